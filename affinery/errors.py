@@ -1,0 +1,91 @@
+"""The errors of Affinery. Each says what happened, why, and how to mend it, and survives pickling.
+
+    AffineryError                      exit code 1: something failed that was well asked for
+    ├── UserError                      exit code 2: the request itself cannot be carried out
+    │   ├── BackboneFileInvalid        not safetensors, truncated, a key missing or of another shape
+    │   ├── AdapterFileInvalid         an adapter file that does not fit what it claims to be
+    │   ├── AdapterBackboneMismatch    an adapter of another backbone
+    │   ├── BundleInvalid              a bundle whose bytes are not those that were exported
+    │   ├── UnknownName                a kind, backbone, task or class that does not exist
+    │   └── ConfigInvalid              a configuration value out of its range
+    ├── registry.errors.RegistryError  what the registry refuses (see registry/errors.py)
+    ├── trainers.errors                data that changed, training that diverged
+    └── orchestration.errors           the queue, Ray, MLflow and DVC
+
+Constructors take positional arguments only, so that an error raised in a Ray worker arrives whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """' Did you mean …?' for the closest known name, or nothing."""
+    match = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+class AffineryError(Exception):
+    """Something that was well asked for failed."""
+
+    exit_code = 1
+
+
+class UserError(AffineryError):
+    """The request itself cannot be carried out as given."""
+
+    exit_code = 2
+
+
+class BackboneFileInvalid(UserError):
+    """A backbone file that cannot be read as what it claims to be. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path} is not a usable backbone: {reason}"
+
+
+class AdapterFileInvalid(UserError):
+    """An adapter file that does not fit what it claims to be. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path} is not a usable adapter: {reason}"
+
+
+class AdapterBackboneMismatch(UserError):
+    """An adapter that was trained on another backbone. Args: task, expected fingerprint, found fingerprint."""
+
+    def __str__(self) -> str:
+        task, expected, found = self.args
+        return (
+            f"The adapter of {task!r} was trained on backbone {found[:12]}, but this backbone is "
+            f"{expected[:12]}. Load it on the backbone it belongs to, or train it anew on this one."
+        )
+
+
+class BundleInvalid(UserError):
+    """A bundle whose files are not those that were exported. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path} is not a whole bundle: {reason}"
+
+
+class UnknownName(UserError):
+    """A name that does not exist. Args: noun, name, known names."""
+
+    def __str__(self) -> str:
+        noun, name, known = self.args
+        listing = ", ".join(sorted(known)) or "none yet"
+        return f"There is no {noun} named {name!r}.{near(name, known)} Known: {listing}."
+
+
+class ConfigInvalid(UserError):
+    """A configuration value that cannot be. Args: what, reason."""
+
+    def __str__(self) -> str:
+        what, reason = self.args
+        return f"{what}: {reason}"
