@@ -1,0 +1,70 @@
+# Affinery: everything from a clean clone, with Python 3.11 or newer and make.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# Set in some containers; every process would then compile every import anew.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+bin := .venv/bin
+code := affinery registry trainers orchestration affinery_app migrations tests benchmarks
+
+# Where the demo works, as in `make demo WORKSPACE=/tmp/try`, and which Python .venv is made with.
+WORKSPACE ?=
+PYTHON ?=
+# What pytest is told, as in `make test PYTEST="-m 'not slow' -x"`.
+PYTEST ?=
+
+.PHONY: help
+help: ## List what can be made
+	@echo "Affinery: one frozen diffusion backbone that keeps learning."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make demo WORKSPACE=folder    work there instead of ./affinery-workspace"
+	@echo "  make PYTHON=python3.12 …      make .venv with this Python"
+
+.PHONY: demo
+demo: venv ## Learn three real datasets on one frozen backbone and draw from all of them
+	@$(bin)/affinery demo $(if $(WORKSPACE),--workspace "$(WORKSPACE)")
+
+.PHONY: test
+test: check ## Run the checks, then every test
+	@$(bin)/python -m pytest $(PYTEST)
+
+.PHONY: check
+check: venv ## Lint, format, types, import directions, dead code
+	@echo "ruff check";   $(bin)/ruff check --quiet .
+	@echo "ruff format";  $(bin)/ruff format --check --quiet . || { \
+		$(bin)/ruff format --check . ; echo "Mend it with: make fmt" ; exit 1 ; }
+	@echo "mypy";         $(bin)/mypy --no-error-summary
+	@echo "import-linter"; $(bin)/lint-imports --no-logo > .lint-imports.log 2>&1 \
+		|| { cat .lint-imports.log ; rm -f .lint-imports.log ; exit 1 ; } ; rm -f .lint-imports.log
+	@echo "vulture";      $(bin)/vulture
+
+.PHONY: fmt
+fmt: venv ## Format the code and mend what the linter can
+	@$(bin)/ruff check --quiet --fix-only .
+	@$(bin)/ruff format .
+
+.PHONY: venv
+venv: ## Make .venv from requirements.lock (demo, test and check do this themselves)
+	@PYTHON="$(PYTHON)" scripts/make-venv.sh
+
+.PHONY: lock
+lock: venv ## Resolve requirements.lock anew from pyproject.toml
+	@$(bin)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--no-emit-index-url --no-annotate --upgrade --quiet -o requirements.lock
+	@! grep -nE '://|find-links' requirements.lock || { echo "requirements.lock names a host; that is not portable." ; exit 1 ; }
+	@$(MAKE) --no-print-directory venv
+
+.PHONY: team-env
+team-env: ## Write .env with fresh secrets for docker-compose.yml (keeps one that is there)
+	@scripts/make-team-env.sh
+
+.PHONY: clean
+clean: ## Remove .venv, caches and builds; workspaces are kept
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .lint-imports.log build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
