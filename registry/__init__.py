@@ -1,0 +1,1 @@
+"""The registry: what exists and whence it came. No torch, no Ray, no network of its own."""

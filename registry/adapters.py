@@ -1,0 +1,199 @@
+"""Adapter versions: published once, under the fence of the job that learnt them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, Select, select, update
+from sqlalchemy.orm import Session, aliased
+
+from registry import backbones, blobs, events, names, nodes, runs, tasks
+from registry.digests import checked_digest, plain
+from registry.errors import NotFound, RecordInvalid, StaleFence
+from registry.models import Adapter, Backbone, Dataset, Job, JobTask, Node, Task
+from registry.records import AdapterRecord, TaskRecord
+
+
+def publish(
+    session: Session,
+    *,
+    job_id: str,
+    fence: int,
+    task: str,
+    digest: str,
+    blob_digest: str,
+    size_bytes: int,
+    parameters: int,
+    kind: str,
+    config: dict[str, Any],
+    provenance: dict[str, Any],
+    mlflow_run_id: str | None,
+    metrics: dict[str, Any],
+    golden_blob: str | None,
+    warm_start: str | None = None,
+) -> AdapterRecord:
+    """Publish what a job learnt as the task's next adapter version.
+
+    digest is the identity of the adapter, blob_digest and size_bytes the stored file. golden_blob must have been
+    committed. The run recorded last for this job and task becomes its parent. StaleFence where the job has been
+    given to another worker or no longer runs; the same digest again from the same job gives the record that stands.
+    """
+    learner = tasks.get(session, task)
+    checked_digest("The adapter", digest)
+    same = session.execute(
+        _query().where(Adapter.job_id == job_id, Adapter.task_id == learner.node_id, Node.digest == digest)
+    ).first()
+    _check_fence(session, job_id, fence, learner, published=same is not None)
+    if same is not None:
+        return _record(same)
+    run = runs.latest_of(session, job_id, learner.node_id)
+    warm = get(session, warm_start).node_id if warm_start is not None else None
+    blobs.commit(session, blob_digest, size_bytes)
+    if golden_blob is not None:
+        blobs.require(session, golden_blob)
+    parents = [
+        (learner.backbone_id, "backbone"),
+        (learner.dataset_id, "dataset"),
+        (learner.node_id, "task"),
+        *([(run.node_id, "run")] if run is not None else []),
+        *([(warm, "warm-start")] if warm is not None else []),
+    ]
+    version = _next_version(session, learner.node_id)
+    node = nodes.add(session, "adapter", digest, parents)
+    session.add(
+        Adapter(
+            node_id=node.id,
+            task_id=learner.node_id,
+            backbone_id=learner.backbone_id,
+            dataset_id=learner.dataset_id,
+            run_id=None if run is None else run.node_id,
+            warm_start_id=warm,
+            version=version,
+            kind=names.checked("kind", kind),
+            blob_digest=blob_digest,
+            size_bytes=size_bytes,
+            parameters=parameters,
+            config=plain("The adapter's config", config),
+            provenance=plain("The adapter's provenance", provenance),
+            metrics=plain("The adapter's metrics", metrics),
+            mlflow_run_id=mlflow_run_id,
+            golden_blob=golden_blob,
+            job_id=job_id,
+            fence=fence,
+        )
+    )
+    session.flush()
+    record = by_id(session, node.id)
+    events.append(
+        session,
+        "adapter.published",
+        node.id,
+        {"ref": record.ref, "digest": digest, "job": job_id, "fence": fence},
+    )
+    return record
+
+
+def _check_fence(session: Session, job_id: str, fence: int, task: TaskRecord, published: bool) -> None:
+    # The row lock (PostgreSQL) holds off a new claim of the job until this transaction ends.
+    query = select(Job.fence, Job.state).where(Job.id == job_id).with_for_update(key_share=True)
+    job = session.execute(query).first()
+    if job is None:
+        known = list(session.scalars(select(JobTask.job_id).where(JobTask.task_id == task.node_id)))
+        raise NotFound("job", job_id, known)
+    if job.fence != fence or (job.state != "running" and not published):
+        raise StaleFence(job_id, fence, job.fence, job.state)
+    if session.get(JobTask, (job_id, task.node_id)) is None:
+        raise RecordInvalid("The adapter", f"job {job_id} does not train the task {task.name!r}")
+
+
+def _next_version(session: Session, task_id: int) -> int:
+    statement = (
+        update(Task)
+        .where(Task.node_id == task_id)
+        .values(next_version=Task.next_version + 1)
+        .returning(Task.next_version)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalars(statement).one() - 1
+
+
+def get(session: Session, ref: str) -> AdapterRecord:
+    """The adapter of a task (its latest version) or task@version; NotFound otherwise."""
+    wanted = names.parse_as("adapter", ref)
+    query = _query().where(Task.name == wanted.name).order_by(Adapter.version.desc())
+    if wanted.version is not None:
+        query = query.where(Adapter.version == wanted.version)
+    row = session.execute(query.limit(1)).first()
+    if row is None:
+        known = select(Task.name, Adapter.version).join(Task, Task.node_id == Adapter.task_id)
+        found = session.execute(known.order_by(Task.name, Adapter.version).limit(1000))
+        raise NotFound("adapter", ref, [f"{name}@{version}" for name, version in found])
+    return _record(row)
+
+
+def by_id(session: Session, node_id: int) -> AdapterRecord:
+    """The adapter of a node."""
+    return _record(session.execute(_query().where(Adapter.node_id == node_id)).one())
+
+
+def list_all(session: Session, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
+    """Every adapter version (of a task, of a backbone version), oldest first."""
+    query = _query().order_by(Adapter.node_id)
+    if task is not None:
+        query = query.where(Adapter.task_id == tasks.get(session, task).node_id)
+    if backbone is not None:
+        query = query.where(Adapter.backbone_id == backbones.get(session, backbone).node_id)
+    return [_record(row) for row in session.execute(query)]
+
+
+_Warm = aliased(Adapter)
+_WarmTask = aliased(Task)
+_Row = Row[Adapter, Node, Task, str, int, str, int, str, int]
+
+
+def _query() -> Select[Adapter, Node, Task, str, int, str, int, str, int]:
+    return (
+        select(
+            *(Adapter, Node, Task),
+            *(Backbone.name, Backbone.version, Dataset.name, Dataset.version),
+            *(_WarmTask.name, _Warm.version),
+        )
+        .join(Node, Node.id == Adapter.node_id)
+        .join(Task, Task.node_id == Adapter.task_id)
+        .join(Backbone, Backbone.node_id == Adapter.backbone_id)
+        .join(Dataset, Dataset.node_id == Adapter.dataset_id)
+        .outerjoin(_Warm, _Warm.node_id == Adapter.warm_start_id)
+        .outerjoin(_WarmTask, _WarmTask.node_id == _Warm.task_id)
+    )
+
+
+def _record(row: _Row) -> AdapterRecord:
+    adapter, node, task, backbone, backbone_version, dataset, dataset_version, warm, warm_version = (
+        row._tuple()
+    )
+    return AdapterRecord(
+        node_id=node.id,
+        digest=node.digest,
+        created_at=node.created_at,
+        name=task.name,
+        version=adapter.version,
+        task_id=adapter.task_id,
+        backbone=f"{backbone}@{backbone_version}",
+        backbone_id=adapter.backbone_id,
+        dataset=f"{dataset}@{dataset_version}",
+        dataset_id=adapter.dataset_id,
+        block=(task.lo, task.hi),
+        kind=adapter.kind,
+        blob_digest=adapter.blob_digest,
+        size_bytes=adapter.size_bytes,
+        parameters=adapter.parameters,
+        config=adapter.config,
+        provenance=adapter.provenance,
+        metrics=adapter.metrics,
+        mlflow_run_id=adapter.mlflow_run_id,
+        golden_blob=adapter.golden_blob,
+        run_id=adapter.run_id,
+        warm_start=None if adapter.warm_start_id is None else f"{warm}@{warm_version}",
+        job_id=adapter.job_id,
+        fence=adapter.fence,
+    )

@@ -1,0 +1,80 @@
+"""Which blobs the registry knows. Bytes first, then the row; an upload in progress holds a lease."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry import events
+from registry.columns import utc_now
+from registry.digests import checked_digest
+from registry.errors import BlobUnknown, RecordInvalid
+from registry.models import Adapter, Backbone, Blob, Upload
+from registry.records import UploadRecord
+
+LEASE_SECONDS = 3600
+
+
+def begin_upload(session: Session, owner: str, lease_seconds: int = LEASE_SECONDS) -> UploadRecord:
+    """Announce bytes that are about to arrive: what arrives from now on is nobody's garbage until the lease ends."""
+    now = utc_now()
+    row = Upload(
+        id=str(uuid4()), owner=owner, started_at=now, expires_at=now + timedelta(seconds=lease_seconds)
+    )
+    session.add(row)
+    session.flush()
+    return _record(row)
+
+
+def end_upload(session: Session, upload_id: str) -> None:
+    """Give the lease back: the bytes have their row now, or will never have one."""
+    session.execute(delete(Upload).where(Upload.id == upload_id))
+
+
+def live_uploads(session: Session) -> list[UploadRecord]:
+    """The leases that have not expired, oldest first."""
+    query = select(Upload).where(Upload.expires_at > utc_now()).order_by(Upload.started_at)
+    return [_record(row) for row in session.scalars(query)]
+
+
+def commit(session: Session, digest: str, size_bytes: int, upload_id: str | None = None) -> None:
+    """Tell the registry of bytes that are durably in the store. Committing them again changes nothing."""
+    checked_digest("A blob", digest)
+    known = session.get(Blob, digest)
+    if known is None:
+        session.add(Blob(digest=digest, size_bytes=size_bytes))
+        session.flush()
+        events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
+    elif known.size_bytes != size_bytes:
+        raise RecordInvalid(
+            f"Blob {digest[:12]}", f"it is known to have {known.size_bytes:,} bytes, not {size_bytes:,}"
+        )
+    if upload_id is not None:
+        end_upload(session, upload_id)
+
+
+def known(session: Session, digest: str) -> bool:
+    """Whether these bytes have been committed."""
+    return session.get(Blob, digest) is not None
+
+
+def require(session: Session, digest: str) -> None:
+    """BlobUnknown unless these bytes have been committed."""
+    if not known(session, digest):
+        raise BlobUnknown(digest)
+
+
+def in_use(session: Session, digest: str) -> bool:
+    """The one definition of "in use": a published row names these bytes."""
+    users = (
+        select(Backbone.node_id).where(Backbone.blob_digest == digest),
+        select(Adapter.node_id).where((Adapter.blob_digest == digest) | (Adapter.golden_blob == digest)),
+    )
+    return any(session.execute(query.limit(1)).first() is not None for query in users)
+
+
+def _record(row: Upload) -> UploadRecord:
+    return UploadRecord(id=row.id, owner=row.owner, started_at=row.started_at, expires_at=row.expires_at)

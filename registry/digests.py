@@ -1,0 +1,44 @@
+"""Canonical JSON and digests: the identity of what has no file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from registry.errors import RecordInvalid
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def canonical(value: Any) -> bytes:
+    """Sorted keys, UTF-8, no spaces, no NaN: equal values give equal bytes."""
+    return json.dumps(
+        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    ).encode()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value, in hexadecimal."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def checked_digest(what: str, digest: str) -> str:
+    """The digest, if it is 64 lower-case hexadecimal digits; RecordInvalid otherwise."""
+    if not _DIGEST.fullmatch(digest):
+        raise RecordInvalid(
+            what, f"{digest[:80]!r} is not a SHA-256 digest of 64 lower-case hexadecimal digits"
+        )
+    return digest
+
+
+def plain(what: str, value: Any) -> Any:
+    """The value as JSON reads it back, so that both databases keep the same; RecordInvalid where it cannot be JSON."""
+    try:
+        text = canonical(value)
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
+        raise RecordInvalid(what, f"it is not plain JSON ({error})") from error
+    if b"\\u0000" in text:
+        raise RecordInvalid(what, "it holds the character U+0000, which PostgreSQL cannot keep")
+    return json.loads(text)

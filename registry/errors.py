@@ -1,0 +1,243 @@
+"""What the registry refuses, and how to mend it.
+
+RegistryError                      exit code 1
+├── NotFound                       (usage) no thing of this kind has this name or digest
+├── AmbiguousRef                   (usage) a reference that several things answer to
+├── RefInvalid                     (usage) a reference that cannot be read
+├── NameInvalid                    (usage) a name that could not be used in references and paths
+├── RecordInvalid                  (usage) a value that cannot be recorded
+├── TaskExists                     (usage) a task name that is taken
+├── StaleFence                     a worker that publishes after its job was given to another
+├── Refused                        the database's own refusal: an invariant of the record
+├── RegistryMissing                there is no registry at this address
+├── RegistryOutdated               a registry of an older schema
+├── RegistryTooNew                 a registry of a newer schema than this program knows
+├── RegistryDamaged                a registry whose guards are gone, or whose file is not a database
+├── RegistryReadOnly               a registry that may not be written
+├── RegistryFull                   no space left for the registry
+├── RegistryBusy                   another process held the registry too long
+├── RegistryUnreachable            the database server does not answer
+└── StorageError                   blobs
+    ├── BlobMissing                bytes that are not in the store
+    ├── BlobDamaged                bytes that are not what their digest says
+    ├── BlobUnknown                a digest that was never committed to the registry
+    ├── StorageFull                no space left for a blob
+    ├── StorageReadOnly            a store that may not be written
+    └── StorageUnknown             (usage) no store speaks this URL scheme
+"""
+
+from __future__ import annotations
+
+from affinery.errors import AffineryError, UserError, near
+
+
+class RegistryError(AffineryError):
+    """Something that the registry refuses or cannot do."""
+
+
+class NotFound(RegistryError, UserError):
+    """Nothing answers to this reference. Args: noun, ref, known names."""
+
+    def __str__(self) -> str:
+        noun, ref, known = self.args
+        listing = ", ".join(list(known)[:12]) or "none yet"
+        more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+        return f"There is no {noun} {ref!r}.{near(ref, known)} Known: {listing}{more}."
+
+
+class AmbiguousRef(RegistryError, UserError):
+    """Several things answer to this reference. Args: ref, candidates as unambiguous references."""
+
+    def __str__(self) -> str:
+        ref, candidates = self.args
+        return f"{ref!r} could be any of: {', '.join(candidates)}. Say which, written as it stands here."
+
+
+class RefInvalid(RegistryError, UserError):
+    """A reference that cannot be read. Args: ref, reason."""
+
+    def __str__(self) -> str:
+        ref, reason = self.args
+        return (
+            f"{ref!r} is not a reference: {reason} Write name, name@version, kind:name@version or a digest."
+        )
+
+
+class NameInvalid(RegistryError, UserError):
+    """A name that could not be used in references and paths. Args: what, name, reason."""
+
+    def __str__(self) -> str:
+        what, name, reason = self.args
+        shown = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
+        return f"{shown} cannot be the name of a {what}: {reason}."
+
+
+class RecordInvalid(RegistryError, UserError):
+    """A value that cannot be recorded. Args: what, reason."""
+
+    def __str__(self) -> str:
+        what, reason = self.args
+        return f"{what} cannot be recorded: {reason}."
+
+
+class TaskExists(RegistryError, UserError):
+    """A task name that is taken. Args: name."""
+
+    def __str__(self) -> str:
+        (name,) = self.args
+        return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show {name}"
+
+
+class StaleFence(RegistryError):
+    """A worker published after its job had been given to another. Args: job id, fence given, fence now, state."""
+
+    def __str__(self) -> str:
+        job, given, current, state = self.args
+        return (
+            f"Job {job} is {state} under fence {current}, and this result carries fence {given}: the job was taken "
+            "from this worker while it trained. Nothing was published; the job's present holder publishes its own."
+        )
+
+
+class Refused(RegistryError):
+    """The database refused to break an invariant of the record. Args: its words."""
+
+    def __str__(self) -> str:
+        (words,) = self.args
+        return f"The registry refused the change: {words}. Nothing was written."
+
+
+class RegistryMissing(RegistryError):
+    """There is no registry at this address. Args: where."""
+
+    def __str__(self) -> str:
+        (where,) = self.args
+        return f"There is no registry at {where}. Create the workspace first: affinery init"
+
+
+class RegistryOutdated(RegistryError):
+    """A registry of an older schema. Args: found revision, known revision."""
+
+    def __str__(self) -> str:
+        found, known = self.args
+        return f"The registry has schema {found}; this Affinery needs {known}. Bring it up to date: affinery init"
+
+
+class RegistryTooNew(RegistryError):
+    """A registry of a newer schema. Args: found revision, known revision, the version that made it (or '')."""
+
+    def __str__(self) -> str:
+        found, known, made_by = self.args
+        maker = f"Affinery {made_by}" if made_by else "a newer Affinery"
+        install = f"'affinery>={made_by}'" if made_by else "--upgrade affinery"
+        return (
+            f"The registry has schema {found}, made by {maker}; this Affinery knows schemas up to {known}. "
+            f"Nothing was touched. Install the newer version: pip install {install}"
+        )
+
+
+class RegistryDamaged(RegistryError):
+    """A registry that can no longer protect its record. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return f"The registry at {where} is damaged: {reason}. Restore it from a backup; nothing was changed."
+
+
+class RegistryReadOnly(RegistryError):
+    """A registry that may not be written. Args: where."""
+
+    def __str__(self) -> str:
+        (where,) = self.args
+        return (
+            f"The registry at {where} may be read but not written. Nothing was changed; give this user write "
+            "permission on the file and its folder, or work in a copy."
+        )
+
+
+class RegistryFull(RegistryError):
+    """No space left for the registry. Args: where."""
+
+    def __str__(self) -> str:
+        (where,) = self.args
+        return (
+            f"The disk of the registry at {where} is full. Nothing was changed; make room and run this again."
+        )
+
+
+class RegistryBusy(RegistryError):
+    """Another process held the registry longer than we wait. Args: where, seconds waited."""
+
+    def __str__(self) -> str:
+        where, seconds = self.args
+        return (
+            f"Another process held the registry at {where} for more than {seconds} seconds. "
+            "Nothing was changed; run this again."
+        )
+
+
+class RegistryUnreachable(RegistryError):
+    """The database does not answer. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return (
+            f"The registry at {where} does not answer: {reason}. Start the database, or correct the address."
+        )
+
+
+class StorageError(RegistryError):
+    """Blobs that cannot be stored or read."""
+
+
+class BlobMissing(StorageError):
+    """Bytes that are not in the store. Args: digest, where."""
+
+    def __str__(self) -> str:
+        digest, where = self.args
+        return f"Blob {digest[:12]} is not in {where}. Restore it from a backup or another store."
+
+
+class BlobDamaged(StorageError):
+    """Bytes that are not what their digest says. Args: digest, found digest, where."""
+
+    def __str__(self) -> str:
+        digest, found, where = self.args
+        return f"Blob {digest[:12]} in {where} was changed: its bytes hash to {found[:12]}. Restore it from a backup."
+
+
+class BlobUnknown(StorageError):
+    """A digest that the registry has not been told of. Args: digest."""
+
+    def __str__(self) -> str:
+        (digest,) = self.args
+        return (
+            f"Blob {digest[:12]} was never committed to the registry. Put its bytes in the store, then commit "
+            "its digest and size in the transaction that uses it."
+        )
+
+
+class StorageFull(StorageError):
+    """No space left for a blob. Args: where, size wanted in bytes."""
+
+    def __str__(self) -> str:
+        where, size_bytes = self.args
+        return f"No space in {where} for {size_bytes:,} bytes. Nothing was left behind; make room and run this again."
+
+
+class StorageReadOnly(StorageError):
+    """A store that may not be written. Args: where."""
+
+    def __str__(self) -> str:
+        (where,) = self.args
+        return (
+            f"{where} may not be written. Nothing was stored; give this user write permission on the folder."
+        )
+
+
+class StorageUnknown(StorageError, UserError):
+    """No store speaks this URL scheme. Args: scheme, known schemes."""
+
+    def __str__(self) -> str:
+        scheme, known = self.args
+        return f"No blob store speaks {scheme!r}.{near(scheme, known)} Known: {', '.join(sorted(known))}."

@@ -1,0 +1,35 @@
+"""What happened, appended in the transaction in which it happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.digests import plain
+from registry.models import Event
+from registry.records import EventRecord
+
+
+def append(session: Session, kind: str, subject: int | None, payload: dict[str, Any]) -> int:
+    """Record that something happened to a node (or to none); the event's number, which only rises."""
+    row = Event(kind=kind, subject=subject, payload=plain(f"The event {kind}", payload))
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def list_after(
+    session: Session, after: int = 0, *, limit: int = 100, kind: str | None = None, subject: int | None = None
+) -> list[EventRecord]:
+    """The events after this number, oldest first: a page whose last id asks for the next."""
+    query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
+    if kind is not None:
+        query = query.where(Event.kind == kind)
+    if subject is not None:
+        query = query.where(Event.subject == subject)
+    return [
+        EventRecord(id=row.id, at=row.at, kind=row.kind, subject=row.subject, payload=row.payload)
+        for row in session.scalars(query)
+    ]

@@ -1,0 +1,45 @@
+"""The triggers without which the registry could be made to lie, by name; checked at every start."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+_WRITTEN_ONCE = (
+    *("adapter", "backbone", "certificate", "class_block", "composition", "composition_member", "dataset"),
+    *("edge", "event", "export", "job", "job_task", "node", "run", "series", "task"),
+)
+_DETAILS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
+_WITH_PARENTS = tuple(name for name in _DETAILS if name != "dataset")
+
+_BOTH = frozenset(
+    {f"{table}_no_{verb}" for table in _WRITTEN_ONCE for verb in ("update", "delete")}
+    | {f"{table}_kind" for table in _DETAILS}
+    | {f"{table}_edges" for table in (*_WITH_PARENTS, "composition_member")}
+    | {f"{table}_numbered" for table in ("adapter", "backbone", "composition", "dataset", "export")}
+    | {"adapter_fence", "blob_no_update", "class_block_next", "composition_member_sealed", "edge_sealed"}
+    | {"job_fence", "job_live", "job_task_live_insert", "job_task_live_update"}
+    | {"series_counts_up", "task_counts_up"}
+)
+
+EXPECTED: dict[str, frozenset[str]] = {
+    # A bare SQLite connection has foreign keys off and lets REPLACE go round triggers: more is guarded there.
+    "sqlite": _BOTH
+    | {f"{table}_no_replace" for table in (*_WRITTEN_ONCE, "blob")}
+    | {"adapter_backbone", "blob_in_use", "composition_member_backbone", "edge_ends", "task_block"}
+    | {"job_task_one_insert", "job_task_one_update"},
+    "postgresql": _BOTH | {f"{table}_no_truncate" for table in _WRITTEN_ONCE},
+}
+
+_PRESENT = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": (
+        "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+        "JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+        "WHERE NOT tgisinternal AND tgenabled <> 'D' AND nspname = current_schema()"
+    ),
+}
+
+
+def present(connection: Connection) -> frozenset[str]:
+    """The names of the triggers that this database has, and that are switched on."""
+    return frozenset(connection.exec_driver_sql(_PRESENT[connection.dialect.name]).scalars())

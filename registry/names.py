@@ -1,0 +1,98 @@
+"""Names, and the references that people write: name, name@version, kind:name@version, digest prefix."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from registry.errors import NameInvalid, RefInvalid
+
+MAX_LENGTH = 128
+_MAX_BYTES = 240  # a name becomes part of a file name, which most file systems end at 255 bytes
+_DIGEST_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+KINDS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
+
+
+def checked(what: str, name: str) -> str:
+    """The name in Unicode's composed form (NFC); NameInvalid where it cannot stand in references and paths."""
+    reason = _fault(name)
+    if reason:
+        raise NameInvalid(what, name, reason)
+    name = unicodedata.normalize("NFC", name)
+    reason = _forbidden_place(name)
+    if reason:
+        raise NameInvalid(what, name, reason)
+    return name
+
+
+def checked_class(name: str) -> str:
+    """A class name: kept as given (spaces, any script), in NFC, without characters that a terminal obeys."""
+    reason = _fault(name)
+    if reason:
+        raise NameInvalid("class", name, reason)
+    return unicodedata.normalize("NFC", name)
+
+
+def _fault(name: str) -> str | None:
+    if not name or not name.strip():
+        return "it is empty"
+    if len(name) > MAX_LENGTH or len(name.encode("utf-8", "surrogatepass")) > _MAX_BYTES:
+        return f"it is longer than {MAX_LENGTH} characters or {_MAX_BYTES} bytes"
+    for character in name:
+        category = unicodedata.category(character)
+        if category[0] == "C" or category in ("Zl", "Zp"):
+            return f"it holds the control or unassigned character U+{ord(character):04X}"
+    return None
+
+
+def _forbidden_place(name: str) -> str | None:
+    for character in "/\\@:":
+        if character in name:
+            return f"{character!r} has a meaning of its own in references and paths"
+    if name[0] in "-.":
+        return f"it starts with {name[0]!r}, which commands and folders read otherwise"
+    if name != name.strip() or any(unicodedata.category(c) == "Zs" and c != " " for c in name):
+        return "it has spaces at an end, or spaces other than the plain one"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A reference as written: its kind and version where they were given."""
+
+    text: str
+    name: str
+    kind: str | None = None
+    version: int | None = None
+
+    @property
+    def may_be_digest(self) -> bool:
+        """Six or more hexadecimal digits, and no version."""
+        return self.version is None and _DIGEST_PREFIX.fullmatch(self.name.lower()) is not None
+
+
+def parse(text: str) -> Ref:
+    """Read a reference; RefInvalid where that cannot be done. Nothing is looked up."""
+    rest, kind, version = text.strip(), None, None
+    if ":" in rest:
+        kind, _, rest = rest.partition(":")
+        if kind not in KINDS:
+            raise RefInvalid(text, f"{kind!r} is not one of {', '.join(KINDS)}.")
+    if "@" in rest:
+        rest, _, number = rest.partition("@")
+        digits = number.removeprefix("v")
+        if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:19]) < 2**31 and len(digits) < 11):
+            raise RefInvalid(text, f"{number!r} is not a version number, which is 1 or more.")
+        version = int(digits)
+    if not rest:
+        raise RefInvalid(text, "it names nothing.")
+    return Ref(text, unicodedata.normalize("NFC", rest), kind, version)
+
+
+def parse_as(kind: str, text: str) -> Ref:
+    """Read a reference to a thing of this kind; RefInvalid where it says that it is another."""
+    ref = parse(text)
+    if ref.kind not in (None, kind):
+        raise RefInvalid(text, f"it speaks of a {ref.kind}, and a {kind} is wanted.")
+    return ref

@@ -1,0 +1,57 @@
+"""Nodes, their edges, and the version numbers of names: what every recorded thing shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from registry.digests import checked_digest
+from registry.models import Edge, Node, Series
+
+Parent = tuple[int, str]  # node id, role
+
+
+def add(session: Session, kind: str, digest: str, parents: Iterable[Parent]) -> Node:
+    """Write a node and where it came from. The row that says the rest follows, and seals its lineage."""
+    node = Node(kind=kind, digest=checked_digest(f"The {kind}", digest))
+    session.add(node)
+    session.flush()
+    edges = [
+        {"child": node.id, "parent": parent, "role": role, "pos": pos}
+        for pos, (parent, role) in enumerate(parents)
+    ]
+    if edges:
+        session.execute(insert(Edge), edges)
+    return node
+
+
+def lock_series(session: Session, kind: str, name: str) -> None:
+    """Make others who would version this name wait until this transaction ends."""
+    query = select(Series.next_version).where(Series.kind == kind, Series.name == name).with_for_update()
+    if session.execute(query).first() is None:
+        _begin_series(session, kind, name)
+        session.execute(query).one()
+
+
+def _begin_series(session: Session, kind: str, name: str) -> None:
+    values = {"kind": kind, "name": name, "next_version": 1}
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(insert(Series), values)  # writers take turns there, so nobody can have been faster
+        return
+    from sqlalchemy.dialects.postgresql import insert as upsert
+
+    session.execute(upsert(Series).values(values).on_conflict_do_nothing())
+
+
+def next_version(session: Session, kind: str, name: str) -> int:
+    """The next number of this name, given out once. Call lock_series before."""
+    statement = (
+        update(Series)
+        .where(Series.kind == kind, Series.name == name)
+        .values(next_version=Series.next_version + 1)
+        .returning(Series.next_version)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalars(statement).one() - 1

@@ -1,0 +1,235 @@
+"""Connections and transactions, alike on SQLite and PostgreSQL.
+
+engine = connect("sqlite:////path/registry.db")
+check_schema(engine)
+Sessions = sessions(engine)
+with Sessions.begin() as session: ...     # one use case, committed whole or not at all
+with Sessions.read() as session: ...      # a consistent view; cannot write
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry import errors, guards
+from registry.digests import canonical
+
+HEAD = "0001"
+KNOWN = ("0001",)
+BUSY_SECONDS = 30
+_READ = "affinery_read"
+
+
+def connect(url: str, *, create: bool = False) -> Engine:
+    """An engine for a sqlite: or postgresql: URL.
+
+    A missing SQLite file is made only with create, as the migrations do; otherwise the first use raises
+    RegistryMissing, and nothing is created by looking.
+    """
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(parsed, create)
+    if backend == "postgresql":
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            json_serializer=_dumps,
+            connect_args={
+                "options": f"-c lock_timeout={BUSY_SECONDS * 1000}",
+                "connect_timeout": BUSY_SECONDS,
+            },
+        )
+    raise errors.RegistryUnreachable(url, f"{backend!r} is neither sqlite nor postgresql")
+
+
+def _dumps(value: Any) -> str:
+    return canonical(value).decode()
+
+
+def _sqlite(url: URL, create: bool) -> Engine:
+    path = Path(url.database).absolute() if url.database and url.database != ":memory:" else None
+    if path is None:
+        raise errors.RegistryUnreachable(
+            str(url), "a registry lives in a file; write sqlite:///path/registry.db"
+        )
+    engine = create_engine(
+        f"sqlite:///{path}", creator=lambda: _open_sqlite(path, create), json_serializer=_dumps
+    )
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _open_sqlite(path: Path, create: bool) -> sqlite3.Connection:
+    if not path.exists() and not create:
+        raise errors.RegistryMissing(str(path))
+    writable = os.access(path if path.exists() else path.parent, os.W_OK) and os.access(path.parent, os.W_OK)
+    mode = ("rwc" if create else "rw") if writable else "ro"
+    if not writable and not path.with_name(path.name + "-wal").exists():
+        # The folder takes no -shm file, and no writer has left a log: the file alone is the whole truth.
+        mode += "&immutable=1"
+    # isolation_level=None: SQLAlchemy's begin event below says BEGIN; the driver would say it late or never.
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        if writable:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # Without this, INSERT OR REPLACE deletes rows behind the back of the delete triggers.
+        connection.execute("PRAGMA recursive_triggers = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = bool(connection.get_execution_options().get(_READ))
+    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reading else 'OFF'}")
+    # Reading first and writing later fails at once as locked, whatever the time-out: writers say so beforehand.
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+class Sessions:
+    """Where transactions begin: once a use case, at the edge. Inner functions take the session, never commit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._where = where(engine)
+        reader = engine.execution_options(**{_READ: True})
+        if engine.dialect.name == "postgresql":
+            reader = reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._write = sessionmaker(engine, expire_on_commit=False)
+        self._read = sessionmaker(reader, expire_on_commit=False)
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """A writing transaction: committed when the block ends, rolled back when it raises."""
+        with speaking(self._where), self._write.begin() as session:
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A reading transaction over one consistent view."""
+        with speaking(self._where), self._read() as session:
+            yield session
+
+
+def sessions(engine: Engine) -> Sessions:
+    """The registry's transactions on this engine."""
+    return Sessions(engine)
+
+
+def where(engine: Engine) -> str:
+    """The registry's address without its password: the path of a SQLite file, else the URL."""
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def speaking(address: str) -> Iterator[None]:
+    """Turn a driver's errors into ours: what happened, why, how to mend it."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise errors.Refused(_words(error)) from error
+    except DBAPIError as error:
+        ours = _operational(address, error)
+        if ours is None:
+            raise
+        raise ours from error
+    except sqlite3.Error as error:
+        ours = _sqlite_error(address, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _words(error: DBAPIError) -> str:
+    return str(error.orig).splitlines()[0].rstrip(".")
+
+
+def _operational(address: str, error: DBAPIError) -> errors.RegistryError | None:
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_error(address, error.orig)
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state in ("55P03", "40P01", "40001"):
+        return errors.RegistryBusy(address, BUSY_SECONDS)
+    if state == "25006":
+        return errors.RegistryReadOnly(address)
+    if state == "53100":
+        return errors.RegistryFull(address)
+    if state[:2] in ("08", "57", "28", "3D") or (not state and isinstance(error, OperationalError)):
+        return errors.RegistryUnreachable(address, _words(error))
+    return None
+
+
+def _sqlite_error(address: str, error: sqlite3.Error) -> errors.RegistryError | None:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith("SQLITE_READONLY"):
+        return errors.RegistryReadOnly(address)
+    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_WRITE"):
+        return errors.RegistryFull(address)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return errors.RegistryBusy(address, BUSY_SECONDS)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return errors.RegistryDamaged(address, f"its file is not a whole SQLite database ({error})")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_AUTH")):
+        return errors.RegistryUnreachable(address, str(error))
+    return None
+
+
+def check_schema(engine: Engine) -> None:
+    """Refuse a registry that this program does not know, or that cannot guard its record.
+
+    Raises RegistryMissing, RegistryOutdated, RegistryTooNew or RegistryDamaged.
+    """
+    with speaking(where(engine)), engine.execution_options(**{_READ: True}).connect() as connection:
+        found = _revision(connection)
+        if found is None:
+            raise errors.RegistryMissing(where(engine))
+        if found not in KNOWN:
+            raise errors.RegistryTooNew(found, HEAD, _made_by(connection))
+        if found != HEAD:
+            raise errors.RegistryOutdated(found, HEAD)
+        missing = sorted(guards.EXPECTED[engine.dialect.name] - guards.present(connection))
+        if missing:
+            reason = f"{len(missing)} of the triggers that guard its record are gone, {missing[0]!r} first"
+            raise errors.RegistryDamaged(where(engine), reason)
+
+
+def _revision(connection: Connection) -> str | None:
+    try:
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    except (OperationalError, ProgrammingError) as error:
+        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", "") == "42P01":
+            return None
+        raise
+    return None if revision is None else str(revision)
+
+
+def _made_by(connection: Connection) -> str:
+    from registry.models import RegistryInfo
+
+    query = select(RegistryInfo.value).where(RegistryInfo.key == "affinery_version")
+    try:
+        return connection.execute(query).scalar() or ""
+    except (OperationalError, ProgrammingError):
+        return ""  # a schema so new that even this table is gone: the message then names no version

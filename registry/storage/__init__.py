@@ -1,0 +1,28 @@
+"""Where bytes are kept. One file here is one kind of store; open_store chooses by the URL's scheme."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from registry.errors import StorageUnknown
+from registry.storage.contract import BlobStore
+
+_NOT_STORES = {"contract"}
+
+
+def open_store(url: str) -> BlobStore:
+    """The store at a URL (file:///folder, memory://name) or, without a scheme, in a folder."""
+    scheme = url.partition("://")[0] if "://" in url else "file"
+    known: dict[str, type[BlobStore]] = {}
+    for name in stores():
+        module = importlib.import_module(f"{__name__}.{name}")
+        known[module.STORE.scheme] = module.STORE
+    if scheme not in known:
+        raise StorageUnknown(scheme, sorted(known))
+    return known[scheme].from_url(url)
+
+
+def stores() -> list[str]:
+    """The modules of this folder that are stores."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_STORES)

@@ -1,0 +1,54 @@
+"""What a blob store must do. Blobs are known by the SHA-256 of their bytes, so a store never overwrites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Protocol, Self
+
+
+class BlobStore(Protocol):
+    """Bytes by digest (64 hexadecimal digits). What put returns is durable: a row may be written after it.
+
+    A put that fails leaves nothing that anyone could read. Putting the same bytes again changes nothing.
+    Raises BlobMissing, BlobDamaged, StorageFull and StorageReadOnly.
+    """
+
+    scheme: ClassVar[str]
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """The store at this address, made if it is not there yet."""
+        ...
+
+    def put_file(self, path: Path) -> str:
+        """Keep a file's bytes; their digest."""
+        ...
+
+    def put_bytes(self, content: bytes) -> str:
+        """Keep these bytes; their digest."""
+        ...
+
+    def path(self, digest: str) -> Path:
+        """A local file that holds the blob, to read and not to write."""
+        ...
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob as a stream to read."""
+        ...
+
+    def exists(self, digest: str) -> bool:
+        """Whether the store has the blob (its bytes are not read)."""
+        ...
+
+    def size_bytes(self, digest: str) -> int:
+        """The blob's length."""
+        ...
+
+    def verify(self, digest: str) -> None:
+        """Read the blob and compare; BlobMissing or BlobDamaged."""
+        ...
+
+    def digests(self) -> Iterator[str]:
+        """Every blob that the store has."""
+        ...

@@ -1,0 +1,138 @@
+"""Blobs in a local folder: aa/bbcc…, written beside their place, made durable, then renamed into it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Self
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from registry.digests import checked_digest
+from registry.errors import BlobDamaged, BlobMissing, StorageError, StorageFull, StorageReadOnly
+
+_CHUNK_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NAME = re.compile(r"[0-9a-f]{62}")
+
+
+class LocalStore:
+    """See the contract. Incoming bytes lie in .incoming/ until they are whole."""
+
+    scheme: ClassVar[str] = "file"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """file:///folder, or a plain path."""
+        return cls(Path(unquote(urlsplit(url).path) if "://" in url else url))
+
+    def put_file(self, path: Path) -> str:
+        with path.open("rb") as source:
+            return self._put(source, path.stat().st_size)
+
+    def put_bytes(self, content: bytes) -> str:
+        return self._put(io.BytesIO(content), len(content))
+
+    def _put(self, source: BinaryIO, size_bytes: int) -> str:
+        incoming = self.root / ".incoming" / uuid4().hex
+        try:
+            _make_folder(incoming.parent)
+            try:
+                digest = _write_durably(source, incoming)
+                self._into_place(incoming, digest)
+            finally:
+                # Renamed away on success; on any failure what was written must not stay.
+                with suppress(FileNotFoundError):
+                    incoming.unlink()
+        except OSError as error:
+            raise self._explained(error, size_bytes) from error
+        return digest
+
+    def _into_place(self, incoming: Path, digest: str) -> None:
+        place = self.path_of(digest)
+        _make_folder(place.parent)
+        # An equal blob may stand there already; if its bytes were damaged, this mends them.
+        incoming.replace(place)
+        _sync_folder(place.parent)
+
+    def _explained(self, error: OSError, size_bytes: int) -> StorageError:
+        if error.errno in _FULL:
+            return StorageFull(str(self.root), size_bytes)
+        if error.errno in _READ_ONLY:
+            return StorageReadOnly(str(self.root))
+        return StorageError(f"{self.root}: {error}")
+
+    def path_of(self, digest: str) -> Path:
+        """Where a blob lies, or would lie."""
+        checked_digest("A blob", digest)
+        return self.root / digest[:2] / digest[2:]
+
+    def path(self, digest: str) -> Path:
+        place = self.path_of(digest)
+        if not place.is_file():
+            raise BlobMissing(digest, str(self.root))
+        return place
+
+    def open(self, digest: str) -> BinaryIO:
+        return self.path(digest).open("rb")
+
+    def exists(self, digest: str) -> bool:
+        return self.path_of(digest).is_file()
+
+    def size_bytes(self, digest: str) -> int:
+        return self.path(digest).stat().st_size
+
+    def verify(self, digest: str) -> None:
+        with self.open(digest) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != digest:
+            raise BlobDamaged(digest, found, str(self.root))
+
+    def digests(self) -> Iterator[str]:
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
+            for file in sorted(folder.iterdir()):
+                if _NAME.fullmatch(file.name):
+                    yield folder.name + file.name
+
+
+def _write_durably(source: BinaryIO, target: Path) -> str:
+    digest = hashlib.sha256()
+    # Blobs are never edited: nobody gets write permission.
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    with os.fdopen(descriptor, "wb") as sink:
+        while chunk := source.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())
+    return digest.hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and the way to it, each entry durable in its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+STORE = LocalStore

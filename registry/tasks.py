@@ -1,0 +1,179 @@
+"""Tasks: something to learn on one backbone, with class rows of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry import backbones, datasets, events, names, nodes
+from registry.digests import digest_of, plain
+from registry.errors import NotFound, RecordInvalid, TaskExists
+from registry.models import Adapter, Backbone, ClassBlock, Dataset, Job, JobTask, Node, Task
+from registry.records import BackboneRecord, DatasetRecord, TaskRecord
+
+
+def register(
+    session: Session, *, name: str, backbone: str, dataset: str, kind: str, config: dict[str, Any]
+) -> TaskRecord:
+    """Record a task and give it class rows after everything already there: one row a class of its dataset.
+
+    TaskExists where the name is taken; NotFound where backbone or dataset is not there.
+    """
+    name = names.checked("task", name)
+    kind = names.checked("kind", kind)
+    config = plain("The task's config", config)
+    learns_on = backbones.get(session, backbone)
+    learns_from = datasets.get(session, dataset)
+    # Whoever adds rows to this backbone's class table waits here for whoever does so already.
+    session.execute(
+        select(Backbone.node_id).where(Backbone.node_id == learns_on.node_id).with_for_update(key_share=True)
+    ).one()
+    if session.scalar(select(Task.node_id).where(Task.name == name)) is not None:
+        raise TaskExists(name)
+    try:
+        with session.begin_nested():
+            node_id = _insert(session, name, learns_on, learns_from, kind, config)
+    except IntegrityError as error:
+        # Another transaction took the name meanwhile, on another backbone.
+        if session.scalar(select(Task.node_id).where(Task.name == name)) is None:
+            raise
+        raise TaskExists(name) from error
+    record = by_id(session, node_id)
+    events.append(
+        session,
+        "task.registered",
+        node_id,
+        {"name": name, "backbone": record.backbone, "dataset": record.dataset, "block": list(record.block)},
+    )
+    return record
+
+
+def _insert(
+    session: Session,
+    name: str,
+    backbone: BackboneRecord,
+    dataset: DatasetRecord,
+    kind: str,
+    config: dict[str, Any],
+) -> int:
+    identity = {
+        "name": name,
+        "backbone": backbone.digest,
+        "dataset": dataset.digest,
+        "kind": kind,
+        "config": config,
+    }
+    parents = [(backbone.node_id, "backbone"), (dataset.node_id, "dataset")]
+    node = nodes.add(session, "task", digest_of(identity), parents)
+    lo = session.scalars(
+        select(func.max(ClassBlock.hi)).where(ClassBlock.backbone_id == backbone.node_id)
+    ).one()
+    hi = lo + len(dataset.classes)
+    if hi > backbones.MAX_ROWS:
+        raise RecordInvalid(
+            "The task", f"the class table of {backbone.ref} has no {len(dataset.classes)} rows left"
+        )
+    session.add(ClassBlock(owner_id=node.id, backbone_id=backbone.node_id, lo=lo, hi=hi))
+    session.flush()
+    session.add(
+        Task(
+            node_id=node.id,
+            name=name,
+            backbone_id=backbone.node_id,
+            dataset_id=dataset.node_id,
+            kind=kind,
+            config=config,
+            classes=list(dataset.classes),
+            lo=lo,
+            hi=hi,
+        )
+    )
+    session.flush()
+    return node.id
+
+
+def get(session: Session, name: str) -> TaskRecord:
+    """The task of this name; NotFound otherwise."""
+    wanted = names.parse_as("task", name)
+    row = (
+        session.execute(_query().where(Task.name == wanted.name)).first() if wanted.version is None else None
+    )
+    if row is None:
+        raise NotFound("task", name, list(session.scalars(select(Task.name).order_by(Task.name))))
+    return _records(session, [row])[0]
+
+
+def by_id(session: Session, node_id: int) -> TaskRecord:
+    """The task of a node."""
+    return _records(session, [session.execute(_query().where(Task.node_id == node_id)).one()])[0]
+
+
+def list_all(session: Session, *, backbone: str | None = None) -> list[TaskRecord]:
+    """Every task (of a backbone version), in the order in which they were added."""
+    query = _query().order_by(Task.node_id)
+    if backbone is not None:
+        query = query.where(Task.backbone_id == backbones.get(session, backbone).node_id)
+    return _records(session, list(session.execute(query)))
+
+
+_Row = Row[Task, Node, str, int, str, int]
+
+
+def _query() -> Select[Task, Node, str, int, str, int]:
+    return (
+        select(Task, Node, Backbone.name, Backbone.version, Dataset.name, Dataset.version)
+        .join(Node, Node.id == Task.node_id)
+        .join(Backbone, Backbone.node_id == Task.backbone_id)
+        .join(Dataset, Dataset.node_id == Task.dataset_id)
+        # next_version moves within a transaction that may have read the task before.
+        .execution_options(populate_existing=True)
+    )
+
+
+def _records(session: Session, rows: list[_Row]) -> list[TaskRecord]:
+    states = _states(session, None if len(rows) > 50 else [row[0].node_id for row in rows])
+    return [_record(row, states.get(row[0].node_id, "registered")) for row in rows]
+
+
+def _states(session: Session, task_ids: list[int] | None) -> dict[int, str]:
+    """What became of each task: a live job speaks first, then an adapter, then the last job."""
+    jobs = (
+        select(JobTask.task_id, Job.state)
+        .join(Job, Job.id == JobTask.job_id)
+        .order_by(Job.created_at, Job.id)
+    )
+    learnt = select(Adapter.task_id).distinct()
+    if task_ids is not None:
+        jobs = jobs.where(JobTask.task_id.in_(task_ids))
+        learnt = learnt.where(Adapter.task_id.in_(task_ids))
+    states: dict[int, str] = {}
+    live: dict[int, str] = {}
+    for task_id, state in session.execute(jobs):
+        if state in ("queued", "running"):
+            live[task_id] = "learning" if state == "running" else "scheduled"
+        else:
+            states[task_id] = "failed" if state == "failed" else "registered"
+    return states | dict.fromkeys(session.scalars(learnt), "learnt") | live
+
+
+def _record(row: _Row, state: str) -> TaskRecord:
+    task, node, backbone, backbone_version, dataset, dataset_version = row
+    return TaskRecord(
+        node_id=node.id,
+        digest=node.digest,
+        created_at=node.created_at,
+        name=task.name,
+        backbone=f"{backbone}@{backbone_version}",
+        backbone_id=task.backbone_id,
+        dataset=f"{dataset}@{dataset_version}",
+        dataset_id=task.dataset_id,
+        kind=task.kind,
+        config=task.config,
+        block=(task.lo, task.hi),
+        classes=tuple(task.classes),
+        state=state,
+        latest_version=task.next_version - 1,
+    )
