@@ -1,8 +1,8 @@
 """The triggers of revision 0001: what the database itself refuses, whoever asks.
 
-This file belongs to its revision and never changes; a later revision brings its own. Every refusal is an integrity
-error whose text says what was refused. On SQLite the guards also hold where a connection has foreign keys and
-recursive triggers off, as a bare one has.
+This file belongs to its revision and never changes; a later revision brings its own. Every refusal is an
+integrity error whose text says what was refused. On SQLite the guards also hold where a connection has
+foreign keys and recursive triggers off, as a bare one has.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def sqlite() -> dict[str, str]:
         "adapter_backbone", "BEFORE INSERT", "adapter", own, "an adapter belongs to the backbone of its task"
     )
     block = (
-        "NOT EXISTS (SELECT 1 FROM class_block WHERE owner_id = NEW.node_id AND backbone_id = NEW.backbone_id "
-        "AND lo = NEW.lo AND hi = NEW.hi)"
+        "NOT EXISTS (SELECT 1 FROM class_block WHERE owner_id = NEW.node_id "
+        "AND backbone_id = NEW.backbone_id AND lo = NEW.lo AND hi = NEW.hi)"
     )
     refuse("task_block", "BEFORE INSERT", "task", block, "a task needs its class block, written before it")
     fenced = (
@@ -139,7 +139,8 @@ def sqlite() -> dict[str, str]:
     refuse("job_fence", moment, "job", "NEW.fence < OLD.fence", "a job's fence never falls")
     made["job_live"] = (
         f"CREATE TRIGGER job_live AFTER UPDATE OF state ON job WHEN OLD.state <> NEW.state BEGIN "
-        f"UPDATE job_task SET live = (NEW.state {LIVE}) WHERE job_id = NEW.id AND live <> (NEW.state {LIVE}); END"
+        f"UPDATE job_task SET live = (NEW.state {LIVE}) WHERE job_id = NEW.id "
+        f"AND live <> (NEW.state {LIVE}); END"
     )
     untrue = f"NEW.live IS NOT (SELECT state {LIVE} FROM job WHERE id = NEW.job_id)"
     other = (

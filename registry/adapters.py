@@ -34,9 +34,10 @@ def publish(
 ) -> AdapterRecord:
     """Publish what a job learnt as the task's next adapter version.
 
-    digest is the identity of the adapter, blob_digest and size_bytes the stored file. golden_blob must have been
-    committed. The run recorded last for this job and task becomes its parent. StaleFence where the job has been
-    given to another worker or no longer runs; the same digest again from the same job gives the record that stands.
+    digest is the identity of the adapter, blob_digest and size_bytes the stored file. golden_blob must have
+    been committed. The run recorded last for this job and task becomes its parent. The same digest again from
+    the same job gives the record that stands. StaleFence where the job has been given to another worker or no
+    longer runs.
     """
     learner = tasks.get(session, task)
     checked_digest("The adapter", digest)
@@ -154,9 +155,15 @@ _Row = Row[Adapter, Node, Task, str, int, str, int, str, int]
 def _query() -> Select[Adapter, Node, Task, str, int, str, int, str, int]:
     return (
         select(
-            *(Adapter, Node, Task),
-            *(Backbone.name, Backbone.version, Dataset.name, Dataset.version),
-            *(_WarmTask.name, _Warm.version),
+            Adapter,
+            Node,
+            Task,
+            Backbone.name,
+            Backbone.version,
+            Dataset.name,
+            Dataset.version,
+            _WarmTask.name,
+            _Warm.version,
         )
         .join(Node, Node.id == Adapter.node_id)
         .join(Task, Task.node_id == Adapter.task_id)
@@ -168,9 +175,7 @@ def _query() -> Select[Adapter, Node, Task, str, int, str, int, str, int]:
 
 
 def _record(row: _Row) -> AdapterRecord:
-    adapter, node, task, backbone, backbone_version, dataset, dataset_version, warm, warm_version = (
-        row._tuple()
-    )
+    adapter, node, task, backbone, backbone_version, dataset, dataset_version, warm, warm_version = row
     return AdapterRecord(
         node_id=node.id,
         digest=node.digest,

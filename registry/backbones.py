@@ -30,8 +30,8 @@ def register(
 ) -> BackboneRecord:
     """Record a backbone version and its own class rows [0, null_index + 1).
 
-    The same name and fingerprint again give the record that stands; another fingerprint under the name gives the
-    next version. parent is the reference of the backbone that this one was made from.
+    The same name and fingerprint again give the record that stands; another fingerprint under the name gives
+    the next version. parent is the reference of the backbone that this one was made from.
     """
     name = names.checked("backbone", name)
     checked_digest("The backbone's fingerprint", fingerprint)

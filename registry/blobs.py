@@ -19,7 +19,7 @@ LEASE_SECONDS = 3600
 
 
 def begin_upload(session: Session, owner: str, lease_seconds: int = LEASE_SECONDS) -> UploadRecord:
-    """Announce bytes that are about to arrive: what arrives from now on is nobody's garbage until the lease ends."""
+    """Announce bytes on their way: what arrives from now on is nobody's garbage until the lease ends."""
     now = utc_now()
     row = Upload(
         id=str(uuid4()), owner=owner, started_at=now, expires_at=now + timedelta(seconds=lease_seconds)

@@ -20,7 +20,7 @@ LEVELS: tuple[Level, ...] = ("bit-exact", "tolerance", "unverified")
 def record(
     session: Session, *, stage_adapter: str, results: dict[str, Any], level: Level
 ) -> CertificateRecord:
-    """Record the proof made when this adapter was added. The same proof again gives the record that stands."""
+    """Record the proof made when this adapter was added. The same again gives the record that stands."""
     if level not in LEVELS:
         raise RecordInvalid("The certificate", f"{level!r} is not one of {', '.join(LEVELS)}")
     adapter = adapters.get(session, stage_adapter)

@@ -15,7 +15,7 @@ def utc_now() -> datetime:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware instant. SQLite keeps none of the zone, so it is UTC on the way in and marked as such on the way out."""
+    """An aware instant. SQLite keeps no zone: it is made UTC on the way in and marked so on the way out."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -28,14 +28,18 @@ class UtcDateTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002
+    ) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Json(TypeDecorator[Any]):
-    """JSON text on SQLite, jsonb on PostgreSQL (whose dialect is imported only there: it would slow every read)."""
+    """JSON text on SQLite, jsonb on PostgreSQL (whose dialect, imported elsewhere, would slow every read)."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True

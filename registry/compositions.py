@@ -23,9 +23,9 @@ def register(
 ) -> CompositionRecord:
     """Record a composition of these adapters, in this order.
 
-    The same name with the same members and recipe gives the record that stands; anything else under the name is its
-    next version. RecordInvalid for adapters of another backbone or two versions of one task: the database would
-    refuse them too.
+    The same name with the same members and recipe gives the record that stands; anything else under the name
+    is its next version. RecordInvalid for adapters of another backbone or two versions of one task: the
+    database would refuse them too.
     """
     name = names.checked("composition", name)
     if mode not in MODES:
@@ -168,15 +168,21 @@ def _load(session: Session, node_id: int | None) -> list[CompositionRecord]:
             backbone_id=composition.backbone_id,
             mode=composition.mode,
             recipe=composition.recipe,
-            members=tuple(ref for _, ref in held[node.id]),
-            member_ids=tuple(adapter_id for adapter_id, _ in held[node.id]),
+            members=tuple(ref for _, ref in held.get(node.id, [])),
+            member_ids=tuple(adapter_id for adapter_id, _ in held.get(node.id, [])),
         )
         for composition, node, backbone, backbone_version in session.execute(query)
     ]
 
 
 def record_export(
-    session: Session, *, composition: str, format: str, digest: str, path: str, size_bytes: int
+    session: Session,
+    *,
+    composition: str,
+    format: str,  # noqa: A002 - the word that people use
+    digest: str,
+    path: str,
+    size_bytes: int,
 ) -> ExportRecord:
     """Record a bundle that was written: see exports.record."""
     made_of = get(session, composition)

@@ -26,7 +26,7 @@ def register(
     licence: str,
     source: str,
 ) -> DatasetRecord:
-    """Record a dataset version. The same name and digest again give the record that stands, else the next version."""
+    """Record a dataset version; the same name and digest again give the record that stands."""
     name = names.checked("dataset", name)
     checked_digest("The dataset's digest", digest)
     classes = _checked_classes(classes, class_counts, image_count)

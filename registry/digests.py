@@ -34,7 +34,7 @@ def checked_digest(what: str, digest: str) -> str:
 
 
 def plain(what: str, value: Any) -> Any:
-    """The value as JSON reads it back, so that both databases keep the same; RecordInvalid where it cannot be JSON."""
+    """The value as JSON reads it back, the same from both databases; RecordInvalid where it is not JSON."""
     try:
         text = canonical(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:

@@ -85,17 +85,17 @@ class TaskExists(RegistryError, UserError):
 
     def __str__(self) -> str:
         (name,) = self.args
-        return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show {name}"
+        return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show"
 
 
 class StaleFence(RegistryError):
-    """A worker published after its job had been given to another. Args: job id, fence given, fence now, state."""
+    """A worker published after its job was given to another. Args: job id, fence given, fence now, state."""
 
     def __str__(self) -> str:
         job, given, current, state = self.args
         return (
-            f"Job {job} is {state} under fence {current}, and this result carries fence {given}: the job was taken "
-            "from this worker while it trained. Nothing was published; the job's present holder publishes its own."
+            f"Job {job} is {state} under fence {current}, and this result carries fence {given}: the job was "
+            "taken from this worker while it trained. Nothing was published; its holder publishes its own."
         )
 
 
@@ -120,11 +120,11 @@ class RegistryOutdated(RegistryError):
 
     def __str__(self) -> str:
         found, known = self.args
-        return f"The registry has schema {found}; this Affinery needs {known}. Bring it up to date: affinery init"
+        return f"The registry has schema {found}; this one needs {known}. Bring it up to date: affinery init"
 
 
 class RegistryTooNew(RegistryError):
-    """A registry of a newer schema. Args: found revision, known revision, the version that made it (or '')."""
+    """A registry of a newer schema. Args: found revision, known revision, version that made it (or '')."""
 
     def __str__(self) -> str:
         found, known, made_by = self.args
@@ -203,7 +203,10 @@ class BlobDamaged(StorageError):
 
     def __str__(self) -> str:
         digest, found, where = self.args
-        return f"Blob {digest[:12]} in {where} was changed: its bytes hash to {found[:12]}. Restore it from a backup."
+        return (
+            f"Blob {digest[:12]} in {where} was changed: its bytes hash to {found[:12]}. "
+            "Restore it from a backup."
+        )
 
 
 class BlobUnknown(StorageError):
@@ -212,8 +215,8 @@ class BlobUnknown(StorageError):
     def __str__(self) -> str:
         (digest,) = self.args
         return (
-            f"Blob {digest[:12]} was never committed to the registry. Put its bytes in the store, then commit "
-            "its digest and size in the transaction that uses it."
+            f"Blob {digest[:12]} was never committed to the registry. Put its bytes in the store, then "
+            "commit its digest and size in the transaction that uses it."
         )
 
 
@@ -222,7 +225,10 @@ class StorageFull(StorageError):
 
     def __str__(self) -> str:
         where, size_bytes = self.args
-        return f"No space in {where} for {size_bytes:,} bytes. Nothing was left behind; make room and run this again."
+        return (
+            f"No space in {where} for {size_bytes:,} bytes. "
+            "Nothing was left behind; make room and run this again."
+        )
 
 
 class StorageReadOnly(StorageError):

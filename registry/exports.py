@@ -13,9 +13,15 @@ from registry.records import CompositionRecord, ExportRecord
 
 
 def record(
-    session: Session, *, composition: CompositionRecord, format: str, digest: str, path: str, size_bytes: int
+    session: Session,
+    *,
+    composition: CompositionRecord,
+    format: str,  # noqa: A002 - the word that people use
+    digest: str,
+    path: str,
+    size_bytes: int,
 ) -> ExportRecord:
-    """Record a bundle. The same bundle of the same composition at the same place gives the record that stands."""
+    """Record a bundle. The same one of the same composition and place gives the record that stands."""
     checked_digest("The export", digest)
     path = plain("The export's path", path)
     nodes.lock_series(session, "export", composition.name)

@@ -23,7 +23,7 @@ class EdgeRecord:
 
 @dataclass(frozen=True, slots=True)
 class LineageGraph:
-    """Nodes by id, and the edges between them. truncated says that a bound was reached and more is recorded."""
+    """Nodes by id, and the edges between them. truncated: a bound was reached, and more is recorded."""
 
     root: int
     nodes: dict[int, NodeRecord]
@@ -70,8 +70,8 @@ class LineageGraph:
 def tree(graph: LineageGraph, root: int, direction: Direction = "up") -> str:
     """The graph as an indented tree: what root was made from (up), or what was made from it (down).
 
-    A node that several paths reach is drawn out once and named thereafter, so that the text stays as long as the
-    graph however many paths there are.
+    A node that several paths reach is drawn out once and named thereafter: the text grows with the graph, not
+    with the number of paths.
     """
     lines = [_label(graph.nodes[root])]
     drawn = {root}

@@ -24,8 +24,9 @@ _MOST_CANDIDATES = 20
 def resolve(session: Session, ref: str, prefer: Sequence[str] = ()) -> NodeRecord:
     """The node that a reference means.
 
-    A name (its latest version; of a task, its latest adapter if it has one), name@version, kind:name[@version], or
-    six and more digits of a digest, which a name wins over. prefer names kinds that win where several answer.
+    A name (its latest version; of a task, its latest adapter if it has one), name@version,
+    kind:name[@version], or six and more digits of a digest, which a name wins over. prefer names kinds that
+    win where several answer.
     Raises NotFound or AmbiguousRef.
     """
     wanted = names.parse(ref)

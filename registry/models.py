@@ -5,7 +5,7 @@ constraint on class blocks, are in the migrations, and registry/guards.py names 
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -35,10 +35,15 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[str]: Json, list[int]: Json}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        dict[str, Any]: Json,
+        list[str]: Json,
+        list[int]: Json,
+    }
 
 
-# --- what every recorded thing is -------------------------------------------------------------------------------
+# --- what every recorded thing is -----------------------------------------------------------------
 
 
 class Node(Base):
@@ -130,7 +135,7 @@ class RegistryInfo(Base):
     value: Mapped[str]
 
 
-# --- backbones, datasets, tasks ---------------------------------------------------------------------------------
+# --- backbones, datasets, tasks -------------------------------------------------------------------
 
 
 class Backbone(Base):
@@ -157,7 +162,7 @@ class Backbone(Base):
 
 
 class ClassBlock(Base):
-    """The rows [lo, hi) of a backbone's class table: the backbone's own first, then each task's, end to end."""
+    """The rows [lo, hi) of a backbone's class table: its own first, then each task's, end to end."""
 
     __tablename__ = "class_block"
     __table_args__ = (
@@ -225,7 +230,7 @@ class Task(Base):
     next_version: Mapped[int] = mapped_column(default=1)
 
 
-# --- jobs (the queue's logic is elsewhere; what must never be is here) --------------------------------------------
+# --- jobs (the queue's logic is elsewhere; what must never be is here) ------------------------------
 
 
 class Job(Base):
@@ -307,7 +312,7 @@ class Attempt(Base):
     error: Mapped[str | None]
 
 
-# --- what was learnt, proved, composed and exported ---------------------------------------------------------------
+# --- what was learnt, proved, composed and exported -------------------------------------------------
 
 
 class Run(Base):
@@ -384,7 +389,7 @@ class Certificate(Base):
 
 
 class Composition(Base):
-    """A set of adapter versions on one backbone. last_pos must be a member by the time of commit: all or none."""
+    """Adapter versions on one backbone. last_pos must be a member by the time of commit: all or none."""
 
     __tablename__ = "composition"
     __table_args__ = (

@@ -15,7 +15,7 @@ KINDS = ("adapter", "backbone", "certificate", "composition", "dataset", "export
 
 
 def checked(what: str, name: str) -> str:
-    """The name in Unicode's composed form (NFC); NameInvalid where it cannot stand in references and paths."""
+    """The name in Unicode's NFC; NameInvalid where it cannot stand in references and paths."""
     reason = _fault(name)
     if reason:
         raise NameInvalid(what, name, reason)

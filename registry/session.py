@@ -102,12 +102,12 @@ def _open_sqlite(path: Path, create: bool) -> sqlite3.Connection:
 def _begin_sqlite(connection: Connection) -> None:
     reading = bool(connection.get_execution_options().get(_READ))
     connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reading else 'OFF'}")
-    # Reading first and writing later fails at once as locked, whatever the time-out: writers say so beforehand.
+    # Reading first and writing later fails at once as locked, whatever the time-out: writers say so first.
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Sessions:
-    """Where transactions begin: once a use case, at the edge. Inner functions take the session, never commit."""
+    """Where transactions begin: once a use case, at the edge. Inner functions never commit."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -93,7 +93,7 @@ class LocalStore:
         return self.path(digest).stat().st_size
 
     def verify(self, digest: str) -> None:
-        with self.open(digest) as stream:
+        with self.path(digest).open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != digest:
             raise BlobDamaged(digest, found, str(self.root))
