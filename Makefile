@@ -9,7 +9,6 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 bin := .venv/bin
-code := affinery registry trainers orchestration affinery_app migrations tests benchmarks
 
 # Where the demo works, as in `make demo WORKSPACE=/tmp/try`, and which Python .venv is made with.
 WORKSPACE ?=
@@ -34,15 +33,18 @@ demo: venv ## Learn three real datasets on one frozen backbone and draw from all
 test: check ## Run the checks, then every test
 	@$(bin)/python -m pytest $(PYTEST)
 
+# All five run even if the first finds something: one round shows everything there is to mend.
 .PHONY: check
 check: venv ## Lint, format, types, import directions, dead code
-	@echo "ruff check";   $(bin)/ruff check --quiet .
-	@echo "ruff format";  $(bin)/ruff format --check --quiet . || { \
-		$(bin)/ruff format --check . ; echo "Mend it with: make fmt" ; exit 1 ; }
-	@echo "mypy";         $(bin)/mypy --no-error-summary
-	@echo "import-linter"; $(bin)/lint-imports --no-logo > .lint-imports.log 2>&1 \
-		|| { cat .lint-imports.log ; rm -f .lint-imports.log ; exit 1 ; } ; rm -f .lint-imports.log
-	@echo "vulture";      $(bin)/vulture
+	@failed= ; \
+	try() { name=$$1 ; shift ; if out=$$("$$@" 2>&1) ; then echo "  ok    $$name" ; \
+		else printf '%s\n  FAIL  %s\n' "$$out" "$$name" ; failed="$$failed $$name" ; fi ; } ; \
+	try ruff          $(bin)/ruff check . ; \
+	try format        $(bin)/ruff format --check --output-format concise . ; \
+	try mypy          $(bin)/mypy ; \
+	try import-linter $(bin)/lint-imports --no-logo ; \
+	try vulture       $(bin)/vulture ; \
+	if [ -n "$$failed" ] ; then echo "make check failed:$$failed. Layout and imports are mended by: make fmt" ; exit 1 ; fi
 
 .PHONY: fmt
 fmt: venv ## Format the code and mend what the linter can
@@ -66,5 +68,5 @@ team-env: ## Write .env with fresh secrets for docker-compose.yml (keeps one tha
 
 .PHONY: clean
 clean: ## Remove .venv, caches and builds; workspaces are kept
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .lint-imports.log build dist
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
