@@ -59,7 +59,7 @@ venv: ## Make .venv from requirements.lock (demo, test and check do this themsel
 lock: venv ## Resolve requirements.lock anew from pyproject.toml
 	@$(bin)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--no-emit-index-url --no-annotate --upgrade --quiet -o requirements.lock
-	@! grep -nE '://|find-links' requirements.lock || { echo "requirements.lock names a host; that is not portable." ; exit 1 ; }
+	@! grep -nE '://|find.links' requirements.lock || { echo "requirements.lock names a host; that is not portable." ; exit 1 ; }
 	@$(MAKE) --no-print-directory venv
 
 .PHONY: team-env
