@@ -1,0 +1,171 @@
+"""The schema: made by the migrations, equal to the models, guarded, and refused where this program cannot know it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, inspect, make_url, text
+
+import migrations
+from migrations import guards_0001
+from registry import errors, guards
+from registry.models import Base
+from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
+from tests import registry_world as world
+
+
+def test_what_the_migrations_make_is_what_the_models_say(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_every_check_of_the_models_is_in_the_database(engine: Engine) -> None:
+    from sqlalchemy import CheckConstraint
+
+    inspector = inspect(engine)
+    for table in Base.metadata.sorted_tables:
+        wanted = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
+        found = {str(check["name"]) for check in inspector.get_check_constraints(table.name)}
+        assert found == wanted, table.name
+
+
+def test_this_program_s_schema_is_the_last_migration() -> None:
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(migrations.config())
+    assert script.get_current_head() == HEAD
+    assert sorted(revision.revision for revision in script.walk_revisions()) == sorted(KNOWN)
+
+
+def test_the_triggers_after_migration_are_those_that_are_checked_at_start(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert guards.present(connection) == guards.EXPECTED[engine.dialect.name]
+    made = {"sqlite": guards_0001.sqlite(), "postgresql": guards_0001.postgresql()}[engine.dialect.name]
+    assert made.keys() == guards.EXPECTED[engine.dialect.name]
+
+
+def test_bringing_up_twice_changes_nothing(engine: Engine, registry_url: str, ledger: Sessions) -> None:
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+    migrations.upgrade(registry_url)
+    check_schema(engine)
+    with ledger.read() as session:
+        assert [adapter.ref for adapter in world.adapters.list_all(session)] == ["digits@1"]
+
+
+def test_a_registry_remembers_which_version_made_it(engine: Engine) -> None:
+    with engine.connect() as connection:
+        made_by = connection.execute(text("SELECT value FROM registry_info WHERE key = 'affinery_version'"))
+        assert made_by.scalar() is not None
+
+
+def _make_newer(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE registry_info SET value = '9.9.9' WHERE key = 'affinery_version'"))
+
+
+def test_a_registry_of_a_newer_schema_is_refused_with_the_version_to_install(
+    engine: Engine, registry_url: str
+) -> None:
+    _make_newer(engine)
+    for touch in (lambda: check_schema(engine), lambda: migrations.upgrade(registry_url)):
+        with pytest.raises(errors.RegistryTooNew) as caught:
+            touch()
+        assert caught.value.args == ("9999", HEAD, "9.9.9")
+        assert "Affinery 9.9.9" in str(caught.value)
+        assert "pip install 'affinery>=9.9.9'" in str(caught.value)
+
+
+def test_a_registry_so_new_that_it_does_not_say_what_made_it_is_refused_too(engine: Engine) -> None:
+    _make_newer(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE registry_info"))
+    with pytest.raises(errors.RegistryTooNew, match="a newer Affinery"):
+        check_schema(engine)
+
+
+def test_refusing_a_newer_registry_does_not_touch_its_file(sqlite_url: str) -> None:
+    engine = connect(sqlite_url)
+    _make_newer(engine)
+    engine.dispose()
+    path = Path(str(make_url(sqlite_url).database))
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(errors.RegistryTooNew):
+        migrations.upgrade(sqlite_url)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_a_registry_that_lost_a_guard_is_refused_by_name(engine: Engine) -> None:
+    with engine.begin() as connection:
+        table = " ON adapter" if engine.dialect.name == "postgresql" else ""
+        connection.execute(text(f"DROP TRIGGER adapter_no_update{table}"))
+    with pytest.raises(errors.RegistryDamaged, match="'adapter_no_update'"):
+        check_schema(engine)
+
+
+@pytest.mark.postgres
+def test_a_guard_that_is_switched_off_counts_as_lost(postgresql_url: str) -> None:
+    engine = connect(postgresql_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE adapter DISABLE TRIGGER adapter_fence"))
+    with pytest.raises(errors.RegistryDamaged, match="'adapter_fence'"):
+        check_schema(engine)
+    engine.dispose()
+
+
+def test_a_missing_registry_is_said_to_be_missing_and_looking_creates_nothing(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'registry.db'}")
+    with pytest.raises(errors.RegistryMissing, match="affinery init"):
+        check_schema(engine)
+    with pytest.raises(errors.RegistryMissing), sessions(engine).read() as session:
+        world.tasks.list_all(session)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_said_to_be_missing(tmp_path: Path, empty_postgres_url: str) -> None:
+    (tmp_path / "empty.db").touch()
+    for url in (f"sqlite:///{tmp_path / 'empty.db'}", empty_postgres_url):
+        engine = connect(url)
+        with pytest.raises(errors.RegistryMissing):
+            check_schema(engine)
+        engine.dispose()
+
+
+def test_a_file_that_is_no_database_is_said_to_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"not a database, but long enough to be read as one\n" * 40)
+    with pytest.raises(errors.RegistryDamaged, match="not a whole SQLite database"):
+        check_schema(connect(f"sqlite:///{tmp_path / 'registry.db'}"))
+    with pytest.raises(errors.RegistryDamaged):
+        migrations.upgrade(f"sqlite:///{tmp_path / 'registry.db'}")
+
+
+def test_a_server_that_does_not_answer_is_said_to_be_unreachable_without_its_password() -> None:
+    with pytest.raises(errors.RegistryUnreachable) as caught:
+        check_schema(connect("postgresql://someone:secret@127.0.0.1:9/none"))
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_migration_that_fails_half_way_leaves_nothing(
+    tmp_path: Path, empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = dict(guards_0001.sqlite()) | {"zz_broken": "CREATE TRIGGER zz_broken BEFORE NONSENSE"}
+    broken_pg = dict(guards_0001.postgresql()) | {"zz_broken": ("SELECT 1", "CREATE TRIGGER NONSENSE")}
+    monkeypatch.setattr(guards_0001, "sqlite", lambda: broken)
+    monkeypatch.setattr(guards_0001, "postgresql", lambda: broken_pg)
+    for url in (f"sqlite:///{tmp_path / 'registry.db'}", empty_postgres_url):
+        with pytest.raises(Exception, match=r"(?i)syntax"):
+            migrations.upgrade(url)
+        engine = connect(url)
+        assert inspect(engine).get_table_names() == []
+        engine.dispose()
+    monkeypatch.undo()
+    migrations.upgrade(empty_postgres_url)
+    check_schema(connect(empty_postgres_url))

