@@ -1,39 +1,34 @@
-"""The command line as its documentation and other files rely on it: which commands and options there are."""
+"""The command line as its documentation relies on it: every line that people are told to type parses."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
 
-import click
 import typer.main
+from typer.core import TyperGroup
 
 
 @cache
-def root_command() -> click.Group:
-    """The whole command line of Affinery, as click sees it."""
+def root_command() -> TyperGroup:
+    """The whole command line of Affinery, as it parses what people type."""
     command = typer.main.get_command(import_module("affinery_app.cli.main").app)
-    assert isinstance(command, click.Group)
+    assert isinstance(command, TyperGroup)
     return command
 
 
 def assert_command_exists(argv: list[str]) -> None:
-    """argv, without `affinery` itself, names a command that exists, and only options that it has."""
-    command: click.Command = root_command()
-    path = ["affinery"]
-    words = list(argv)
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        known = sorted(command.commands)
+    """argv, without `affinery` itself, names a command and gives it what it takes. Nothing is run.
+
+    Raises typer's own usage error otherwise: no such option, missing argument.
+    """
+    group, path, words = root_command(), "affinery", list(argv)
+    while True:
+        assert words, f"`{path}` needs a command: {sorted(group.commands)}"
         word = words.pop(0)
-        assert word in command.commands, f"`{' '.join(path)}` has no command {word!r}; it has {known}"
-        command = command.commands[word]
-        path.append(word)
-    options = {
-        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-    }
-    for word in words:
-        if word.startswith("-"):
-            name = word.split("=", 1)[0]
-            assert name in options | {"--help"}, (
-                f"`{' '.join(path)}` has no option {name}; it has {sorted(options)}"
-            )
+        assert word in group.commands, f"`{path}` has no command {word!r}: {sorted(group.commands)}"
+        command, path = group.commands[word], f"{path} {word}"
+        if not isinstance(command, TyperGroup):
+            command.make_context(path, words)
+            return
+        group = command

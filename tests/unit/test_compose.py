@@ -75,11 +75,13 @@ def test_the_compose_client_itself_accepts_the_file_where_there_is_one() -> None
 
 
 def compose_client() -> list[str] | None:
-    """How to call Docker Compose here, if at all; the plugin and the program are the same client."""
+    """How to call Docker Compose here, if at all: as a plugin or a program, but not the retired version 1."""
     for client in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(client[0]):
-            version = subprocess.run([*client, "version"], capture_output=True, timeout=60, check=False)
-            if version.returncode == 0:
+            version = subprocess.run(
+                [*client, "version", "--short"], capture_output=True, text=True, timeout=60, check=False
+            )
+            if version.returncode == 0 and not version.stdout.startswith("1."):
                 return client
     return None
 
@@ -189,7 +191,7 @@ def test_every_affinery_command_in_the_file_is_a_real_one() -> None:
     from tests.command_line import assert_command_exists
 
     calls = []
-    for service in SERVICES.values():
+    for service in (each for each in SERVICES.values() if "build" in each):
         calls += affinery_calls(words(service))
         calls += affinery_calls(list(service.get("healthcheck", {}).get("test", [])))
     assert {call[0] for call in calls} >= {"migrate", "worker"}
