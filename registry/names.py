@@ -11,6 +11,9 @@ from registry.errors import NameInvalid, RefInvalid
 MAX_LENGTH = 128
 _MAX_BYTES = 240  # a name becomes part of a file name, which most file systems end at 255 bytes
 _DIGEST_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+# Control, format (which turn the direction of text or hide in it), lone surrogates, line and paragraph ends.
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # Persian words and joined emoji are written with these
 KINDS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
 
 
@@ -28,21 +31,20 @@ def checked(what: str, name: str) -> str:
 
 def checked_class(name: str) -> str:
     """A class name: kept as given (spaces, any script), in NFC, without characters that a terminal obeys."""
-    reason = _fault(name)
+    reason = _fault(name, _JOINERS)
     if reason:
         raise NameInvalid("class", name, reason)
     return unicodedata.normalize("NFC", name)
 
 
-def _fault(name: str) -> str | None:
+def _fault(name: str, allowed: str = "") -> str | None:
     if not name or not name.strip():
         return "it is empty"
     if len(name) > MAX_LENGTH or len(name.encode("utf-8", "surrogatepass")) > _MAX_BYTES:
         return f"it is longer than {MAX_LENGTH} characters or {_MAX_BYTES} bytes"
     for character in name:
-        category = unicodedata.category(character)
-        if category[0] == "C" or category in ("Zl", "Zp"):
-            return f"it holds the control or unassigned character U+{ord(character):04X}"
+        if unicodedata.category(character) in _INVISIBLE and character not in allowed:
+            return f"it holds the control character U+{ord(character):04X}"
     return None
 
 

@@ -71,9 +71,9 @@ def _sqlite(url: URL, create: bool) -> Engine:
 
 
 def _open_sqlite(path: Path, create: bool) -> sqlite3.Connection:
-    if not path.exists() and not create:
-        raise errors.RegistryMissing(str(path))
-    writable = os.access(path if path.exists() else path.parent, os.W_OK) and os.access(path.parent, os.W_OK)
+    if not path.exists():
+        _check_creatable(path, create)
+    writable = all(os.access(each, os.W_OK) for each in (path, path.parent) if each.exists())
     mode = ("rwc" if create else "rw") if writable else "ro"
     if not writable and not path.with_name(path.name + "-wal").exists():
         # The folder takes no -shm file, and no writer has left a log: the file alone is the whole truth.
@@ -97,6 +97,15 @@ def _open_sqlite(path: Path, create: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_creatable(path: Path, create: bool) -> None:
+    if not create:
+        raise errors.RegistryMissing(str(path))
+    if not path.parent.is_dir():
+        raise errors.RegistryUnreachable(str(path), "its folder does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise errors.RegistryReadOnly(str(path))
 
 
 def _begin_sqlite(connection: Connection) -> None:

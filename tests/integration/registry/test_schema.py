@@ -10,7 +10,7 @@ from sqlalchemy import Engine, inspect, make_url, text
 
 import migrations
 from migrations import guards_0001
-from registry import errors, guards
+from registry import adapters, errors, guards, tasks
 from registry.models import Base
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
 from tests import registry_world as world
@@ -56,7 +56,7 @@ def test_bringing_up_twice_changes_nothing(engine: Engine, registry_url: str, le
     migrations.upgrade(registry_url)
     check_schema(engine)
     with ledger.read() as session:
-        assert [adapter.ref for adapter in world.adapters.list_all(session)] == ["digits@1"]
+        assert [adapter.ref for adapter in adapters.list_all(session)] == ["digits@1"]
 
 
 def test_a_registry_remembers_which_version_made_it(engine: Engine) -> None:
@@ -125,7 +125,7 @@ def test_a_missing_registry_is_said_to_be_missing_and_looking_creates_nothing(tm
     with pytest.raises(errors.RegistryMissing, match="affinery init"):
         check_schema(engine)
     with pytest.raises(errors.RegistryMissing), sessions(engine).read() as session:
-        world.tasks.list_all(session)
+        tasks.list_all(session)
     assert list(tmp_path.iterdir()) == []
 
 
