@@ -14,6 +14,7 @@ from registry.digests import checked_digest
 from registry.errors import BlobUnknown, RecordInvalid
 from registry.models import Adapter, Backbone, Blob, Upload
 from registry.records import UploadRecord
+from registry.upsert import insert_if_new
 
 LEASE_SECONDS = 3600
 
@@ -43,14 +44,13 @@ def live_uploads(session: Session) -> list[UploadRecord]:
 def commit(session: Session, digest: str, size_bytes: int, upload_id: str | None = None) -> None:
     """Tell the registry of bytes that are durably in the store. Committing them again changes nothing."""
     checked_digest("A blob", digest)
-    known = session.get(Blob, digest)
-    if known is None:
-        session.add(Blob(digest=digest, size_bytes=size_bytes))
-        session.flush()
+    row = {"digest": digest, "size_bytes": size_bytes, "created_at": utc_now()}
+    if not known(session, digest) and insert_if_new(session, Blob, row):
         events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
-    elif known.size_bytes != size_bytes:
+    there_bytes = session.scalars(select(Blob.size_bytes).where(Blob.digest == digest)).one()
+    if there_bytes != size_bytes:
         raise RecordInvalid(
-            f"Blob {digest[:12]}", f"it is known to have {known.size_bytes:,} bytes, not {size_bytes:,}"
+            f"Blob {digest[:12]}", f"it is known to have {there_bytes:,} bytes, not {size_bytes:,}"
         )
     if upload_id is not None:
         end_upload(session, upload_id)

@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
     }
 
 
-# --- what every recorded thing is -----------------------------------------------------------------
+# --- what every recorded thing is ------------------------------------------------------------------
 
 
 class Node(Base):
@@ -135,7 +135,7 @@ class RegistryInfo(Base):
     value: Mapped[str]
 
 
-# --- backbones, datasets, tasks -------------------------------------------------------------------
+# --- backbones, datasets, tasks --------------------------------------------------------------------
 
 
 class Backbone(Base):
@@ -230,7 +230,7 @@ class Task(Base):
     next_version: Mapped[int] = mapped_column(default=1)
 
 
-# --- jobs (the queue's logic is elsewhere; what must never be is here) ------------------------------
+# --- jobs (the queue's logic is elsewhere; what must never be is here) -----------------------------
 
 
 class Job(Base):
@@ -312,7 +312,7 @@ class Attempt(Base):
     error: Mapped[str | None]
 
 
-# --- what was learnt, proved, composed and exported -------------------------------------------------
+# --- what was learnt, proved, composed and exported ------------------------------------------------
 
 
 class Run(Base):

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.digests import checked_digest
 from registry.models import Edge, Node, Series
+from registry.upsert import insert_if_new
 
 Parent = tuple[int, str]  # node id, role
 
@@ -31,18 +32,8 @@ def lock_series(session: Session, kind: str, name: str) -> None:
     """Make others who would version this name wait until this transaction ends."""
     query = select(Series.next_version).where(Series.kind == kind, Series.name == name).with_for_update()
     if session.execute(query).first() is None:
-        _begin_series(session, kind, name)
+        insert_if_new(session, Series, {"kind": kind, "name": name, "next_version": 1})
         session.execute(query).one()
-
-
-def _begin_series(session: Session, kind: str, name: str) -> None:
-    values = {"kind": kind, "name": name, "next_version": 1}
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(insert(Series), values)  # writers take turns there, so nobody can have been faster
-        return
-    from sqlalchemy.dialects.postgresql import insert as upsert
-
-    session.execute(upsert(Series).values(values).on_conflict_do_nothing())
 
 
 def next_version(session: Session, kind: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Small registries for tests: a backbone, datasets, tasks, jobs and adapters, made by the registry's own functions."""
+"""Small registries for tests, made by the registry's own functions."""
 
 from __future__ import annotations
 

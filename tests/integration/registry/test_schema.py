@@ -1,4 +1,4 @@
-"""The schema: made by the migrations, equal to the models, guarded, and refused where this program cannot know it."""
+"""The schema: made by the migrations, equal to the models, guarded, and refused where it is newer."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_this_program_s_schema_is_the_last_migration() -> None:
 def test_the_triggers_after_migration_are_those_that_are_checked_at_start(engine: Engine) -> None:
     with engine.connect() as connection:
         assert guards.present(connection) == guards.EXPECTED[engine.dialect.name]
-    made = {"sqlite": guards_0001.sqlite(), "postgresql": guards_0001.postgresql()}[engine.dialect.name]
-    assert made.keys() == guards.EXPECTED[engine.dialect.name]
+    made = set(guards_0001.sqlite() if engine.dialect.name == "sqlite" else guards_0001.postgresql())
+    assert made == guards.EXPECTED[engine.dialect.name]
 
 
 def test_bringing_up_twice_changes_nothing(engine: Engine, registry_url: str, ledger: Sessions) -> None:
@@ -81,6 +81,16 @@ def test_a_registry_of_a_newer_schema_is_refused_with_the_version_to_install(
         assert caught.value.args == ("9999", HEAD, "9.9.9")
         assert "Affinery 9.9.9" in str(caught.value)
         assert "pip install 'affinery>=9.9.9'" in str(caught.value)
+
+
+def test_a_registry_of_an_older_schema_is_said_to_be_outdated(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.session.KNOWN", ("0000", HEAD))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    with pytest.raises(errors.RegistryOutdated, match="schema 0000; this one needs 0001"):
+        check_schema(engine)
 
 
 def test_a_registry_so_new_that_it_does_not_say_what_made_it_is_refused_too(engine: Engine) -> None:

@@ -32,7 +32,7 @@ def count(session: Session, table: Any) -> int:
     return session.scalar(select(func.count()).select_from(table)) or 0
 
 
-# --- backbones and datasets -------------------------------------------------------------------------------------
+# --- backbones and datasets ------------------------------------------------------------------------
 
 
 def test_a_backbone_registered_twice_is_one_record_and_another_fingerprint_is_the_next_version(
@@ -135,7 +135,7 @@ def test_a_dataset_s_new_content_is_its_next_version_and_its_old_content_again_i
     assert (first.ref, second.ref) == ("digits@1", "digits@2")
 
 
-# --- tasks ------------------------------------------------------------------------------------------------------
+# --- tasks -----------------------------------------------------------------------------------------
 
 
 def test_each_task_s_class_rows_come_after_everything_already_there(ledger: Sessions) -> None:
@@ -219,7 +219,7 @@ def test_a_config_that_is_not_plain_json_is_refused_alike_on_both_engines(
         )
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------
+# --- adapters --------------------------------------------------------------------------------------
 
 
 def test_a_published_adapter_names_everything_it_was_made_from(ledger: Sessions) -> None:
@@ -303,7 +303,7 @@ def test_a_publication_that_fails_gives_its_version_number_to_nobody_and_leaves_
         world.job(session, "one", "digits")
     with pytest.raises(errors.BlobUnknown), ledger.begin() as session:
         world.publish(session, "one", "digits", golden_blob=world.sha("never committed"))
-    with pytest.raises(ZeroDivisionError), ledger.begin() as session:
+    with pytest.raises(ZeroDivisionError), ledger.begin() as session:  # noqa: PT012 - undone whole
         world.publish(session, "one", "digits")
         raise ZeroDivisionError
     with ledger.read() as session:
@@ -323,7 +323,7 @@ def test_a_refusal_of_the_database_is_told_in_its_own_words(ledger: Sessions) ->
         session.get_one(Node, adapter.node_id).kind = "dataset"
 
 
-# --- certificates, compositions, exports -------------------------------------------------------------------------
+# --- certificates, compositions, exports -----------------------------------------------------------
 
 
 def test_certificates_stand_with_the_adapter_they_were_made_for(ledger: Sessions) -> None:
@@ -384,8 +384,8 @@ def test_a_composition_that_cannot_be_is_refused_with_the_reason(ledger: Session
         assert compositions.list_all(session) == []
 
 
-def test_a_composition_of_two_hundred_members_is_recorded_in_order(ledger: Sessions) -> None:
-    names = [f"task {number:03}" for number in range(200)]
+def test_a_composition_of_sixty_members_is_recorded_in_order(ledger: Sessions) -> None:
+    names = [f"task {number:03}" for number in range(60)]
     with ledger.begin() as session:
         world.backbone(session)
         for name in names:
@@ -419,13 +419,13 @@ def test_exports_count_by_themselves_under_the_name_of_their_composition(ledger:
             exports.get(session, "none")
 
 
-# --- events and blobs ---------------------------------------------------------------------------------------------
+# --- events and blobs ------------------------------------------------------------------------------
 
 
 def test_every_change_appends_its_event_and_a_change_undone_appends_none(ledger: Sessions) -> None:
     with ledger.begin() as session:
         adapter = world.learnt_on_new_backbone(session)
-    with pytest.raises(errors.TaskExists), ledger.begin() as session:
+    with pytest.raises(errors.TaskExists), ledger.begin() as session:  # noqa: PT012 - undone whole
         world.task(session, "undone")
         world.task(session, "digits")
     with ledger.read() as session:

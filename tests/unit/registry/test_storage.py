@@ -171,8 +171,8 @@ def test_the_bytes_are_durable_before_the_name_and_the_name_before_put_returns(
     sync, replace = os.fsync, Path.replace
 
     def seen_sync(descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        happened.append("sync folder" if Path(path).is_dir() else "sync bytes")
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        happened.append("sync folder" if path.is_dir() else "sync bytes")
         sync(descriptor)
 
     def seen_replace(source: Path, target: Path) -> Path:
