@@ -268,13 +268,8 @@ class JobTask(Base):
 
     __tablename__ = "job_task"
     __table_args__ = (
-        Index(
-            "uq_job_task_live",
-            "task_id",
-            unique=True,
-            sqlite_where=text("live"),
-            postgresql_where=text("live"),
-        ),
+        # On PostgreSQL too; but to say so here would import its dialect whenever a SQLite registry is read.
+        Index("uq_job_task_live", "task_id", unique=True, sqlite_where=text("live")),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)

@@ -242,6 +242,17 @@ def test_a_task_cannot_be_written_without_its_block(bare: Bare) -> None:
     )
 
 
+def test_a_task_is_not_published_without_the_lineage_it_claims(bare: Bare) -> None:
+    bare.refused(
+        *block(bare, 17, 20),
+        "INSERT INTO task "
+        "(node_id, name, backbone_id, dataset_id, kind, config, classes, lo, hi, next_version) "
+        f"SELECT {bare.new_id}, 'squatter', backbone_id, dataset_id, kind, config, classes, 17, 20, 1 "
+        "FROM task WHERE name = 'digits'",
+        words="the lineage of this task",
+    )
+
+
 # --- lineage ---------------------------------------------------------------------------------------
 
 
@@ -272,6 +283,21 @@ def test_a_row_that_contradicts_its_node_or_its_lineage_is_refused(bare: Bare) -
     edge = f"INSERT INTO edge VALUES ({bare.new_id}, {adapter}, 'adapter', 0)"
     bare.refused(bare.node("dataset"), edge, insert, words="not a certificate")
     bare.do(bare.node("certificate"), edge, insert)
+
+
+MADE_FROM = ["run", "certificate", "composition", "export", "backbone"]
+
+
+@pytest.mark.parametrize("table", MADE_FROM)
+def test_nothing_is_published_without_the_lineage_it_claims(bare: Bare, table: str) -> None:
+    columns = [str(each[0]) for each in bare.connection.execute(f'SELECT * FROM "{table}"').description]
+    values = ["parent.node_id" if each == "parent_id" else f"old.{each}" for each in columns[1:]]
+    bare.refused(
+        bare.node(table),
+        f'INSERT INTO "{table}" ({", ".join(columns)}) SELECT {bare.new_id}, {", ".join(values)} '
+        f'FROM "{table}" AS old, backbone AS parent LIMIT 1',
+        words=f"the lineage of this {table}",
+    )
 
 
 # --- adapters --------------------------------------------------------------------------------------
@@ -309,6 +335,12 @@ def test_a_version_number_that_was_not_given_out_is_refused(bare: Bare) -> None:
     bare.do(COUNT, *new_adapter(bare, "faces", 2))
 
 
+@pytest.mark.parametrize("role", ["task", "backbone", "dataset"])
+def test_an_adapter_is_not_published_without_the_lineage_it_claims(bare: Bare, role: str) -> None:
+    statements = [each for each in new_adapter(bare, "faces", 2) if f"'{role}'" not in each]
+    bare.refused(COUNT, *statements, words="the lineage of this adapter")
+
+
 def test_an_adapter_of_another_backbone_than_its_task_s_is_refused(bare: Bare) -> None:
     bare.refused(COUNT, *new_adapter(bare, "faces", 2, backbone="unet"))
 
@@ -329,7 +361,12 @@ def test_a_stale_fence_a_finished_job_and_a_foreign_job_cannot_publish(bare: Bar
 
 
 def new_composition(
-    bare: Bare, members: list[tuple[int, str]], backbone: str = "dit", last: int | None = None
+    bare: Bare,
+    members: list[tuple[int, str]],
+    backbone: str = "dit",
+    last: int | None = None,
+    version: int = 2,
+    step: int = 1,
 ) -> list[str]:
     """members: (adapter, its task's name)."""
     base = node_of(bare, "backbone", f"name = '{backbone}'")
@@ -341,12 +378,12 @@ def new_composition(
         *(f"INSERT INTO edge VALUES ({bare.new_id}, {adapter}, 'member', 1)" for adapter, _ in members),
         (
             "INSERT INTO composition (node_id, name, version, backbone_id, mode, recipe, last_pos) "
-            f"VALUES ({bare.new_id}, 'both', 2, {base}, 'routed', '{{}}', {last})"
+            f"VALUES ({bare.new_id}, 'both', {version}, {base}, 'routed', '{{}}', {last})"
         ),
     ]
     for pos, (adapter, task) in enumerate(members):
         owner = node_of(bare, "task", f"name = '{task}'")
-        row = f"VALUES ({bare.new_id}, {pos}, {adapter}, {owner}, {base})"
+        row = f"VALUES ({bare.new_id}, {pos * step}, {adapter}, {owner}, {base})"
         statements.append(
             f"INSERT INTO composition_member (composition_id, pos, adapter_id, task_id, backbone_id) {row}"
         )
@@ -382,6 +419,19 @@ def test_a_composition_with_fewer_members_than_it_says_is_refused_at_commit(bare
     bare.refused(*new_composition(bare, [(adapter_of(bare, "faces"), "faces")], last=1))
     bare.refused(*new_composition(bare, [], last=0))
     bare.refused(*new_composition(bare, []))
+
+
+def test_members_stand_in_order_without_holes(bare: Bare) -> None:
+    members = [(adapter_of(bare, "faces"), "faces"), (adapter_of(bare, "digits"), "digits")]
+    bare.refused(*new_composition(bare, members, last=2, step=2), words="in order")
+    bare.refused(*new_composition(bare, members, last=0), words="in order")
+    bare.do(*new_composition(bare, members))
+
+
+@pytest.mark.parametrize("version", [1, 3, 7])
+def test_a_composition_s_version_is_the_one_given_out(bare: Bare, version: int) -> None:
+    members = [(adapter_of(bare, "faces"), "faces")]
+    bare.refused(*new_composition(bare, members, version=version), words="(?i)version|unique")
 
 
 def test_a_member_that_the_lineage_does_not_name_is_refused(bare: Bare) -> None:

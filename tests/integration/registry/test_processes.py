@@ -385,6 +385,7 @@ READ = """
 with ledger.read() as session:
     assert backbones.list_all(session) == [] and adapters.list_all(session) == []
 heavy = {"torch", "alembic", "psycopg", "ray", "mlflow", "dvc", "diffusers", "numpy", "pydantic"}
+heavy |= {"sqlalchemy.dialects.postgresql"}
 print(sorted(heavy & sys.modules.keys()))
 """
 
