@@ -139,11 +139,43 @@ def test_a_task_keeps_everything_but_its_counter(bare: Bare, column: str) -> Non
     bare.refused(f"UPDATE task SET {column} = {column}", words="never changed")
 
 
+def test_a_series_keeps_its_name_so_that_its_numbers_are_not_given_out_again(bare: Bare) -> None:
+    bare.refused("UPDATE series SET name = 'other' WHERE name = 'dit'", words="never changed")
+
+
 @pytest.mark.parametrize("step", ["- 1", "+ 0", "+ 2"])
 def test_a_version_counter_moves_by_one_and_never_back(bare: Bare, step: str) -> None:
     bare.refused(f"UPDATE task SET next_version = next_version {step}", words="never given out twice")
     bare.refused(f"UPDATE series SET next_version = next_version {step}", words="never given out twice")
     bare.do("UPDATE task SET next_version = next_version + 1 WHERE name = 'digits'")
+
+
+@pytest.mark.parametrize("table", ["backbone", "dataset", "export"])
+def test_a_version_number_is_the_last_one_given_out_for_its_name(bare: Bare, table: str) -> None:
+    columns = [str(each[0]) for each in bare.connection.execute(f'SELECT * FROM "{table}"').description][1:]
+
+    def written(version: int) -> list[str]:
+        values = [str(version) if each == "version" else each for each in columns]
+        composition = node_of(bare, "composition", "name = 'both'")
+        return [
+            bare.node(table),
+            f"INSERT INTO edge VALUES ({bare.new_id}, {composition}, 'composition', 0)",
+            (
+                f'INSERT INTO "{table}" (node_id, {", ".join(columns)}) '
+                f"SELECT {bare.new_id}, {', '.join(values)} "
+                f'FROM "{table}" WHERE node_id = (SELECT min(node_id) FROM "{table}")'
+            ),
+        ]
+
+    counted = (
+        f"UPDATE series SET next_version = next_version + 1 WHERE kind = '{table}' "
+        f'AND name = (SELECT name FROM "{table}" ORDER BY node_id LIMIT 1)'
+    )
+    bare.refused(*written(2), words="version number")
+    bare.refused(counted, *written(3), words="version number")
+    foreign = [bare.node("task"), *written(2)[1:]]
+    bare.refused(counted, *foreign, words=f"not a {table}")
+    bare.do(counted, *written(2))
 
 
 def test_a_blob_that_a_published_row_needs_cannot_be_deleted_and_another_can(
