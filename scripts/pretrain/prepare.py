@@ -28,7 +28,14 @@ FASHION = (
 )  # fmt: skip
 EMOJI_LEFT_OUT = {"alphanum", "keycap", "punctuation", "math", "currency", "av-symbol", "skin-tone", "gender",
                   "subdivision-flag", "other-symbol", "time", "warning"}  # fmt: skip
-ICONS_LEFT_OUT = {"Alpha / Numeric", "Text / Content / Format", "Math", "Brand / Logo", "Currency", "Date / Time"}
+ICONS_LEFT_OUT = {
+    "Alpha / Numeric",
+    "Text / Content / Format",
+    "Math",
+    "Brand / Logo",
+    "Currency",
+    "Date / Time",
+}
 SMALLEST_CLASS = 20
 
 
@@ -89,14 +96,18 @@ def icons(folder: Path, copies: int, rng: np.random.Generator) -> list[tuple[str
         if tags & ICONS_LEFT_OUT or any(part in name for part in ("alpha", "numeric", "letter", "roman")):
             continue
         canvas = Image.new("L", (CANVAS, CANVAS))
-        ImageDraw.Draw(canvas).text((32, 32), chr(int(entry["codepoint"], 16)), font=font, fill=255, anchor="mm")
+        ImageDraw.Draw(canvas).text(
+            (32, 32), chr(int(entry["codepoint"], 16)), font=font, fill=255, anchor="mm"
+        )
         kind = entry["tags"][0] if tags else "untagged"
         out += [(f"icon {kind.lower()}", image) for image in variations(canvas, copies, rng, mirrored=True)]
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("fashion", "emoji", "icons", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()

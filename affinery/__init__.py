@@ -1,0 +1,44 @@
+"""Affinery: one frozen diffusion backbone that keeps learning.
+
+import affinery
+model = affinery.load("bundle/")                      # verified, every task on one backbone
+images = affinery.draw(model, "digits", "7", n=4)     # (4, C, H, W) in [−1, 1]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from affinery.composed import ComposedModel
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "draw", "load"]
+
+
+def load(folder: str | Path) -> ComposedModel:
+    """The composed model of a bundle. Raises BundleInvalid where any of its bytes differ from the manifest."""
+    from affinery.bundle import load_bundle
+
+    return load_bundle(Path(folder))
+
+
+def draw(
+    model: ComposedModel,
+    task: str,
+    label: str | int,
+    n: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Tensor:
+    """Draws n images of one class of one task. → (n, C, H, W) in [−1, 1]. Raises UnknownName."""
+    from affinery.diffusion.sampling import Draw, default_settings, sample
+
+    row = model.task(task).row(label)
+    return sample(
+        model, [Draw(task, row, seed + i) for i in range(n)], default_settings(model, steps, guidance)
+    )

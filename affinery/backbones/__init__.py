@@ -1,0 +1,27 @@
+"""Backbones, one file each: a file here that defines `BACKBONE` is an architecture of that file's name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from affinery.errors import UnknownName
+
+if TYPE_CHECKING:
+    from affinery.backbones.contract import Backbone
+
+SHARED = {"contract", "files"}
+
+
+def architectures() -> list[str]:
+    """The names of all architectures, found by looking into this folder."""
+    return sorted(module.name for module in iter_modules(__path__) if module.name not in SHARED)
+
+
+def architecture(name: str) -> type[Backbone]:
+    """The class of one architecture. Raises UnknownName."""
+    if name not in architectures():
+        raise UnknownName("backbone architecture", name, architectures())
+    found: type[Backbone] = import_module(f"{__name__}.{name}").BACKBONE
+    return found

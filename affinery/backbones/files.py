@@ -1,0 +1,100 @@
+"""Backbone files: one safetensors file whose metadata holds the `BackboneSpec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from affinery import tensor_files
+from affinery.backbones import architecture
+from affinery.backbones.contract import Backbone, BackboneSpec, on_meta, parameter_count
+from affinery.errors import BackboneFileInvalid, UnknownName
+
+SPEC_KEY = "affinery.backbone"
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """A backbone file that was found whole: its spec, its fingerprint and how many parameters it has."""
+
+    path: Path
+    spec: BackboneSpec
+    fingerprint: str
+    parameters: int
+
+
+def read_spec(path: Path) -> BackboneSpec:
+    """The spec in a file's header. Raises BackboneFileInvalid."""
+    try:
+        header = tensor_files.read_header(path)
+    except (OSError, tensor_files.NotSafetensors) as error:
+        raise BackboneFileInvalid(str(path), _reason(error)) from error
+    if SPEC_KEY not in header.metadata:
+        raise BackboneFileInvalid(
+            str(path), f"its metadata has no {SPEC_KEY!r} entry, so its architecture and classes are unknown."
+        )
+    try:
+        return BackboneSpec.from_json(header.metadata[SPEC_KEY])
+    except (TypeError, ValueError, KeyError) as error:
+        raise BackboneFileInvalid(str(path), f"its spec cannot be read: {error}.") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file."
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; give the .safetensors file."
+    return f"{error}."
+
+
+def inspect_backbone(path: Path) -> BackboneFile:
+    """Checks that the file holds exactly the tensors that its architecture has. Raises BackboneFileInvalid."""
+    spec = read_spec(path)
+    try:
+        skeleton = on_meta(spec, architecture(spec.arch))
+    except UnknownName as error:
+        raise BackboneFileInvalid(str(path), str(error)) from error
+    except Exception as error:  # a hostile or mistaken config may fail anywhere in a constructor
+        raise BackboneFileInvalid(str(path), f"its config builds no {spec.arch}: {error}") from error
+    found = {name: entry.shape for name, entry in tensor_files.read_header(path).tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    if missing := sorted(expected.keys() - found.keys()):
+        raise BackboneFileInvalid(str(path), f"{_some(missing)} missing, which its architecture needs.")
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise BackboneFileInvalid(str(path), f"{_some(unknown)} there, which its architecture does not have.")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise BackboneFileInvalid(
+                str(path),
+                f"tensor {name!r} has the shape {list(found[name])}, but the spec needs {list(shape)}.",
+            )
+    digest = tensor_files.fingerprint(path, spec.to_json())
+    return BackboneFile(path, spec, digest, parameter_count(skeleton))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+    return f"tensor {names[0]!r}{more}"
+
+
+def load_backbone(path: Path) -> Backbone:
+    """The backbone of a file, frozen. Raises BackboneFileInvalid."""
+    checked = inspect_backbone(path)
+    backbone = on_meta(checked.spec, architecture(checked.spec.arch))
+    backbone.load_state_dict(load_file(path), strict=True, assign=True)
+    return backbone.freeze()
+
+
+def save_backbone(backbone: Backbone, path: Path) -> None:
+    """Writes the weights and the spec; the file is there whole or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    tensor_files.write_whole(path, save(state, metadata={SPEC_KEY: backbone.spec.to_json()}))
+
+
+def same_weights(one: Backbone, other: Backbone) -> bool:
+    """Whether two backbones are equal to the bit."""
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())

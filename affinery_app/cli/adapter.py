@@ -1,0 +1,71 @@
+"""affinery adapter list | show."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
+
+app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_all(
+    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only on this backbone.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """All adapter versions."""
+    from affinery_app.wiring import open_workspace
+    from registry import adapters
+
+    with open_workspace(workspace).sessions.read() as session:
+        records = adapters.list_all(session, task=task, backbone=backbone)
+    if as_json:
+        emit([record.to_json() for record in records])
+        return
+    table(
+        ["adapter", "digest", "kind", "backbone", "dataset", "parameters", "size"],
+        [
+            (r.ref, r.digest[:12], r.kind, r.backbone, r.dataset, f"{r.parameters:,}", size(r.size_bytes))
+            for r in records
+        ],
+        "No adapter yet. Schedule a task and train it: affinery task add …, affinery run",
+    )
+
+
+@app.command("show")
+def show(
+    ref: Annotated[str, typer.Argument(help="task, or task@version.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One adapter version: what it was made from, how it is recognised, and its certificate."""
+    from affinery_app.wiring import open_workspace
+    from registry import adapters, certificates
+
+    with open_workspace(workspace).sessions.read() as session:
+        record = adapters.get(session, ref)
+        proofs = certificates.list_for(session, record.ref)
+    if as_json:
+        emit(record.to_json() | {"certificates": [proof.to_json() for proof in proofs]})
+        return
+    made = record.provenance
+    fields([("adapter", record.ref), ("digest", record.digest), ("kind", f"{record.kind} {json.dumps(record.config)}"),
+            ("parameters", f"{record.parameters:,}"), ("size", size(record.size_bytes)),
+            ("class rows", f"[{record.block[0]}, {record.block[1]})"), ("backbone", record.backbone),
+            ("dataset", record.dataset), ("mlflow run", record.mlflow_run_id), ("job", record.job_id),
+            ("strategy", made.get("strategy")), ("trained with", made.get("trained_with") or "–"),
+            ("seed", made.get("seed")), ("code", made.get("code_version")),
+            ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC")])  # fmt: skip
+    if seen := record.metrics.get("recognition"):
+        fields([("recognition", f"{seen['share']:.1%} of {seen['samples']} samples; the same classifier on "
+                                f"{seen['real_images']} real images: {seen['real_accuracy']:.1%}")])  # fmt: skip
+    for proof in proofs:
+        fields([("certificate", f"{proof.level}: backbone, null row and {len(proof.results['adapters'])} older "
+                                f"adapter(s) unchanged")])  # fmt: skip
+    following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")

@@ -1,0 +1,81 @@
+"""affinery backbone add | list | show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
+
+app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="A safetensors file that holds a backbone and its spec.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name in the registry.", show_default="the file's")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a backbone. The same bytes again change nothing."""
+    from affinery_app.wiring import open_workspace
+    from orchestration.additions import add_backbone
+
+    space = open_workspace(workspace)
+    record, parameters = add_backbone(space.sessions, space.store, file, name or file.stem)
+    if as_json:
+        emit(record.to_json() | {"parameters": parameters})
+        return
+    fields([("backbone", record.ref), ("fingerprint", record.digest), ("parameters", f"{parameters:,}"),
+            ("classes", record.num_classes), ("null row", record.null_index)])  # fmt: skip
+    following(
+        "affinery dataset add NAME FOLDER", f"affinery task add NAME --dataset NAME --backbone {record.name}"
+    )
+
+
+@app.command("list")
+def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """All backbone versions."""
+    from affinery_app.wiring import open_workspace
+    from registry import backbones
+
+    with open_workspace(workspace).sessions.read() as session:
+        records = backbones.list_all(session)
+    if as_json:
+        emit([record.to_json() for record in records])
+        return
+    table(
+        ["backbone", "fingerprint", "classes", "size", "added"],
+        [
+            (r.ref, r.digest[:12], r.num_classes, size(r.size_bytes), f"{r.created_at:%Y-%m-%d %H:%M}")
+            for r in records
+        ],
+        "No backbone yet. Add one: affinery backbone add FILE.safetensors",
+    )
+
+
+@app.command("show")
+def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """One backbone: its facts, its class table and who owns which rows."""
+    from affinery_app.wiring import open_workspace
+    from registry import backbones, tasks
+
+    with open_workspace(workspace).sessions.read() as session:
+        record = backbones.get(session, ref)
+        owners = tasks.list_all(session, backbone=record.ref)
+    blocks = [{"owner": record.ref, "rows": [0, record.null_index + 1]}]
+    blocks += [{"owner": task.name, "rows": list(task.block)} for task in owners]
+    if as_json:
+        emit(record.to_json() | {"class_table": blocks})
+        return
+    spec = record.spec
+    fields([("backbone", record.ref), ("fingerprint", record.digest), ("architecture", spec.get("arch")),
+            ("image", f"{spec.get('image_size')} × {spec.get('image_size')}, {spec.get('channels')} channel(s)"),
+            ("prediction", spec.get("prediction")), ("size", size(record.size_bytes)),
+            ("null row", record.null_index), ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC")])  # fmt: skip
+    print()
+    table(["class rows", "owner"], [(f"[{b['rows'][0]}, {b['rows'][1]})", b["owner"]) for b in blocks], "")

@@ -1,0 +1,76 @@
+"""The command `affinery`: one noun a file; errors become one line and an exit code here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from affinery_app.cli import adapter, backbone, compose, dataset, demo, lineage, run, sample, task, workspace
+
+app = typer.Typer(
+    name="affinery",
+    help="One frozen diffusion backbone that keeps learning: tasks, adapters, lineage, one model to ship.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("init")(workspace.init)
+app.command("migrate")(workspace.migrate)
+app.command("demo")(demo.demo)
+app.add_typer(backbone.app, name="backbone")
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(task.app, name="task")
+app.command("run")(run.run)
+app.command("worker")(run.worker)
+app.add_typer(adapter.app, name="adapter")
+app.command("lineage")(lineage.lineage)
+app.command("compose")(compose.compose)
+app.command("export")(compose.export)
+app.command("sample")(sample.sample)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from affinery import __version__
+
+        print(f"affinery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line. Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted."""
+    from affinery.errors import AffineryError
+
+    try:
+        app()
+    except AffineryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: what was finished is kept; the same command goes on from here.", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

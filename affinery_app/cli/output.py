@@ -1,0 +1,90 @@
+"""How commands speak: results on stdout, talk on stderr; tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        "-w",
+        help="The workspace's folder.",
+        envvar="AFFINERY_WORKSPACE",
+        show_default="affinery-workspace",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def say(text: str = "") -> None:
+    """Talk: what was done, what to do next."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def following(*commands: str) -> None:
+    """The next steps, after a result."""
+    if sys.stderr.isatty() or sys.stdout.isatty():
+        say("\nNext:")
+        for command in commands:
+            say(f"  {command}")
+
+
+def emit(value: Any) -> None:
+    """A result as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """Rows as a plain table, fitted to the terminal (80 columns where there is none)."""
+    listed = [[printable(cell) for cell in row] for row in rows]
+    if not listed:
+        say(empty)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        sheet.add_column(column, overflow="fold")
+    for row in listed:
+        sheet.add_row(*(Text(cell) for cell in row))
+    Console(soft_wrap=False, highlight=False).print(sheet)
+
+
+def fields(pairs: Iterable[tuple[str, Any]]) -> None:
+    """One thing, a line a field."""
+    listed = [(name, printable(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        print(f"{name:<{width}}  {value}")
+
+
+def printable(value: Any) -> str:
+    """A value as text on one line; characters that a terminal would obey are shown, not sent."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount /= 1024
+    else:
+        unit = "TiB"
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

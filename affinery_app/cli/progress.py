@@ -1,0 +1,161 @@
+"""Progress as a person wants to see it: bars on a terminal, plain lines elsewhere, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from affinery_app.cli.output import printable, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from orchestration.certificates import Certificate
+    from orchestration.jobs import JobRecord
+    from orchestration.ray_train import ProgressLine
+    from registry.records import AdapterRecord
+
+
+def bars() -> Progress:
+    """Bars on stderr; nothing at all where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))  # fmt: skip
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar; what it yields takes (done, of)."""
+    with bars() as progress:
+        entry = progress.add_task(title, total=None, note="")
+
+        def advance(done: int, of: int) -> None:
+            progress.update(entry, completed=done, total=of)
+
+        yield advance
+
+
+def names(job: JobRecord) -> str:
+    return " + ".join(printable(name) for name in job.tasks)
+
+
+class Lines:
+    """A worker's doings as plain lines, for logs."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._last = 0.0
+
+    def started(self, job: JobRecord, resumed_from: int) -> None:
+        from_where = f", going on from step {resumed_from}" if resumed_from else ""
+        say(f"[{names(job)}] training ({job.strategy}){from_where}; Ray is starting")
+
+    def progress(self, job: JobRecord, line: ProgressLine) -> None:
+        if time.monotonic() - self._last >= self.EVERY_SECONDS or line.step == line.steps:
+            self._last = time.monotonic()
+            say(f"[{names(job)}] step {line.step}/{line.steps}  {losses(line)}")
+
+    def stage(self, job: JobRecord, doing: str) -> None:
+        say(f"[{names(job)}] {doing}")
+
+    def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
+        for record in adapters:
+            say(f"[{names(job)}] published {record.ref}: {record.parameters:,} parameters{_seen(record)}")
+        for text in certificate_lines(certificate):
+            say(f"[{names(job)}] {text}")
+
+    def failed(self, job: JobRecord, error: Exception, state: str) -> None:
+        self.failures += state != "queued"
+        then = "; it will be tried again" if state == "queued" else ""
+        say(f"[{names(job)}] failed: {error}{then}")
+
+
+class Screen(Lines):
+    """The same with a bar a job, where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars: Progress | None = None
+        self._entry: TaskID | None = None
+
+    def __enter__(self) -> Screen:
+        if sys.stderr.isatty():
+            self._bars = bars()
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def started(self, job: JobRecord, resumed_from: int) -> None:
+        super().started(job, resumed_from)
+        if self._bars is not None:
+            self._entry = self._bars.add_task(
+                names(job), total=job.recipe["steps"], completed=resumed_from, note=""
+            )
+
+    def progress(self, job: JobRecord, line: ProgressLine) -> None:
+        if self._bars is None or self._entry is None:
+            super().progress(job, line)
+        else:
+            self._bars.update(self._entry, completed=line.step, total=line.steps, note=losses(line))
+
+    def stage(self, job: JobRecord, doing: str) -> None:
+        if self._bars is None or self._entry is None:
+            super().stage(job, doing)
+        else:
+            self._bars.update(self._entry, note=doing)
+
+    def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
+        self._entry = None
+        super().published(job, adapters, certificate)
+
+
+def losses(line: ProgressLine) -> str:
+    return "  ".join(f"{printable(name)} {loss:.4f}" for name, loss in line.losses.items())
+
+
+def _seen(record: AdapterRecord) -> str:
+    found = record.metrics.get("recognition")
+    return f", {found['share']:.1%} of its samples are recognised" if found else ""
+
+
+def certificate_lines(certificate: Certificate) -> list[str]:
+    """A certificate in words."""
+    results = certificate.results
+    lines = [
+        f"certificate ({certificate.level}): nothing older changed",
+        f"  backbone {results['backbone']['ref']}: {results['backbone']['tensors']} tensors equal to the bit, "
+        f"fingerprint {results['backbone']['fingerprint'][:12]}",
+        f"  null row {results['null_row']['index']}: unchanged",
+    ]
+    replays = {entry["ref"]: entry for entry in results["replay"]}
+    for entry in results["adapters"]:
+        low, high = entry["class_rows"]
+        replayed = replays[entry["ref"]]
+        how = (
+            "equal to the bit" if replayed["level"] == "bit-exact" else f"within {replayed['difference']:.1e}"
+        )
+        lines.append(f"  {printable(entry['ref'])}: tensors and class rows [{low}, {high}) unchanged; "
+                     f"golden images drawn again, {how}")  # fmt: skip
+    return lines

@@ -1,0 +1,161 @@
+"""affinery task add | list | show | cancel."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
+
+app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    names: Annotated[list[str], typer.Argument(help="One task, or several to learn together (co-trained).")],
+    backbone: Annotated[str, typer.Option(help="The backbone to learn on.")],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="The dataset, one a task in their order.", show_default="the task's name"),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="The adapter kind.")] = "affiner",
+    rank: Annotated[int | None, typer.Option(help="The width d of the low-rank branch.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples a task and step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of the recipe, as name=value.")
+    ] = None,
+    after: Annotated[list[str] | None, typer.Option(help="A job that must be done first (its id).")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add tasks and schedule their training; several named at once train together on the one frozen backbone."""
+    from affinery_app.wiring import open_workspace
+    from orchestration.additions import schedule
+
+    given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
+    recipe = {name: value for name, value in given.items() if value is not None} | _parsed(settings or [])
+    job = schedule(
+        open_workspace(workspace).sessions, names, dataset or names, backbone=backbone, kind=kind,
+        config={} if rank is None else {"rank": rank}, recipe=recipe, after=after or (),
+    )  # fmt: skip
+    if as_json:
+        emit(job.to_json())
+        return
+    fields(
+        [("job", job.id), ("tasks", job.tasks), ("strategy", job.strategy), ("steps", job.recipe["steps"])]
+    )
+    following("affinery run", "affinery task list")
+
+
+@app.command("train")
+def train(
+    names: Annotated[list[str], typer.Argument(help="Tasks that are there already; several train together.")],
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of the recipe, as name=value.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Schedule tasks again: after a failure, or for the next version of their adapters."""
+    from affinery_app.wiring import open_workspace
+    from orchestration.additions import schedule_again
+
+    given: dict[str, Any] = {"steps": steps, "seed": seed}
+    recipe = {name: value for name, value in given.items() if value is not None} | _parsed(settings or [])
+    job = schedule_again(open_workspace(workspace).sessions, names, recipe)
+    if as_json:
+        emit(job.to_json())
+        return
+    fields(
+        [("job", job.id), ("tasks", job.tasks), ("strategy", job.strategy), ("steps", job.recipe["steps"])]
+    )
+    following("affinery run")
+
+
+def _parsed(settings: list[str]) -> dict[str, Any]:
+    from affinery.errors import ConfigInvalid
+
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        try:
+            values[name.strip()] = json.loads(value)
+        except ValueError as error:
+            raise ConfigInvalid("--set", f"{setting!r} is not of the form name=number.") from error
+        if not equals:
+            raise ConfigInvalid("--set", f"{setting!r} is not of the form name=number.")
+    return values
+
+
+@app.command("list")
+def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """All tasks and how far they are."""
+    from affinery_app.wiring import open_workspace
+    from registry import tasks
+
+    with open_workspace(workspace).sessions.read() as session:
+        records = tasks.list_all(session)
+    if as_json:
+        emit([record.to_json() for record in records])
+        return
+    table(
+        ["task", "state", "kind", "backbone", "dataset", "class rows", "versions"],
+        [(r.name, r.state, r.kind, r.backbone, r.dataset, f"[{r.block[0]}, {r.block[1]})", r.latest_version)
+         for r in records],
+        "No task yet. Add one: affinery task add NAME --dataset NAME --backbone NAME",
+    )  # fmt: skip
+
+
+@app.command("show")
+def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """One task: its classes, its jobs and its adapters."""
+    from affinery_app.wiring import open_workspace
+    from orchestration import queue
+    from registry import adapters, tasks
+
+    with open_workspace(workspace).sessions.read() as session:
+        record = tasks.get(session, name)
+        jobs = [job for job in queue.list_all(session) if record.name in job.tasks]
+        versions = adapters.list_all(session, task=record.name)
+    if as_json:
+        learnt = [version.to_json() for version in versions]
+        emit(record.to_json() | {"jobs": [job.to_json() for job in jobs], "adapters": learnt})
+        return
+    fields([("task", record.name), ("state", record.state), ("kind", record.kind), ("config", json.dumps(record.config)),
+            ("backbone", record.backbone), ("dataset", record.dataset),
+            ("class rows", f"[{record.block[0]}, {record.block[1]})"), ("classes", record.classes)])  # fmt: skip
+    print()
+    table(["job", "state", "strategy", "attempts", "error"],
+          [(j.id[:8], j.state, j.strategy, j.attempts, j.error) for j in jobs], "No job.")  # fmt: skip
+    table(["adapter", "parameters", "recognition", "published"],
+          [(v.ref, f"{v.parameters:,}", _recognition(v.metrics), f"{v.created_at:%Y-%m-%d %H:%M}") for v in versions],
+          "No adapter yet. Train it: affinery run")  # fmt: skip
+
+
+def _recognition(metrics: dict[str, Any]) -> str:
+    found = metrics.get("recognition")
+    return f"{found['share']:.0%}" if found else "–"
+
+
+@app.command("cancel")
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job's id, or a unique beginning of it.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a job out of the queue; a worker that runs it stops at its next heartbeat."""
+    from affinery_app.wiring import open_workspace
+    from orchestration import queue
+
+    with open_workspace(workspace).sessions.begin() as session:
+        record = queue.cancel(session, job)
+    if as_json:
+        emit(record.to_json())
+    else:
+        fields([("job", record.id), ("state", record.state)])

@@ -1,0 +1,38 @@
+"""What the application refuses: workspaces that are not there or cannot be used."""
+
+from __future__ import annotations
+
+from affinery.errors import AffineryError, UserError
+
+
+class WorkspaceMissing(UserError):
+    """There is no workspace. Args: folder."""
+
+    def __str__(self) -> str:
+        return f"There is no workspace in {self.args[0]}. Make one: affinery init, or name another with --workspace."
+
+
+class WorkspaceInvalid(UserError):
+    """A workspace's settings cannot be read. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path} cannot be used: {reason}."
+
+
+class WorkspaceUnusable(UserError):
+    """A workspace cannot be made or written. Args: folder, reason."""
+
+    def __str__(self) -> str:
+        folder, reason = self.args
+        return f"The workspace {folder} cannot be written: {reason}. Free space or choose a folder that you may write."
+
+
+class DemoIncomplete(AffineryError):
+    """The demo did not come to its end. Args: what is lacking, reason."""
+
+    def __str__(self) -> str:
+        what, reason = self.args
+        return (
+            f"The demo could not finish: {what} ({reason}). Run the same command again; it goes on from here."
+        )

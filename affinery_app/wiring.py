@@ -1,0 +1,138 @@
+"""The one place that chooses implementations: from a workspace's settings to the parts that do the work."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from affinery_app import settings as settings_file
+from affinery_app.errors import WorkspaceInvalid, WorkspaceUnusable
+from affinery_app.settings import Settings
+from registry import session as database
+from registry.session import Sessions
+from registry.storage.contract import BlobStore
+
+if TYPE_CHECKING:
+    from orchestration.services import Services
+    from orchestration.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace, its parts made when first asked for."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def registry_url(self) -> str:
+        return self.settings.registry_url or f"sqlite:///{self.folder / 'registry.db'}"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The registry's transactions. Raises what `check_schema` raises."""
+        engine = database.connect(self.registry_url)
+        database.check_schema(engine)
+        return database.sessions(engine)
+
+    @cached_property
+    def store(self) -> BlobStore:
+        from registry.storage import open_store
+
+        return open_store(self.settings.store_url or str(self.folder / "blobs"))
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        from orchestration.tracking import open_tracking
+
+        uri = self.settings.tracking_uri or f"sqlite:///{self.folder / 'mlflow' / 'mlflow.db'}"
+        return open_tracking(
+            uri, self.folder / "mlflow" / "artifacts", spool=self.folder / "mlflow" / "spool"
+        )
+
+    def services(self) -> Services:
+        """What a worker works with."""
+        from orchestration.services import Services
+
+        return Services(
+            self.sessions, self.store, self.tracking, self.data, self.runs, self.settings.ray_address
+        )
+
+
+def open_workspace(folder: Path | None) -> Workspace:
+    """The workspace that is meant. Raises WorkspaceMissing or WorkspaceInvalid."""
+    where = settings_file.chosen(folder)
+    return Workspace(where, settings_file.read(where))
+
+
+def create_workspace(folder: Path | None) -> tuple[Workspace, bool]:
+    """Makes a workspace, or brings one up to date. → it, and whether it is new
+
+    Raises WorkspaceUnusable where the folder cannot be written, WorkspaceInvalid where something else is in it.
+    """
+    where = settings_file.chosen(folder)
+    path = where / settings_file.FILE
+    new = not path.exists()
+    if new and where.exists() and (not where.is_dir() or any(p.name != ".lock" for p in where.iterdir())):
+        # A first run that was interrupted left the settings for last: what it made is recognised by its database.
+        if not (where / "registry.db").exists():
+            raise WorkspaceInvalid(str(where), "there is something else in this folder; choose an empty one")
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with locked(where):
+            _fill(where, path)
+    except OSError as error:
+        raise WorkspaceUnusable(str(where), error.strerror or str(error)) from error
+    return open_workspace(where), new
+
+
+def _fill(where: Path, path: Path) -> None:
+    """Registry, store, data and the settings: the settings last, since they say that the workspace is whole."""
+    import migrations
+    from affinery import tensor_files
+    from orchestration.datasets import init_data
+
+    space = Workspace(
+        where, settings_file.read(where) if path.exists() else Settings.model_validate(_environment())
+    )
+    migrations.upgrade(space.registry_url)
+    for sub in ("runs", "exports", "mlflow/artifacts"):
+        (where / sub).mkdir(parents=True, exist_ok=True)
+    _ = space.store
+    init_data(space.data)
+    if not path.exists():
+        tensor_files.write_whole(path, settings_file.HEADER.encode())
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: os.environ[variable]
+        for name, variable in settings_file.VARIABLES.items()
+        if os.environ.get(variable)
+    }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Two processes that make the same workspace, or run the same demo, wait for each other here."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,218 @@
+"""The use cases between the registry and the rest: add, schedule, compose, export. One transaction each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from affinery.errors import ConfigInvalid
+from orchestration import queue
+from orchestration.jobs import JobRecord
+from registry import adapters, backbones, blobs, compositions, datasets, tasks
+from registry import names as naming
+from registry.records import (
+    AdapterRecord,
+    BackboneRecord,
+    CompositionRecord,
+    DatasetRecord,
+    ExportRecord,
+    TaskRecord,
+)
+from registry.session import Sessions
+from registry.storage.contract import BlobStore
+
+OWNER = "affinery"
+
+
+def add_backbone(sessions: Sessions, store: BlobStore, file: Path, name: str) -> tuple[BackboneRecord, int]:
+    """Checks a backbone file, stores its bytes, registers it. → its record and its count of parameters
+
+    Raises BackboneFileInvalid, and the registry's NameInvalid; then nothing is stored.
+    """
+    from affinery.backbones.files import inspect_backbone
+
+    name = naming.checked("backbone", name)
+    found = inspect_backbone(file)
+    with sessions.begin() as session:
+        upload = blobs.begin_upload(session, OWNER)
+    digest = store.put_file(file)
+    size_bytes = store.size_bytes(digest)
+    with sessions.begin() as session:
+        blobs.commit(session, digest, size_bytes, upload.id)
+        record = backbones.register(
+            session, name=name, fingerprint=found.fingerprint, blob_digest=digest, size_bytes=size_bytes,
+            num_classes=found.spec.num_classes, null_index=found.spec.null_index,
+            spec=json.loads(found.spec.to_json()),
+        )  # fmt: skip
+    return record, found.parameters
+
+
+def add_dataset(
+    sessions: Sessions,
+    data: Path,
+    folder: Path,
+    *,
+    name: str,
+    licence: str,
+    source: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[DatasetRecord, list[str]]:
+    """Checks a folder of images, puts it under DVC, records its version. → its record and what to know about it"""
+    from orchestration.datasets import import_folder
+
+    name = naming.checked("dataset", name)
+    found = import_folder(data, folder, name=name, licence=licence, source=source, on_progress=on_progress)
+    with sessions.begin() as session:
+        record = datasets.register(
+            session, name=found.name, digest=found.digest, dvc_md5=found.dvc_md5, dvc_path=found.dvc_path,
+            size_bytes=found.size_bytes, image_count=found.image_count, classes=list(found.classes),
+            class_counts=list(found.class_counts), licence=found.licence, source=found.source,
+        )  # fmt: skip
+    return record, list(found.notes)
+
+
+def schedule(
+    sessions: Sessions,
+    names: Sequence[str],
+    sources: Sequence[str],
+    *,
+    backbone: str,
+    kind: str,
+    config: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    after: Sequence[str] = (),
+    key: str | None = None,
+) -> JobRecord:
+    """Registers new tasks, each with its class block, and queues their training, in one transaction.
+
+    What the backbone's spec advises fills in what is not given. Raises TaskExists, ConfigInvalid, NotFound …;
+    then nothing is there that was not before.
+    """
+    if len(names) != len(sources):
+        raise ConfigInvalid("--dataset", f"{len(sources)} datasets were named for {len(names)} tasks.")
+    with sessions.begin() as session:
+        chosen = backbones.get(session, backbone)
+        settings = _kind_config(chosen, kind, config)
+        full = _recipe(chosen, recipe)
+        for name, source in zip(names, sources, strict=True):
+            dataset = datasets.get(session, source)
+            tasks.register(
+                session, name=name, backbone=chosen.ref, dataset=dataset.ref, kind=kind, config=settings
+            )
+        return queue.enqueue(session, names, full, after=after, key=key)
+
+
+def schedule_again(sessions: Sessions, names: Sequence[str], recipe: Mapping[str, Any]) -> JobRecord:
+    """Queues tasks that are registered already: after a failure, or for a next version of their adapters."""
+    with sessions.begin() as session:
+        found = [tasks.get(session, name) for name in names]
+        full = _recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
+        return queue.enqueue(session, names, full)
+
+
+def _recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:
+    from trainers.recipe import Recipe
+
+    advised: Mapping[str, Any] = backbone.spec.get("defaults", {}).get("recipe", {})
+    return Recipe.from_dict({**advised, **given}).to_dict()
+
+
+def _kind_config(backbone: BackboneRecord, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    from affinery.adapters import kind as kind_named
+
+    advised: Mapping[str, Any] = backbone.spec.get("defaults", {}).get("kinds", {}).get(kind, {})
+    return kind_named(kind).config({**advised, **given}).to_dict()
+
+
+def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> CompositionRecord:
+    """Records a routed composition: each sample names its task. The same members again give the same version."""
+    with sessions.begin() as session:
+        found = [adapters.get(session, ref) for ref in members]
+        return compositions.register(
+            session, name=name, backbone=found[0].backbone, mode="routed", recipe={},
+            members=[record.ref for record in found],
+        )  # fmt: skip
+
+
+def write_composition(
+    sessions: Sessions, store: BlobStore, record: CompositionRecord, folder: Path
+) -> tuple[str, int]:
+    """Writes a composition as a bundle. → its digest and its size in bytes"""
+    from affinery.bundle import BundleTask, write_bundle
+
+    with sessions.read() as session:
+        backbone = backbones.by_id(session, record.backbone_id)
+        members = [adapters.by_id(session, node_id) for node_id in record.member_ids]
+        learners = [tasks.by_id(session, member.task_id) for member in members]
+    for digest in [backbone.blob_digest, *(m.blob_digest for m in members)]:
+        store.verify(digest)
+    parts = [
+        BundleTask(
+            task.name, member.ref, member.kind, task.classes, member.block, store.path(member.blob_digest),
+            None if member.golden_blob is None else store.path(member.golden_blob), member.dataset,
+        )
+        for member, task in zip(members, learners, strict=True)
+    ]  # fmt: skip
+    facts = {"ref": backbone.ref, "fingerprint": backbone.digest, "null_index": backbone.null_index,
+             "class_names": backbone.spec.get("class_names", [])}  # fmt: skip
+    manifest = write_bundle(
+        folder,
+        record.ref,
+        store.path(backbone.blob_digest),
+        facts,
+        parts,
+        _card(record, backbone, members, learners),
+    )
+    return manifest.digest, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _card(
+    record: CompositionRecord,
+    backbone: BackboneRecord,
+    members: Sequence[AdapterRecord],
+    learners: Sequence[TaskRecord],
+) -> str:
+    """The model card of a bundle."""
+    lines = [
+        f"# {record.ref}",
+        "",
+        f"One frozen backbone, {backbone.ref} (fingerprint `{backbone.digest}`), with {len(members)} tasks learnt on it.",
+        "",
+        "| task | classes | class rows | parameters | dataset | recognised samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for member, task in zip(members, learners, strict=True):
+        seen = member.metrics.get("recognition")
+        share = f"{seen['share']:.1%} of {seen['samples']}" if seen else "–"
+        names = ", ".join(task.classes).replace("|", "\\|")
+        lines.append(f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
+                     f"| {member.dataset} | {share} |")  # fmt: skip
+    lines += ["", "```python", "import affinery", "", 'model = affinery.load("this folder")',
+              f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4)  # in [-1, 1]",
+              "```", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def export_bundle(
+    sessions: Sessions, store: BlobStore, ref: str, out: Path | None, exports_folder: Path
+) -> ExportRecord:
+    """Writes a composition as a bundle and records the export. The same export again changes nothing."""
+    with sessions.read() as session:
+        record = compositions.get(session, ref)
+    folder = (out or exports_folder / f"{record.name}-{record.version}").absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
+    digest, size_bytes = write_composition(sessions, store, record, folder)
+    with sessions.begin() as session:
+        return compositions.record_export(
+            session,
+            composition=record.ref,
+            format="bundle",
+            digest=digest,
+            path=str(folder),
+            size_bytes=size_bytes,
+        )

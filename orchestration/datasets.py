@@ -1,0 +1,316 @@
+"""Datasets under DVC: a folder of images becomes a pinned version, and is checked before every training.
+
+Each version lies in `data/<name>/<digest>/` of the workspace's DVC repository, as one pack, with a copy in a
+remote folder beside it: DVC deletes a cache object that it finds tampered with, so the cache alone is no copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestration.errors import DatasetInvalid, DatasetUnavailable
+from registry import names as naming
+from trainers import packs
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+EXTENSIONS = {"png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"}
+LARGEST_PIXELS = 50_000_000
+LARGEST_BYTES = 200_000_000
+REMOTE = "dvc-remote"
+NO_CLASSES = "all"
+
+
+@dataclass(frozen=True)
+class ImportedDataset:
+    """A dataset version as the registry records it. notes: what its owner may want to know."""
+
+    name: str
+    digest: str
+    dvc_md5: str
+    dvc_path: str
+    size_bytes: int
+    image_count: int
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    licence: str
+    source: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image file of a folder. name: its path in the folder."""
+
+    path: Path
+    label: int
+    name: str
+
+
+def init_data(root: Path) -> None:
+    """Makes the DVC repository of a workspace, and its remote in a folder beside it. Doing it again changes nothing."""
+    root.mkdir(parents=True, exist_ok=True)
+    with _serialised(root):
+        if (root / ".dvc" / "config").exists() and (root / ".dvc" / "affinery").exists():
+            return
+        _quiet()
+        from dvc.repo import Repo
+
+        repo = Repo(str(root)) if (root / ".dvc" / "config").exists() else Repo.init(str(root), no_scm=True)
+        with repo, repo.config.edit() as config:
+            config["remote"]["local"] = {"url": str((root.parent / REMOTE).absolute())}
+            config["core"]["remote"] = "local"
+            config["core"]["analytics"] = False
+            config["core"]["check_update"] = False
+        (root.parent / REMOTE).mkdir(exist_ok=True)
+        (root / ".dvc" / "affinery").touch()
+
+
+@contextmanager
+def _serialised(root: Path) -> Iterator[None]:
+    """One at a time: DVC's own lock waits three seconds and gives up."""
+    with (root / ".affinery.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _quiet() -> None:
+    """DVC sends no usage reports, and says on the terminal only what we say."""
+    import logging
+
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    for noisy in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+def import_folder(
+    data: Path,
+    folder: Path,
+    *,
+    name: str,
+    licence: str = "unknown",
+    source: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ImportedDataset:
+    """Checks `class_name/*.png` (or images alone, for a dataset without classes), packs them, and pins them.
+
+    Raises DatasetInvalid, naming the file, before anything is written; nothing half-written stays behind.
+    """
+    classes, found, notes = scan(folder)
+    incoming = data / f".incoming-{uuid.uuid4().hex[:12]}"
+    with _serialised(data):
+        for old in data.glob(
+            ".incoming-*"
+        ):  # of an import that was killed: the lock says that none is at work
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            incoming.mkdir()
+            manifest, more = _pack(incoming, classes, found, licence, source, on_progress)
+            path = f"{name}/{manifest.digest[:12]}"
+            target = data / path
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_durable(incoming)
+                os.replace(incoming, target)
+            packs.verify_pack(target, manifest.digest)
+            md5 = _pin(data, target)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+    size = sum((target / file).stat().st_size for file in (packs.IMAGES, packs.MANIFEST))
+    return ImportedDataset(
+        name, manifest.digest, md5, path, size, len(manifest.images), manifest.classes, manifest.class_counts,
+        licence, source, tuple(notes + more),
+    )  # fmt: skip
+
+
+def scan(folder: Path) -> tuple[tuple[str, ...], list[_Found], list[str]]:
+    """Looks at a folder's names only. → class names, files, notes. Raises DatasetInvalid."""
+    if not folder.is_dir():
+        reason = "it is not a folder" if folder.exists() else "there is no such folder"
+        raise DatasetInvalid(str(folder), reason)
+    found: list[_Found] = []
+    others: list[str] = []
+    classes: list[str] = []
+    loose = [path for path in _entries(folder) if path.is_file() and _is_image(path)]
+    for path in _entries(folder):
+        if path.is_file() and not _is_image(path):
+            others.append(path.name)
+    for sub in (path for path in _entries(folder) if path.is_dir()):
+        inside = list(_files(sub))
+        others += [str(path.relative_to(folder)) for path in inside if not _is_image(path)]
+        images = [path for path in inside if _is_image(path)]
+        if not images:
+            others.append(f"{sub.name}/ (no images)")
+            continue
+        label = naming.checked_class(unicodedata.normalize("NFC", sub.name))
+        if label in classes:
+            raise DatasetInvalid(
+                str(folder), f"two class folders have the name {label!r} in Unicode's normal form"
+            )
+        classes.append(label)
+        found += [_Found(path, len(classes) - 1, path.relative_to(folder).as_posix()) for path in images]
+    if loose and classes:
+        raise DatasetInvalid(
+            str(folder),
+            f"it has both class folders and images beside them ({loose[0].name}); move those into a class",
+        )
+    if loose:
+        classes, found = [NO_CLASSES], [_Found(path, 0, path.name) for path in loose]
+    if not found:
+        raise DatasetInvalid(str(folder), "there is no image in it; it should look like class_name/*.png")
+    notes = []
+    if others:
+        shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+        notes.append(f"{len(others)} other files were left out: {shown}")
+    if len(classes) == 1:
+        notes.append("one class: the dataset is learnt as one without classes")
+    return tuple(classes), found, notes
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid on a link."""
+    entries = [
+        path for path in sorted(folder.iterdir(), key=lambda p: p.name) if not path.name.startswith(".")
+    ]
+    for path in entries:
+        if path.is_symlink():
+            raise DatasetInvalid(str(path), "it is a link; a dataset must hold the files themselves")
+    return entries
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in _entries(folder):
+        if path.is_dir():
+            yield from _files(path)
+        elif path.is_file():
+            yield path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower().removeprefix(".") in EXTENSIONS
+
+
+def _pack(
+    target: Path,
+    classes: tuple[str, ...],
+    found: list[_Found],
+    licence: str,
+    source: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[packs.Manifest, list[str]]:
+    """Reads, checks and packs every image. → the manifest and notes. Raises DatasetInvalid."""
+    seen: dict[tuple[str, int], _Found] = {}
+    sizes: set[tuple[int, int]] = set()
+    repeated = 0
+    with packs.PackWriter(target, classes, licence, source) as writer:
+        for done, file in enumerate(found, start=1):
+            content = _read(file)
+            key = (sha256(content).hexdigest(), file.label)
+            if key in seen:
+                repeated += 1
+                continue
+            seen[key] = file
+            width, height, mode = _examine(file, content)
+            sizes.add((width, height))
+            writer.add(content, file.label, extension=file.path.suffix.lower().removeprefix("."), width=width,
+                       height=height, mode=mode, source_name=unicodedata.normalize("NFC", file.name))  # fmt: skip
+            if on_progress is not None:
+                on_progress(done, len(found))
+        manifest = writer.finish()
+    notes = []
+    if several := len(seen) - len({digest for digest, _ in seen}):
+        notes.append(f"{several} images stand in more than one class; a mistake in the folders, perhaps")
+    if repeated:
+        notes.append(f"{repeated} images were there twice and are counted once")
+    if len(sizes) > 1:
+        notes.append(
+            f"images of {len(sizes)} sizes: each is cropped to its middle square and resized for the backbone"
+        )
+    return manifest, notes
+
+
+def _read(file: _Found) -> bytes:
+    size = file.path.stat().st_size
+    if not size or size > LARGEST_BYTES:
+        raise DatasetInvalid(
+            file.name, "it is empty" if not size else f"it has {size:,} bytes, over {LARGEST_BYTES:,}"
+        )
+    return file.path.read_bytes()
+
+
+def _examine(file: _Found, content: bytes) -> tuple[int, int, str]:
+    """Decodes an image wholly. → width, height, mode. Raises DatasetInvalid where it is corrupt, tiny or huge."""
+    import io
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+                if width * height > LARGEST_PIXELS:
+                    raise DatasetInvalid(file.name, f"{width} × {height} pixels are over {LARGEST_PIXELS:,}")
+                if min(width, height) < 2:
+                    raise DatasetInvalid(file.name, f"{width} × {height} pixels are too few to learn from")
+                image.load()
+                return width, height, str(image.mode)
+    except DatasetInvalid:
+        raise
+    except Exception as error:  # a decoder may raise anything on hostile bytes
+        raise DatasetInvalid(
+            file.name, f"it cannot be read as an image ({error}); mend or remove it"
+        ) from error
+
+
+def _make_durable(folder: Path) -> None:
+    for name in (packs.IMAGES, packs.MANIFEST):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _pin(data: Path, target: Path) -> str:
+    """Puts a pack under DVC and into the remote. → the MD5 of its `.dir` object"""
+    with _repo(data) as repo:
+        stages = repo.add([str(target)])
+        repo.push([str(target) + ".dvc"])
+        return str(stages[0].outs[0].hash_info.value)
+
+
+@contextmanager
+def _repo(data: Path) -> Iterator[Repo]:
+    _quiet()
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(data)) as repo:
+            yield repo
+    except DvcException as error:
+        cause: Any = error.__cause__ or error
+        raise DatasetUnavailable(str(data), str(cause) or type(cause).__name__) from error
+
+
+def ensure(data: Path, dvc_path: str, digest: str) -> Path:
+    """The folder of a pinned version, every byte checked; fetched through DVC where files are merely missing.
+
+    Raises DatasetChanged, saying exactly what differs, and DatasetUnavailable where DVC has no copy.
+    """
+    target = data / dvc_path
+    if not all((target / name).exists() for name in (packs.IMAGES, packs.MANIFEST)):
+        with _serialised(data), _repo(data) as repo:
+            repo.pull([str(target) + ".dvc"], force=True)
+    packs.verify_pack(target, digest)
+    return target

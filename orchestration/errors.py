@@ -1,0 +1,88 @@
+"""What goes wrong between the registry, the queue, Ray, MLflow and DVC."""
+
+from __future__ import annotations
+
+from affinery.errors import AffineryError, UserError
+
+
+class OrchestrationError(AffineryError):
+    """A service that Affinery relies on did not do its part."""
+
+
+class JobNotFound(OrchestrationError, UserError):
+    """No job, or more than one, has an id that begins so. Args: id, how many."""
+
+    def __str__(self) -> str:
+        job_id, count = self.args
+        what = "No job has an id that begins" if not count else "Several jobs have ids that begin"
+        return f"{what} with {job_id!r}. List them: affinery run --list"
+
+
+class TaskIsBusy(OrchestrationError, UserError):
+    """A task has a live job already. Args: task, its state."""
+
+    def __str__(self) -> str:
+        task, state = self.args
+        return f"Task {task!r} is {state} already. Wait for it, or cancel its job first."
+
+
+class TasksDoNotMatch(OrchestrationError, UserError):
+    """Tasks that cannot train together. Args: task, reason."""
+
+    def __str__(self) -> str:
+        task, reason = self.args
+        return f"These tasks cannot train together: {task!r} {reason}."
+
+
+class LeaseLost(OrchestrationError):
+    """The job belongs to another worker by now, or was cancelled. Args: job, fence."""
+
+    def __str__(self) -> str:
+        job, fence = self.args
+        return f"Job {job} is no longer this worker's (fence {fence}): it was cancelled, or given to another."
+
+
+class RayUnavailable(OrchestrationError):
+    """Ray cannot be started or reached. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return f"Ray on {where} cannot be used: {reason}"
+
+
+class TrainingFailed(OrchestrationError):
+    """A training ended with an error that is not one of ours. Args: reason."""
+
+    def __str__(self) -> str:
+        return f"The training failed: {self.args[0]}"
+
+
+class TrainingStopped(OrchestrationError):
+    """A training was asked to stop and did. Args: folder."""
+
+    def __str__(self) -> str:
+        return f"The training in {self.args[0]} was stopped; its checkpoints are kept."
+
+
+class OlderTaskDisturbed(OrchestrationError):
+    """An addition would change something older; it is not published. Args: what, how."""
+
+    def __str__(self) -> str:
+        what, how = self.args
+        return f"Nothing was published: {what} is not what it was ({how}). Restore it from the store or a backup."
+
+
+class DatasetInvalid(OrchestrationError, UserError):
+    """A folder or a file that cannot be learnt from. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path}: {reason}. Nothing was added."
+
+
+class DatasetUnavailable(OrchestrationError):
+    """DVC cannot give back or take in a dataset. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return f"DVC in {where} failed: {reason}"

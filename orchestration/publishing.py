@@ -1,0 +1,207 @@
+"""From a finished checkpoint to the record: judge, prove, store the bytes, then one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affinery import tensor_files
+from orchestration import queue
+from orchestration.certificates import Certificate, prove
+from orchestration.environment import code_version, environment_fingerprint
+from orchestration.jobs import Claim
+from orchestration.ray_train import PROGRESS
+from orchestration.services import Services
+from registry import adapters, backbones, blobs, certificates, runs
+from registry.columns import utc_now
+from registry.records import AdapterRecord, BackboneRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from affinery.adapters.files import Adapter
+    from affinery.composed import ComposedModel
+    from trainers.evaluation import Judgement
+    from trainers.plan import TrainingPlan
+
+JUDGED_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One task's result: its file, its record in memory, how it was judged, its curve and its run's key."""
+
+    task: TaskRecord
+    file: Path
+    adapter: Adapter
+    judgement: Judgement
+    curve: list[tuple[int, float]]
+    key: str
+
+    def metrics(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.curve:
+            found["final_loss"] = self.curve[-1][1]
+        if self.judgement.recognition is not None:
+            found["recognition"] = asdict(self.judgement.recognition)
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The state of learning that a job's results join: the backbone and the newest adapter of every older task."""
+
+    backbone: BackboneRecord
+    older: tuple[AdapterRecord, ...]
+
+
+def stage_of(services: Services, tasks: Sequence[TaskRecord]) -> Stage:
+    """What stands beside these tasks on their backbone."""
+    with services.sessions.read() as session:
+        backbone = backbones.by_id(session, tasks[0].backbone_id)
+        newest: dict[str, AdapterRecord] = {}
+        for record in adapters.list_all(session, backbone=backbone.ref):
+            if record.task not in {task.name for task in tasks}:
+                held = newest.get(record.task)
+                newest[record.task] = record if held is None or record.version > held.version else held
+    return Stage(backbone, tuple(newest.values()))
+
+
+def compose(services: Services, stage: Stage, fresh: Sequence[Adapter]) -> ComposedModel:
+    """The backbone with every older adapter and the fresh ones."""
+    from affinery.adapters.files import read_adapter
+    from affinery.backbones.files import load_backbone
+    from affinery.composed import ComposedModel
+
+    model = ComposedModel(
+        load_backbone(services.store.path(stage.backbone.blob_digest)), stage.backbone.digest
+    )
+    for record in stage.older:
+        model.load(read_adapter(services.store.path(record.blob_digest)))
+    for adapter in fresh:
+        model.load(adapter)
+    return model
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """By task, (step, loss) over all attempts of a job; where two attempts tell of one step, the later one counts."""
+    points: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob(f"attempt-*/{PROGRESS}"), key=lambda p: int(p.parent.name.split("-")[1])):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            report = json.loads(line)
+            for task, loss in report["losses"].items():
+                points.setdefault(task, {})[int(report["step"])] = float(loss)
+    return {task: sorted(by_step.items()) for task, by_step in points.items()}
+
+
+def publish(
+    services: Services,
+    held: Claim,
+    plan: TrainingPlan,
+    stage: Stage,
+    model: ComposedModel,
+    results: Sequence[Learnt],
+    experiment: str | None,
+    started_at: datetime,
+) -> tuple[list[AdapterRecord], Certificate]:
+    """Proves that nothing older changed, then publishes all results and ends the job in one transaction.
+
+    Raises OlderTaskDisturbed, LeaseLost or StaleFence; then nothing is visible.
+    """
+    environment = environment_fingerprint()
+    digest = str(environment["digest"])
+    certificate = prove(model, stage.backbone, stage.older, services.store, digest)
+    from trainers.replay import golden_bytes
+
+    with services.sessions.begin() as session:
+        upload = blobs.begin_upload(session, held.owner)
+    stored = []
+    for learnt in results:
+        golden = services.store.put_bytes(golden_bytes(model, learnt.task.name, digest))
+        stored.append((learnt, services.store.put_file(learnt.file), golden))
+    code = code_version()
+    # MLflow may be away: then the run is found later by its key, which is in the provenance and a tag of the run.
+    services.tracking.flush()
+    mlflow_ids = {learnt.key: services.tracking.run_id(learnt.key) for learnt in results}
+    published = []
+    with services.sessions.begin() as session:
+        for learnt, blob, golden in stored:
+            blobs.commit(session, golden, services.store.size_bytes(golden))
+            runs.record(
+                session, job_id=held.job.id, task=learnt.task.name, mlflow_run_id=mlflow_ids[learnt.key],
+                mlflow_experiment=experiment, config=plan.recipe.to_dict(), seed=plan.recipe.seed,
+                code_version=code, environment=environment, started_at=started_at, ended_at=utc_now(),
+            )  # fmt: skip
+            published.append(
+                adapters.publish(
+                    session,
+                    job_id=held.job.id,
+                    fence=held.fence,
+                    task=learnt.task.name,
+                    digest=blob,
+                    blob_digest=blob,
+                    size_bytes=services.store.size_bytes(blob),
+                    parameters=learnt.adapter.parameters,
+                    kind=learnt.task.kind,
+                    config=learnt.task.config,
+                    provenance=_provenance(held, plan, stage, learnt, code, environment),
+                    mlflow_run_id=mlflow_ids[learnt.key],
+                    metrics=learnt.metrics(),
+                    golden_blob=golden,
+                )  # fmt: skip
+            )
+        for record in published:
+            certificates.record(
+                session, stage_adapter=record.ref, results=certificate.results, level=certificate.level
+            )
+        blobs.end_upload(session, upload.id)
+        queue.complete(session, held)
+    return published, certificate
+
+
+def _provenance(
+    held: Claim, plan: TrainingPlan, stage: Stage, learnt: Learnt, code: str, environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is needed to train this adapter again."""
+    planned = next(entry for entry in plan.tasks if entry.name == learnt.task.name)
+    return {
+        "job": held.job.id,
+        "attempt": held.attempt,
+        "strategy": held.job.strategy,
+        "trained_with": [entry.name for entry in plan.tasks if entry.name != learnt.task.name],
+        "backbone": stage.backbone.digest,
+        "dataset": planned.dataset_digest,
+        "recipe": plan.recipe.to_dict(),
+        "seed": plan.recipe.seed,
+        "code_version": code,
+        "environment": environment["digest"],
+        "tracking_key": learnt.key,
+    }
+
+
+def read_results(
+    folder: Path, checkpoint: Path, tasks: Sequence[TaskRecord], judged: Mapping[str, Judgement],
+    fresh: Sequence[Adapter], keys: Mapping[str, str],
+) -> list[Learnt]:  # fmt: skip
+    """The results of a job, task by task, in the order of the plan."""
+    from trainers.session import adapter_name
+
+    by_task = curves(folder)
+    return [
+        Learnt(
+            task,
+            checkpoint / adapter_name(i),
+            fresh[i],
+            judged[task.name],
+            by_task.get(task.name, []),
+            keys[task.name],
+        )  # fmt: skip
+        for i, task in enumerate(tasks)
+    ]
+
+
+def remember(path: Path, values: Mapping[str, str]) -> None:
+    """Keeps a small mapping beside a job, whole or not at all."""
+    tensor_files.write_whole(path, json.dumps(dict(values), sort_keys=True).encode())

@@ -1,0 +1,234 @@
+"""MLflow, reached through a spool: what is to be recorded is on our own disk first, then replayed in order.
+
+A training never waits for MLflow and never fails with it. While the server is away its runs grow in the spool,
+and the next flush sends what is missing, with the times and steps of when it happened. Replaying an operation
+again changes nothing: metrics with the same step and time are one point, parameters and tags are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affinery import tensor_files
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+OPERATIONS, STATE = "operations.jsonl", "state.json"
+KEY_TAG = "affinery.key"
+BATCH = 500
+AGAIN_SECONDS = 15.0
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+Point = tuple[str, float, int, int]
+"""name, value, step, milliseconds since 1970."""
+
+
+def open_tracking(uri: str, artifacts: Path, spool: Path) -> Tracking:
+    """MLflow at a URI. artifacts: where its files go when it keeps its tables in a local database."""
+    return Tracking(uri, artifacts, spool)
+
+
+@dataclass
+class _Run:
+    """One run's place in the spool: the MLflow run that it became, and how much of it was replayed."""
+
+    folder: Path
+    run_id: str | None = None
+    offset: int = 0
+
+    def save(self) -> None:
+        tensor_files.write_whole(
+            self.folder / STATE, json.dumps({"run_id": self.run_id, "offset": self.offset}).encode()
+        )
+
+
+class Tracking:
+    """Runs in MLflow, by a key of our own that exists before MLflow knows of the run."""
+
+    def __init__(self, uri: str, artifacts: Path, spool: Path) -> None:
+        self.uri, self.artifacts, self.spool = uri, artifacts, spool
+        self.last_error: str | None = None
+        self._client: MlflowClient | None = None
+        self._not_before = 0.0
+        self._last_flush = 0.0
+
+    def prepare(self) -> None:
+        """Makes a local store's tables now; a server's are there already. Raises what MLflow raises."""
+        if self.uri.startswith("sqlite:"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self._connected().search_experiments(max_results=1)
+
+    # --- what happens during a training: only our own disk is touched -----------------------------------------
+
+    def start_run(
+        self, experiment: str, run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
+    ) -> str:
+        """Begins a run. → its key"""
+        key = uuid.uuid4().hex
+        self._append(key, {"op": "create", "experiment": experiment, "name": run_name, "time": _now()})
+        self._append(key, {"op": "params", "values": {name: str(value) for name, value in params.items()}})
+        self.set_tags(key, tags)
+        return key
+
+    def log_metrics(self, key: str, points: Sequence[Point]) -> None:
+        self._append(key, {"op": "metrics", "points": [list(point) for point in points]})
+        if time.monotonic() - self._last_flush > AGAIN_SECONDS:
+            self.flush(key)
+
+    def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        self._append(key, {"op": "tags", "values": dict(tags)})
+
+    def log_artifact(self, key: str, path: Path, to: str) -> None:
+        """The file must stay where it is until the run was replayed."""
+        self._append(key, {"op": "artifact", "path": str(path), "to": to})
+
+    def finish(self, key: str, status: str = "FINISHED") -> None:
+        """Ends a run and tries to bring MLflow up to date at once."""
+        self._append(key, {"op": "finish", "status": status, "time": _now()})
+        self._not_before = 0.0
+        self.flush(key)
+
+    def _append(self, key: str, operation: Mapping[str, Any]) -> None:
+        folder = self.spool / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / OPERATIONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(operation, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    # --- bringing MLflow up to date ------------------------------------------------------------------------------
+
+    def run_id(self, key: str) -> str | None:
+        """The MLflow run that a key became, or None while MLflow has not heard of it."""
+        return self._read(key).run_id
+
+    def flush(self, key: str | None = None) -> bool:
+        """Replays what MLflow lacks, of one run or all. → whether nothing is missing now"""
+        self._last_flush = time.monotonic()
+        if self._last_flush < self._not_before:
+            return False
+        keys = [key] if key is not None else sorted(path.name for path in self.spool.glob("*"))
+        whole = True
+        for each in keys:
+            try:
+                self._replay(each)
+            except Exception as error:  # whatever MLflow, its database or the network raise: the spool stays
+                self.last_error = f"{type(error).__name__}: {error}"
+                self._not_before = time.monotonic() + AGAIN_SECONDS
+                whole = False
+                break
+        else:
+            self.last_error = None
+        return whole
+
+    def pending(self) -> int:
+        """How many runs hold something that MLflow has not got yet."""
+        return sum(
+            self._read(path.name).offset < (path / OPERATIONS).stat().st_size for path in self.spool.glob("*")
+        )
+
+    def _read(self, key: str) -> _Run:
+        folder = self.spool / key
+        try:
+            state = json.loads((folder / STATE).read_bytes())
+            return _Run(folder, state["run_id"], int(state["offset"]))
+        except (OSError, ValueError, KeyError):
+            return _Run(folder)
+
+    def _replay(self, key: str) -> None:
+        run = self._read(key)
+        with (run.folder / OPERATIONS).open("rb") as file:
+            file.seek(run.offset)
+            fresh = file.read()
+        lines = fresh[: fresh.rfind(b"\n") + 1].splitlines(
+            keepends=True
+        )  # a torn last line waits for its end
+        at = 0
+        while at < len(lines):
+            operation = json.loads(lines[at])
+            taken = 1
+            if operation["op"] == "metrics":
+                points = list(operation["points"])
+                while at + taken < len(lines) and len(points) < BATCH:
+                    following = json.loads(lines[at + taken])
+                    if following["op"] != "metrics":
+                        break
+                    points += following["points"]
+                    taken += 1
+                operation = {"op": "metrics", "points": points}
+            self._apply(run, key, operation)
+            run.offset += sum(len(line) for line in lines[at : at + taken])
+            run.save()
+            at += taken
+
+    def _apply(self, run: _Run, key: str, operation: dict[str, Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        client = self._connected()
+        if operation["op"] == "create":
+            run.run_id = self._created(client, key, operation)
+            return
+        assert run.run_id is not None
+        match operation["op"]:
+            case "params":
+                params = [Param(name, value[:6000]) for name, value in operation["values"].items()]
+                client.log_batch(run.run_id, params=params)
+            case "tags":
+                client.log_batch(
+                    run.run_id, tags=[RunTag(n, v[:5000]) for n, v in operation["values"].items()]
+                )
+            case "metrics":
+                metrics = [Metric(name, value, at, step) for name, value, step, at in operation["points"]]
+                client.log_batch(run.run_id, metrics=metrics)
+            case "artifact":
+                if Path(operation["path"]).exists():
+                    client.log_artifact(run.run_id, operation["path"], operation["to"])
+                else:
+                    client.set_tag(run.run_id, "affinery.missing_artifact", operation["path"])
+            case "finish":
+                client.set_terminated(run.run_id, operation["status"], operation["time"])
+
+    def _created(self, client: MlflowClient, key: str, operation: dict[str, Any]) -> str:
+        """The run of a key: found by its tag where an earlier replay was cut off right after making it."""
+        name = operation["experiment"]
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            local = self.artifacts.absolute().as_uri() if self.uri.startswith("sqlite:") else None
+            experiment_id = client.create_experiment(name, artifact_location=local)
+        else:
+            experiment_id = experiment.experiment_id
+        known = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if known:
+            return str(known[0].info.run_id)
+        tags = {KEY_TAG: key, "mlflow.source.name": "affinery"}
+        made = client.create_run(experiment_id, operation["time"], tags=tags, run_name=operation["name"])
+        return str(made.info.run_id)
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            for name, value in ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            import logging
+
+            from mlflow.tracking import MlflowClient
+
+            for noisy in ("mlflow", "alembic", "mlflow.store.db.utils"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        return self._client
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

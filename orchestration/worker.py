@@ -1,0 +1,307 @@
+"""The worker: takes jobs from the queue, trains them through Ray, proves and publishes what was learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affinery.errors import AffineryError, UserError
+from orchestration import datasets, publishing, queue, ray_train
+from orchestration.errors import LeaseLost, OlderTaskDisturbed
+from orchestration.jobs import Claim, JobRecord
+from orchestration.services import Listener, Services
+from registry import backbones, tasks
+from registry import datasets as recorded
+from registry.columns import utc_now
+from registry.errors import StaleFence
+from registry.records import TaskRecord
+
+if TYPE_CHECKING:
+    from affinery.adapters.files import Adapter
+    from affinery.composed import ComposedModel
+    from trainers.evaluation import Judgement
+    from trainers.plan import TrainingPlan
+
+IDLE_SECONDS = 2.0
+EXPERIMENT = "affinery"
+
+
+def own_name() -> str:
+    """This process, as a worker's name: host, process and when it started, so that a reused number is another name."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    """When a process started, in the kernel's ticks; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether a worker of this machine is known to be gone; of others, only their lease tells."""
+    host, _, rest = owner.partition(":")
+    pid, _, started = rest.partition(":")
+    if host != socket.gethostname() or not pid.isdigit() or not Path("/proc/self/stat").exists():
+        return False
+    return _started(int(pid)) != started
+
+
+class Heart(threading.Thread):
+    """Renews a claim's lease while the worker is busy, and remembers when that was refused."""
+
+    def __init__(
+        self, services: Services, held: Claim, every_seconds: float = queue.LEASE_SECONDS / 4
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self.services, self.held, self.every = services, held, every_seconds
+        self.progress: dict[str, Any] | None = None
+        self.lost: Exception | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self.every):
+            try:
+                with self.services.sessions.begin() as session:
+                    queue.heartbeat(session, self.held, self.progress)
+            except LeaseLost as error:
+                self.lost = error
+                return
+            except AffineryError as error:  # a busy or absent database: the lease outlasts three missed beats
+                print(f"heartbeat of job {self.held.job.id} was missed: {error}", flush=True)
+
+    def check(self) -> None:
+        """Raises LeaseLost once the job is no longer ours."""
+        if self.lost is not None:
+            raise self.lost
+
+    @contextmanager
+    def beating(self) -> Iterator[Heart]:
+        self.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            self.join()
+
+
+class Worker:
+    """One worker. It runs jobs one at a time; several may run on one registry."""
+
+    def __init__(self, services: Services, listener: Listener, owner: str | None = None) -> None:
+        self.services, self.listener = services, listener
+        self.owner = owner or own_name()
+
+    def drain(self) -> int:
+        """Runs jobs until none is left that can run now or, after a retry's delay, soon. → how many were done"""
+        done = 0
+        while True:
+            job = self.run_next()
+            if job is not None:
+                done += job.state == "done"
+                continue
+            if not self._worth_waiting():
+                return done
+            time.sleep(IDLE_SECONDS)
+
+    def _worth_waiting(self) -> bool:
+        """Whether a queued job will become due by itself: all it needs is done, only its time has not come."""
+        with self.services.sessions.read() as session:
+            unfinished = queue.unfinished(session)
+            states = {job.id: job.state for job in queue.list_all(session)}
+        return any(
+            job.state == "queued" and all(states[needed] == "done" for needed in job.needs)
+            for job in unfinished
+        )
+
+    def serve(self) -> None:
+        """Runs jobs as they come, for ever."""
+        while True:
+            if self.run_next() is None:
+                time.sleep(IDLE_SECONDS)
+
+    def run_next(self) -> JobRecord | None:
+        """Runs the next job, if there is one. → the job as it stands then"""
+        held = self._claim()
+        if held is None:
+            return None
+        heart = Heart(self.services, held)
+        try:
+            with heart.beating():
+                self._run(held, heart)
+        except (LeaseLost, StaleFence) as error:
+            self.listener.failed(held.job, error, "lost")
+        except Exception as error:
+            self._failed(held, error)
+        except BaseException:  # Ctrl-C, SystemExit: the job goes back, its checkpoints stay
+            with self.services.sessions.begin() as session:
+                queue.release(session, held)
+            raise
+        with self.services.sessions.read() as session:
+            return queue.get(session, held.job.id)
+
+    def _claim(self) -> Claim | None:
+        with self.services.sessions.begin() as session:
+            owners = {job.owner for job in queue.list_all(session, ["running"]) if job.owner}
+            dead = [owner for owner in owners if owner != self.owner and _is_dead(owner)]
+            queue.owners_gone(session, dead)
+            return queue.claim(session, self.owner)
+
+    def _failed(self, held: Claim, error: Exception) -> None:
+        lasting = isinstance(error, (UserError, OlderTaskDisturbed)) or getattr(error, "lasting", False)
+        message = str(error) or type(error).__name__
+        try:
+            with self.services.sessions.begin() as session:
+                state = queue.fail(session, held, message, may_heal=not lasting)
+        except LeaseLost:
+            state = "lost"
+        self.listener.failed(held.job, error, state)
+
+    def _run(self, held: Claim, heart: Heart) -> None:
+        job, services = held.job, self.services
+        started_at = utc_now()
+        folder = services.runs / job.id
+        self.listener.stage(job, "checking the data")
+        learners, plan = self._plan(job)
+        stage = publishing.stage_of(services, learners)
+        keys = self._open_runs(job, folder, learners, plan)
+        heart.check()
+        wanted = ray_train.resources(services.ray_address)
+        self.listener.started(job, _furthest(folder))
+
+        def on_progress(line: ray_train.ProgressLine) -> None:
+            heart.check()
+            heart.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
+            for name, loss in line.losses.items():
+                if name in keys:
+                    services.tracking.log_metrics(
+                        keys[name], [("loss", loss, line.step, int(line.time * 1000))]
+                    )
+            self.listener.progress(job, line)
+
+        checkpoint = ray_train.train(plan, folder, held.fence, wanted, on_progress)
+        heart.check()
+        self.listener.stage(job, "drawing and judging samples")
+        fresh = _read_adapters(checkpoint, plan)
+        model = publishing.compose(services, stage, fresh)
+        judged = {task.name: self._judge(model, plan, i) for i, task in enumerate(learners)}
+        results = publishing.read_results(folder, checkpoint, learners, judged, fresh, keys)
+        self.listener.stage(job, "proving that nothing older changed")
+        published, certificate = publishing.publish(
+            services, held, plan, stage, model, results, EXPERIMENT, started_at
+        )
+        self._close_runs(folder, results, {record.task: record.ref for record in published})
+        self.listener.published(job, published, certificate)
+
+    def _plan(self, job: JobRecord) -> tuple[list[TaskRecord], TrainingPlan]:
+        """The plan of a job, its data checked against what was pinned. Raises DatasetChanged."""
+        from trainers.plan import PlannedTask, TrainingPlan
+        from trainers.recipe import Recipe
+
+        services = self.services
+        with services.sessions.read() as session:
+            learners = [tasks.get(session, name) for name in job.tasks]
+            sources = [recorded.by_id(session, task.dataset_id) for task in learners]
+            backbone = backbones.by_id(session, learners[0].backbone_id)
+        services.store.verify(backbone.blob_digest)
+        planned = tuple(
+            PlannedTask(
+                task.name,
+                task.kind,
+                task.config,
+                str(datasets.ensure(services.data, source.dvc_path, source.digest)),
+                source.digest,
+                task.block,
+                task.classes,
+            )  # fmt: skip
+            for task, source in zip(learners, sources, strict=True)
+        )
+        recipe = Recipe.from_dict(job.recipe)
+        save_every = max(10, recipe.steps // 10)
+        plan = TrainingPlan(
+            str(services.store.path(backbone.blob_digest)), backbone.digest, planned, recipe,
+            report_every=max(1, min(10, recipe.steps // 20)), save_every=save_every,
+        )  # fmt: skip
+        # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
+        return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
+
+    def _open_runs(
+        self, job: JobRecord, folder: Path, learners: Sequence[TaskRecord], plan: TrainingPlan
+    ) -> dict[str, str]:
+        """One MLflow run a task, the same ones for every attempt of a job."""
+        path = folder / "mlflow.json"
+        if path.exists():
+            known: dict[str, str] = json.loads(path.read_bytes())
+            return known
+        keys = {}
+        for task, planned in zip(learners, plan.tasks, strict=True):
+            params = plan.recipe.to_dict() | {
+                f"{task.kind}.{name}": value for name, value in task.config.items()
+            }
+            params |= {"task": task.name, "kind": task.kind, "strategy": job.strategy, "dataset": task.dataset,
+                       "backbone": task.backbone}  # fmt: skip
+            tags = {"affinery.job": job.id, "affinery.task": task.name, "affinery.backbone": plan.fingerprint,
+                    "affinery.dataset": planned.dataset_digest}  # fmt: skip
+            keys[task.name] = self.services.tracking.start_run(EXPERIMENT, task.name, params, tags)
+        publishing.remember(path, keys)
+        return keys
+
+    def _judge(self, model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
+        from affinery.diffusion.sampling import default_settings
+        from trainers.data import load_split
+        from trainers.evaluation import judge
+
+        task = plan.tasks[index]
+        split = load_split(Path(task.pack), model.spec.image_size, model.spec.channels)
+        return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
+
+    def _close_runs(self, folder: Path, results: Sequence[publishing.Learnt], refs: dict[str, str]) -> None:
+        """Pictures, figures and the adapter itself, to MLflow; a copy of the pictures stays beside the run."""
+        from trainers.pictures import loss_curve, png, tile
+
+        tracking = self.services.tracking
+        for i, learnt in enumerate(results):
+            name = learnt.task.name
+            columns = min(len(learnt.task.classes), 20) if len(learnt.task.classes) > 1 else 10
+            shown = learnt.judgement.images[: columns * 8]
+            pictures = folder / f"pictures-{i}"
+            pictures.mkdir(parents=True, exist_ok=True)
+            (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
+            (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
+            if learnt.key is None:
+                continue
+            now = int(time.time() * 1000)
+            last = learnt.curve[-1][0] if learnt.curve else 0
+            if learnt.judgement.recognition is not None:
+                seen = learnt.judgement.recognition
+                tracking.log_metrics(learnt.key, [("recognition", seen.share, last, now),
+                                                     ("real_accuracy", seen.real_accuracy, last, now)])  # fmt: skip
+            for picture in ("samples.png", "loss.png"):
+                tracking.log_artifact(learnt.key, pictures / picture, "pictures")
+            tracking.log_artifact(learnt.key, learnt.file, "adapter")
+            tracking.set_tags(learnt.key, {"affinery.adapter": refs[name]})
+            tracking.finish(learnt.key, "FINISHED")
+
+
+def _furthest(folder: Path) -> int:
+    """The step from which a job goes on: that of its newest whole checkpoint."""
+    from trainers.checkpoints import RECORD, checkpoints_in
+
+    found = checkpoints_in(folder)
+    return int(json.loads((found[0] / RECORD).read_bytes())["step"]) if found else 0
+
+
+def _read_adapters(checkpoint: Path, plan: TrainingPlan) -> list[Adapter]:
+    from affinery.adapters.files import read_adapter
+    from trainers.session import adapter_name
+
+    return [read_adapter(checkpoint / adapter_name(i)) for i in range(len(plan.tasks))]

@@ -1,0 +1,73 @@
+"""A training's whole state on disk, as safetensors and JSON: whoever resumes from it ends where an unbroken run ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from affinery import tensor_files
+from trainers.errors import CheckpointUnreadable
+from trainers.loop import CoTraining
+
+TENSORS, RECORD = "state.safetensors", "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(training: CoTraining, folder: Path) -> None:
+    """Writes what trains, its averages, the optimizer's moments, every random stream, and the step."""
+    tensors: dict[str, Tensor] = {}
+    trained = training.trained()
+    for name, parameter in trained.items():
+        tensors[f"trained.{name}"] = parameter.detach()
+        tensors[f"average.{name}"] = training.average[name]
+        state = training.optimizer.state.get(parameter, {})
+        for moment in MOMENTS:
+            if moment in state:
+                tensors[f"{moment}.{name}"] = state[moment]
+    for i, stream in enumerate(training.streams):
+        tensors[f"stream.{i}"] = stream.generator.get_state()
+    body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    tensor_files.write_whole(folder / TENSORS, body)
+    record = {"schema": 1, "step": training.step, "tasks": [data.meta.task for data in training.tasks],
+              "recipe": training.recipe.to_dict(), "digest": tensor_files.sha256_file(folder / TENSORS)}  # fmt: skip
+    tensor_files.write_whole(folder / RECORD, json.dumps(record, sort_keys=True).encode())
+
+
+def restore_checkpoint(training: CoTraining, folder: Path) -> None:
+    """Puts a saved state into a training of the same tasks and recipe. Raises CheckpointUnreadable."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        if record["digest"] != tensor_files.sha256_file(folder / TENSORS):
+            raise CheckpointUnreadable(str(folder), "its tensors are not those that were saved")
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointUnreadable(str(folder), str(error)) from error
+    same = record["tasks"] == [data.meta.task for data in training.tasks]
+    if not same or record["recipe"] != training.recipe.to_dict():
+        raise CheckpointUnreadable(str(folder), "it belongs to another training")
+    step = torch.tensor(float(record["step"]))
+    with torch.no_grad():
+        for name, parameter in training.trained().items():
+            parameter.copy_(tensors[f"trained.{name}"])
+            training.average[name].copy_(tensors[f"average.{name}"])
+            if f"exp_avg.{name}" in tensors:
+                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
+                training.optimizer.state[parameter] = {"step": step.clone(), **moments}
+    for i, stream in enumerate(training.streams):
+        stream.generator.set_state(tensors[f"stream.{i}"])
+    training.step = int(record["step"])
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Every checkpoint below a folder, the furthest first; unreadable ones are left out."""
+    found = []
+    for record in folder.rglob(RECORD):
+        try:
+            found.append((int(json.loads(record.read_bytes())["step"]), record.parent))
+        except (OSError, ValueError, KeyError):
+            continue
+    return [path for _, path in sorted(found, key=lambda item: (-item[0], str(item[1])))]

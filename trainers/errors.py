@@ -1,0 +1,50 @@
+"""What training refuses or finds out: data that is not what it was, a loss that is no number."""
+
+from __future__ import annotations
+
+from affinery.errors import AffineryError
+
+
+class TrainerError(AffineryError):
+    """A training could not go on."""
+
+
+class TrainingDiverged(TrainerError):
+    """The loss of a task is not a number any more. Args: task, step."""
+
+    lasting = True  # the same recipe would diverge again
+
+    def __str__(self) -> str:
+        task, step = self.args
+        return f"The loss of {task!r} is no number after step {step}. Train it with a lower lr or class_lr."
+
+
+class CheckpointUnreadable(TrainerError):
+    """A checkpoint that is torn or belongs to another training. Args: folder, reason."""
+
+    def __str__(self) -> str:
+        folder, reason = self.args
+        return (
+            f"The checkpoint in {folder} cannot be used: {reason}. The training starts from an earlier one."
+        )
+
+
+class GoldenUnreadable(TrainerError):
+    """The golden images of a task cannot be read. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"The golden images in {path} cannot be read: {reason}"
+
+
+class DatasetChanged(TrainerError):
+    """A dataset is not what was pinned. Args: pack, what differs."""
+
+    lasting = True
+
+    def __str__(self) -> str:
+        pack, what = self.args
+        return (
+            f"The dataset in {pack} is not the one that was pinned: {what}. Training refuses it. "
+            f"Restore it from the DVC remote, or add the changed images as a new version."
+        )

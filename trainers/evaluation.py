@@ -1,0 +1,119 @@
+"""How far samples are recognised as what was asked for: a classifier of the real images looks at the drawn ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from affinery.composed import ComposedModel
+from affinery.diffusion.sampling import Draw, SamplerSettings, sample
+from trainers.data import Split
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """share: of the samples, those taken for the class asked for; by_class the same for each class.
+
+    real_accuracy: the same classifier's, on real images that neither it nor the adapter was trained on.
+    """
+
+    share: float
+    by_class: tuple[float, ...]
+    real_accuracy: float
+    samples: int
+    real_images: int
+
+
+class Recogniser(nn.Module):
+    """A small convolutional classifier. (B, C, H, W) in [−1, 1] → (B, M) scores."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.features(x).flatten(1))
+        return scores
+
+
+def shifted(x: Tensor, generator: torch.Generator, reach: int = 1) -> Tensor:
+    """Each batch moved by up to `reach` pixels along both axes, so that the classifier does not rely on exact places."""
+    dy, dx = (int(n) for n in torch.randint(-reach, reach + 1, (2,), generator=generator))
+    return torch.roll(x, (dy, dx), dims=(2, 3))
+
+
+def train_recogniser(
+    images: Tensor, labels: Tensor, classes: int, steps: int = 300, seed: int = 0
+) -> Recogniser:
+    """images: (n, C, H, W) in [−1, 1]; labels: (n,) → a classifier in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Recogniser(images.shape[1], classes)
+        model(images[:2])  # the lazy layer learns its width
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+        plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+        model.train()
+        for _ in range(steps):
+            rows = torch.randint(len(images), (min(128, len(images)),), generator=generator)
+            loss = F.cross_entropy(
+                model(shifted(images[rows], generator)), labels[rows], label_smoothing=0.05
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            plan.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def recognised(model: Recogniser, images: Tensor, batch: int = 512) -> Tensor:
+    """(n, C, H, W) → (n,) the classes they are taken for."""
+    return torch.cat([model(images[i : i + batch]).argmax(dim=1) for i in range(0, len(images), batch)])
+
+
+def recognition(
+    model: Recogniser, samples: Tensor, asked: Tensor, real: Tensor, real_labels: Tensor, classes: int
+) -> Recognition:
+    """samples, asked: what was drawn and the classes it was drawn as; real, real_labels: held-out images."""
+    right = (recognised(model, samples) == asked).float()
+    by_class = tuple(float(right[asked == label].mean()) for label in range(classes))
+    accuracy = float((recognised(model, real) == real_labels).float().mean())
+    return Recognition(float(right.mean()), by_class, accuracy, len(samples), len(real))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a task draws and how it is recognised; nothing to recognise where there is one class or no image kept back."""
+
+    images: Tensor
+    labels: Tensor
+    recognition: Recognition | None
+
+
+def judge(
+    model: ComposedModel, task: str, split: Split, settings: SamplerSettings, count: int = 200, seed: int = 0
+) -> Judgement:
+    """Draws `count` images, all classes alike, and has a classifier of the real images look at them."""
+    slot = model.task(task)
+    classes = len(slot.meta.class_names)
+    count = max(count, classes)
+    labels = torch.arange(count) % classes
+    draws = [Draw(task, slot.row(int(label)), seed + i) for i, label in enumerate(labels)]
+    images = sample(model, draws, settings)
+    if classes == 1 or not len(split.held_out.labels):
+        return Judgement(images, labels, None)
+    recogniser = train_recogniser(split.train.unit(), split.train.labels, classes, seed=seed)
+    held = split.held_out
+    return Judgement(
+        images, labels, recognition(recogniser, images, labels, held.unit(), held.labels, classes)
+    )

@@ -1,0 +1,208 @@
+"""Training N tasks in one pass over one frozen backbone.
+
+Every task has its own random streams, its own clipping and its own mean loss; the loss is the sum of the means.
+So the gradients of one task do not depend on which others train beside it, and training together gives what
+training alone gives, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from affinery.adapters.files import Adapter, AdapterMeta
+from affinery.adapters.routing import EqualBlocks, Plan
+from affinery.composed import ComposedModel
+from affinery.diffusion.objective import l_simple
+from affinery.diffusion.schedule import NoiseSchedule, stratified_steps
+from affinery.errors import ConfigInvalid
+from trainers.errors import TrainingDiverged
+from trainers.recipe import Recipe
+
+STREAMS = ("start", "data", "noise")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's images in memory. images: (n, C, H, W) bytes; labels: (n,) from 0 to M − 1."""
+
+    meta: AdapterMeta
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Batch:
+    """What one task contributes to one step: B samples and everything random about them."""
+
+    x0: Tensor  # (B, C, H, W) in [−1, 1]
+    rows: Tensor  # (B,) rows of the class table
+    t: Tensor  # (B,)
+    noise: Tensor  # (B, C, H, W)
+    keep: Tensor | None  # (B, K)
+
+
+class TaskStream:
+    """One task's endless batches, drawn from its own generator: their state is all there is to resume."""
+
+    def __init__(self, data: TaskData, recipe: Recipe, null_row: int, tokens: int, steps: int) -> None:
+        self.data, self.recipe = data, recipe
+        self.null_row, self.tokens, self.time_steps = null_row, tokens, steps
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        order = torch.argsort(data.labels, stable=True)
+        counts = torch.bincount(data.labels, minlength=len(data.meta.class_names))
+        if int(counts.min()) == 0:
+            empty = data.meta.class_names[int(counts.argmin())]
+            raise ConfigInvalid(
+                "dataset", f"class {empty!r} of task {data.meta.task!r} has no image to train on."
+            )
+        self.by_class, self.counts, self.firsts = order, counts, counts.cumsum(0) - counts
+
+    def next(self, masked: bool) -> Batch:
+        """Classes are drawn evenly, then an image of the class; time steps are stratified."""
+        generator, size = self.generator, self.recipe.batch
+        labels = torch.randint(len(self.counts), (size,), generator=generator)
+        within = (torch.rand(size, generator=generator) * self.counts[labels]).long()
+        images = self.data.images[self.by_class[self.firsts[labels] + within]]
+        x0 = images.float() / 127.5 - 1
+        dropped = torch.rand(size, generator=generator) < self.recipe.label_dropout
+        rows = torch.where(dropped, self.null_row, labels + self.data.meta.block[0])
+        t = stratified_steps(size, self.time_steps, generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        keep = None
+        if masked:
+            count = max(1, round(self.tokens * (1 - self.recipe.mask_ratio)))
+            order = torch.rand(size, self.tokens, generator=generator).argsort(dim=1)
+            keep = order[:, :count].sort(dim=1).values
+        return Batch(x0, rows, t, noise, keep)
+
+
+class CoTraining:
+    """The training of one or more tasks on one backbone: built, resumed, stepped, finished."""
+
+    def __init__(self, model: ComposedModel, tasks: Sequence[TaskData], recipe: Recipe) -> None:
+        if not tasks:
+            raise ConfigInvalid("tasks", "there is none to train.")
+        self.model, self.recipe, self.tasks = model, recipe, list(tasks)
+        self.schedule = NoiseSchedule(model.spec)
+        self.device = model.backbone.class_table.device
+        for data in self.tasks:
+            model.start(data.meta, torch.Generator().manual_seed(recipe.seed))
+        self.slots = [model.task(data.meta.task).slot for data in self.tasks]
+        self.streams = [
+            TaskStream(data, recipe, model.null_row, model.backbone.tokens, self.schedule.steps)
+            for data in self.tasks
+        ]
+        # One task takes the batched product too: its numbers are then those of training beside others, to the bit
+        # wherever a matrix product treats its rows alike.
+        self.plan: Plan = EqualBlocks(self.slots[0], len(self.slots))
+        self.step = 0
+        self.stacked, groups = self._parameters()
+        self.optimizer = torch.optim.AdamW(
+            groups, betas=(0.9, 0.99), eps=1e-7, weight_decay=recipe.weight_decay
+        )
+        self.average = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
+
+    def _parameters(self) -> tuple[list[torch.nn.Parameter], list[dict[str, object]]]:
+        """The stacks, and the optimizer's groups: each part at its own learning rate, class rows at theirs."""
+        factors = self.model.kind.learning_rates()
+        stacked, groups = [], []
+        for layer in self.model.layers.values():
+            for part, parameter in layer.named_parameters(recurse=False):
+                parameter.requires_grad_(True)
+                stacked.append(parameter)
+                groups.append({"params": [parameter], "lr": self.recipe.lr * factors.get(part, 1.0)})
+        for rows in self.model.class_rows:
+            rows.requires_grad_(True)
+            groups.append({"params": [rows], "lr": self.recipe.class_lr})
+        for group in groups:
+            group["peak"] = group["lr"]
+        return stacked, groups
+
+    def trained(self) -> dict[str, Tensor]:
+        """Every tensor that trains, by name."""
+        found: dict[str, Tensor] = {}
+        for name, layer in self.model.layers.items():
+            for part, parameter in layer.named_parameters(recurse=False):
+                found[f"layers.{name}.{part}"] = parameter
+        for i, rows in enumerate(self.model.class_rows):
+            found[f"class_rows.{i}"] = rows
+        return found
+
+    def train_step(self) -> list[float]:
+        """One step of every task. → each task's mean loss. Raises TrainingDiverged."""
+        masked = self.recipe.mask_ratio > 0 and self.step < round(
+            self.recipe.steps * (1 - self.recipe.unmasked_share)
+        )
+        batches = [stream.next(masked) for stream in self.streams]
+        x0, t, noise, rows = (
+            torch.cat([getattr(batch, name) for batch in batches]).to(self.device)
+            for name in ("x0", "t", "noise", "rows")
+        )
+        keep = (
+            torch.cat([batch.keep for batch in batches if batch.keep is not None]).to(self.device)
+            if masked
+            else None
+        )
+        target = self.schedule.target(x0, t, noise)
+        predicted = self.model.denoise(self.schedule.diffuse(x0, t, noise), t, rows, self.plan, keep)
+        if keep is not None:
+            patches = self.model.backbone.patches(target)
+            target = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[-1]))
+        losses = l_simple(predicted, target).reshape(len(self.tasks), -1).mean(dim=1)  # (tasks,)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self._clip()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.recipe.rate(self.step)
+        self.optimizer.step()
+        self._average()
+        self.step += 1
+        values: list[float] = losses.tolist()
+        for data, value in zip(self.tasks, values, strict=True):
+            if value != value:
+                raise TrainingDiverged(data.meta.task, self.step)
+        return values
+
+    @torch.no_grad()
+    def _clip(self) -> None:
+        """Scales each task's gradient on its own to at most `clip_norm`, over all its tensors."""
+        squares = torch.zeros(max(self.slots) + 1, device=self.device)
+        gradients = [parameter.grad for parameter in self.stacked if parameter.grad is not None]
+        for gradient in gradients:
+            squares += gradient.flatten(1).square().sum(dim=1) if gradient.dim() > 1 else gradient.square()
+        for slot in self.slots:
+            rows = self.model.class_rows[slot - 1].grad
+            if rows is not None:
+                squares[slot] += rows.square().sum()
+        factors = (self.recipe.clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.reshape(-1, *[1] * (gradient.dim() - 1)))
+        for slot in self.slots:
+            rows = self.model.class_rows[slot - 1].grad
+            if rows is not None:
+                rows.mul_(factors[slot])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.ema_decay, (self.step + 1) / (self.step + 10))
+        for name, tensor in self.trained().items():
+            self.average[name].lerp_(tensor, 1 - decay)
+
+    def run(self, on_step: Callable[[int, list[float]], None] | None = None) -> None:
+        """Trains to the end, from wherever it stands."""
+        while self.step < self.recipe.steps:
+            losses = self.train_step()
+            if on_step is not None:
+                on_step(self.step, losses)
+
+    def finish(self) -> list[Adapter]:
+        """Puts the averaged tensors in place and takes each task's adapter out."""
+        with torch.no_grad():
+            for name, tensor in self.trained().items():
+                tensor.copy_(self.average[name])
+                tensor.requires_grad_(False)
+        return [self.model.adapter(data.meta.task) for data in self.tasks]

@@ -1,0 +1,150 @@
+"""Dataset packs: a dataset as two files, whatever number of images it has.
+
+    images.zip      the images' own bytes, not compressed again, in a fixed order with fixed times
+    manifest.json   every image's entry, class, SHA-256 and size; its own SHA-256 is the dataset's digest
+
+The same images under the same class names always give the same bytes. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from trainers.errors import DatasetChanged
+
+SCHEMA = 1
+IMAGES, MANIFEST = "images.zip", "manifest.json"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """One image. label: its class's position; source_name: its path in the folder that it came from."""
+
+    entry: str
+    label: int
+    sha256: str
+    width: int
+    height: int
+    mode: str
+    source_name: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a pack holds. digest: the SHA-256 of the manifest's bytes."""
+
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    images: tuple[PackedImage, ...]
+    licence: str
+    source: str
+    digest: str
+
+
+class PackWriter:
+    """Writes a pack into an empty folder. Images must come class by class."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], licence: str, source: str) -> None:
+        self.folder, self.classes, self.licence, self.source = folder, classes, licence, source
+        self.images: list[PackedImage] = []
+        self.counts = [0] * len(classes)
+        self._archive = zipfile.ZipFile(folder / IMAGES, "w", zipfile.ZIP_STORED)
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._archive.close()
+
+    def add(
+        self,
+        content: bytes,
+        label: int,
+        *,
+        extension: str,
+        width: int,
+        height: int,
+        mode: str,
+        source_name: str,
+    ) -> None:
+        entry = f"{label:04d}/{self.counts[label]:06d}.{extension}"
+        info = zipfile.ZipInfo(entry, EPOCH)
+        info.external_attr = 0o644 << 16
+        self._archive.writestr(info, content)
+        digest = hashlib.sha256(content).hexdigest()
+        self.images.append(PackedImage(entry, label, digest, width, height, mode, source_name))
+        self.counts[label] += 1
+
+    def finish(self) -> Manifest:
+        """Closes the archive and writes the manifest."""
+        self._archive.close()
+        record: dict[str, Any] = {
+            "schema": SCHEMA, "classes": self.classes, "class_counts": self.counts,
+            "images": [asdict(image) for image in self.images], "licence": self.licence, "source": self.source,
+        }  # fmt: skip
+        body = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        (self.folder / MANIFEST).write_bytes(body)
+        return read_manifest(self.folder)
+
+
+def read_manifest(pack: Path) -> Manifest:
+    """The manifest of a pack; the images are not looked at. Raises DatasetChanged where it cannot be read."""
+    path = pack / MANIFEST
+    try:
+        body = path.read_bytes()
+        raw = json.loads(body)
+        if raw["schema"] != SCHEMA:
+            raise DatasetChanged(
+                str(pack), f"its manifest has schema {raw['schema']}, this Affinery reads {SCHEMA}"
+            )
+        return Manifest(
+            tuple(raw["classes"]), tuple(raw["class_counts"]), tuple(PackedImage(**image) for image in raw["images"]),
+            str(raw["licence"]), str(raw["source"]), hashlib.sha256(body).hexdigest(),
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise DatasetChanged(str(pack), f"{MANIFEST} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetChanged(str(pack), f"{MANIFEST} cannot be read: {error}") from error
+
+
+def verify_pack(pack: Path, digest: str) -> Manifest:
+    """Checks every byte of a pack against the digest that was pinned. Raises DatasetChanged, saying what differs."""
+    manifest = read_manifest(pack)
+    if manifest.digest != digest:
+        raise DatasetChanged(
+            str(pack), f"{MANIFEST} was edited: its SHA-256 is {manifest.digest[:12]}, not {digest[:12]}"
+        )
+    for fault in differences(pack, manifest):
+        raise DatasetChanged(str(pack), fault)
+    return manifest
+
+
+def differences(pack: Path, manifest: Manifest) -> Iterator[str]:
+    """What in a pack is not as its manifest says, image by image."""
+    expected = {image.entry: image for image in manifest.images}
+    try:
+        with zipfile.ZipFile(pack / IMAGES) as archive:
+            names = archive.namelist()
+            for name in sorted(set(names) - expected.keys()):
+                yield f"{name} was added to {IMAGES}"
+            for name in sorted(expected.keys() - set(names)):
+                yield f"{expected[name].source_name} ({name}) was taken out of {IMAGES}"
+            for name in names:
+                if name in expected:
+                    found = hashlib.sha256(archive.read(name)).hexdigest()
+                    if found != expected[name].sha256:
+                        yield f"{expected[name].source_name} ({name}) was changed: its SHA-256 is {found[:12]}, not {expected[name].sha256[:12]}"
+    except FileNotFoundError:
+        yield f"{IMAGES} is missing"
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        yield f"{IMAGES} is damaged: {error}"

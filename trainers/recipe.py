@@ -1,0 +1,74 @@
+"""How a task is trained: the numbers that a run is reproduced from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from affinery.errors import ConfigInvalid, near
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training.
+
+    batch: samples a task and step. mask_ratio: share of the tokens dropped before the first block (DiffScaler,
+    §3.3), except in the last `unmasked_share` of the steps. class_lr: the class rows' own learning rate.
+    label_dropout: share of samples trained without their class, for guidance. ema_decay: of the adapter only.
+    """
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    class_lr: float = 1e-2
+    warmup: int = 20
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    mask_ratio: float = 0.5
+    unmasked_share: float = 0.2
+    label_dropout: float = 0.1
+    ema_decay: float = 0.99
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.warmup < 0:
+            raise ConfigInvalid("recipe", "steps and batch must be 1 or more, warmup 0 or more.")
+        for name in ("mask_ratio", "unmasked_share", "label_dropout", "ema_decay"):
+            if (
+                not 0 <= getattr(self, name) <= 1
+                or name in ("mask_ratio", "ema_decay")
+                and getattr(self, name) == 1
+            ):
+                raise ConfigInvalid(name, f"{getattr(self, name)} is not between 0 and 1.")
+        for name in ("lr", "class_lr", "clip_norm"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise ConfigInvalid(name, f"{getattr(self, name)} is not a positive number.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Raises ConfigInvalid on a setting that does not exist or has the wrong type."""
+        known = {field.name: field for field in fields(cls)}
+        typed: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigInvalid("recipe", f"there is no setting {name!r}.{near(name, known)}")
+            kind = type(known[name].default)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or kind is int
+                and value != int(value)
+            ):
+                raise ConfigInvalid(
+                    name, f"{value!r} is not a {'whole number' if kind is int else 'number'}."
+                )
+            typed[name] = kind(value)
+        return cls(**typed)
+
+    def rate(self, step: int) -> float:
+        """The factor on every learning rate: linear warm-up, then linear decay to zero."""
+        return min(1.0, (step + 1) / max(1, self.warmup)) * (self.steps - step) / self.steps
