@@ -31,7 +31,7 @@ TASKS = TOGETHER + AFTERWARDS
 
 @dataclass(frozen=True)
 class ShippedDataset:
-    """A dataset that comes with Affinery: an archive of class folders, with its licence and source beside them."""
+    """A dataset that comes with Affinery: an archive of class folders, its licence, its source."""
 
     name: str
     licence: str
@@ -60,14 +60,18 @@ def add_shipped_dataset(space: Workspace, shipped: ShippedDataset) -> DatasetRec
             inside = [name for name in opened.namelist() if name.endswith(".png")]
             opened.extractall(scratch, inside)
         record, _ = additions.add_dataset(
-            space.sessions, space.data, Path(scratch), name=shipped.name, licence=shipped.licence,
+            space.sessions,
+            space.data,
+            Path(scratch),
+            name=shipped.name,
+            licence=shipped.licence,
             source=shipped.source,
-        )  # fmt: skip
+        )
     return record
 
 
 def schedule_tasks(space: Workspace, recipe: Mapping[str, Any]) -> list[str]:
-    """Two tasks together and a third afterwards, as far as they are not learnt or scheduled yet. → new jobs' ids"""
+    """Two tasks together, a third afterwards, as far as not learnt or scheduled yet. → new jobs' ids"""
     fresh: list[str] = []
     before: list[str] = []
     for group in (TOGETHER, AFTERWARDS):

@@ -72,8 +72,10 @@ def draw_grid(
         # A line of the picture holds every class once; few classes fill it several times.
         repeat = 1 if len(wanted) > 1 else each
         for i in range(each):
-            draws += [Draw(slot.meta.task, slot.row(name), seed + first + i * len(wanted) + j)
-                      for j, name in enumerate(wanted)]  # fmt: skip
+            draws += [
+                Draw(slot.meta.task, slot.row(name), seed + first + i * len(wanted) + j)
+                for j, name in enumerate(wanted)
+            ]
         title = f"{slot.meta.task}: {', '.join(wanted)}"
         parts.append(
             (title if len(title) <= 90 else title[:89] + "…", len(draws) - first, len(wanted) * repeat)
@@ -84,5 +86,11 @@ def draw_grid(
         pictures.append((title, tile(images[at : at + count], min(columns, COLUMNS))))
         at += count
     tensor_files.write_whole(out.absolute(), png(titled(pictures)))
-    return {"picture": str(out.absolute()), "images": len(draws), "tasks": [slot.meta.task for slot in slots],
-            "steps": settings.steps, "guidance": settings.guidance, "seed": seed}  # fmt: skip
+    return {
+        "picture": str(out.absolute()),
+        "images": len(draws),
+        "tasks": [slot.meta.task for slot in slots],
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "seed": seed,
+    }

@@ -9,7 +9,7 @@ class WorkspaceMissing(UserError):
     """There is no workspace. Args: folder."""
 
     def __str__(self) -> str:
-        return f"There is no workspace in {self.args[0]}. Make one: affinery init, or name another with --workspace."
+        return f"There is no workspace in {self.args[0]}. Make one: affinery init. Or name one: --workspace"
 
 
 class WorkspaceInvalid(UserError):
@@ -25,7 +25,8 @@ class WorkspaceUnusable(UserError):
 
     def __str__(self) -> str:
         folder, reason = self.args
-        return f"The workspace {folder} cannot be written: {reason}. Free space or choose a folder that you may write."
+        mend = "Free space, or choose a folder that you may write."
+        return f"The workspace {folder} cannot be written: {reason}. {mend}"
 
 
 class DemoIncomplete(AffineryError):

@@ -86,15 +86,14 @@ def open_workspace(folder: Path | None) -> Workspace:
 def create_workspace(folder: Path | None) -> tuple[Workspace, bool]:
     """Makes a workspace, or brings one up to date. → it, and whether it is new
 
-    Raises WorkspaceUnusable where the folder cannot be written, WorkspaceInvalid where something else is in it.
+    Raises WorkspaceUnusable where it cannot be written, WorkspaceInvalid where something else is there.
     """
     where = settings_file.chosen(folder)
     path = where / settings_file.FILE
     new = not path.exists()
-    if new and where.exists() and (not where.is_dir() or any(p.name != ".lock" for p in where.iterdir())):
-        # A first run that was interrupted left the settings for last: what it made is recognised by its database.
-        if not (where / "registry.db").exists():
-            raise WorkspaceInvalid(str(where), "there is something else in this folder; choose an empty one")
+    # A first run that was interrupted left the settings for last: what it made is recognised by its database.
+    if new and not (where / "registry.db").exists() and _is_taken(where):
+        raise WorkspaceInvalid(str(where), "there is something else here; choose an empty folder")
     try:
         where.mkdir(parents=True, exist_ok=True)
         with locked(where):
@@ -104,8 +103,12 @@ def create_workspace(folder: Path | None) -> tuple[Workspace, bool]:
     return open_workspace(where), new
 
 
+def _is_taken(where: Path) -> bool:
+    return where.exists() and (not where.is_dir() or any(path.name != ".lock" for path in where.iterdir()))
+
+
 def _fill(where: Path, path: Path) -> None:
-    """Registry, store, data and the settings: the settings last, since they say that the workspace is whole."""
+    """Registry, store, data and the settings: the settings last: they say that the workspace is whole."""
     import migrations
     from affinery import tensor_files
     from orchestration.datasets import init_data

@@ -55,17 +55,30 @@ def show(
         emit(record.to_json() | {"certificates": [proof.to_json() for proof in proofs]})
         return
     made = record.provenance
-    fields([("adapter", record.ref), ("digest", record.digest), ("kind", f"{record.kind} {json.dumps(record.config)}"),
-            ("parameters", f"{record.parameters:,}"), ("size", size(record.size_bytes)),
-            ("class rows", f"[{record.block[0]}, {record.block[1]})"), ("backbone", record.backbone),
-            ("dataset", record.dataset), ("mlflow run", record.mlflow_run_id), ("job", record.job_id),
-            ("strategy", made.get("strategy")), ("trained with", made.get("trained_with") or "–"),
-            ("seed", made.get("seed")), ("code", made.get("code_version")),
-            ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC")])  # fmt: skip
+    fields(
+        [
+            ("adapter", record.ref),
+            ("digest", record.digest),
+            ("kind", f"{record.kind} {json.dumps(record.config)}"),
+            ("parameters", f"{record.parameters:,}"),
+            ("size", size(record.size_bytes)),
+            ("class rows", f"[{record.block[0]}, {record.block[1]})"),
+            ("backbone", record.backbone),
+            ("dataset", record.dataset),
+            ("mlflow run", record.mlflow_run_id),
+            ("job", record.job_id),
+            ("strategy", made.get("strategy")),
+            ("trained with", made.get("trained_with") or "–"),
+            ("seed", made.get("seed")),
+            ("code", made.get("code_version")),
+            ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+    )
     if seen := record.metrics.get("recognition"):
-        fields([("recognition", f"{seen['share']:.1%} of {seen['samples']} samples; the same classifier on "
-                                f"{seen['real_images']} real images: {seen['real_accuracy']:.1%}")])  # fmt: skip
+        drawn = f"{seen['share']:.1%} of {seen['samples']} samples"
+        real = f"the same classifier on {seen['real_images']} real images: {seen['real_accuracy']:.1%}"
+        fields([("recognition", f"{drawn}; {real}")])
     for proof in proofs:
-        fields([("certificate", f"{proof.level}: backbone, null row and {len(proof.results['adapters'])} older "
-                                f"adapter(s) unchanged")])  # fmt: skip
+        older = len(proof.results["adapters"])
+        fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
     following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")

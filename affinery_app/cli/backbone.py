@@ -30,8 +30,15 @@ def add(
     if as_json:
         emit(record.to_json() | {"parameters": parameters})
         return
-    fields([("backbone", record.ref), ("fingerprint", record.digest), ("parameters", f"{parameters:,}"),
-            ("classes", record.num_classes), ("null row", record.null_index)])  # fmt: skip
+    fields(
+        [
+            ("backbone", record.ref),
+            ("fingerprint", record.digest),
+            ("parameters", f"{parameters:,}"),
+            ("classes", record.num_classes),
+            ("null row", record.null_index),
+        ]
+    )
     following(
         "affinery dataset add NAME FOLDER", f"affinery task add NAME --dataset NAME --backbone {record.name}"
     )
@@ -73,9 +80,20 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
         emit(record.to_json() | {"class_table": blocks})
         return
     spec = record.spec
-    fields([("backbone", record.ref), ("fingerprint", record.digest), ("architecture", spec.get("arch")),
-            ("image", f"{spec.get('image_size')} × {spec.get('image_size')}, {spec.get('channels')} channel(s)"),
-            ("prediction", spec.get("prediction")), ("size", size(record.size_bytes)),
-            ("null row", record.null_index), ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC")])  # fmt: skip
+    fields(
+        [
+            ("backbone", record.ref),
+            ("fingerprint", record.digest),
+            ("architecture", spec.get("arch")),
+            (
+                "image",
+                f"{spec.get('image_size')} × {spec.get('image_size')}, {spec.get('channels')} channel(s)",
+            ),
+            ("prediction", spec.get("prediction")),
+            ("size", size(record.size_bytes)),
+            ("null row", record.null_index),
+            ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+    )
     print()
     table(["class rows", "owner"], [(f"[{b['rows'][0]}, {b['rows'][1]})", b["owner"]) for b in blocks], "")

@@ -48,6 +48,12 @@ def export(
     if as_json:
         emit(record.to_json())
         return
-    fields([("bundle", record.path), ("digest", record.digest), ("size", size(record.size_bytes)),
-            ("composition", record.composition)])  # fmt: skip
+    fields(
+        [
+            ("bundle", record.path),
+            ("digest", record.digest),
+            ("size", size(record.size_bytes)),
+            ("composition", record.composition),
+        ]
+    )
     following(f"affinery sample '{record.path}'")

@@ -23,7 +23,7 @@ def add(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a folder of images, put it under DVC and record its version. The same images again change nothing."""
+    """Check a folder of images, put it under DVC, record its version. The same images change nothing."""
     from affinery_app.cli.progress import bar
     from affinery_app.wiring import open_workspace
     from orchestration.additions import add_dataset
@@ -38,8 +38,15 @@ def add(
     if as_json:
         emit(record.to_json() | {"notes": notes})
         return
-    fields([("dataset", record.ref), ("digest", record.digest), ("dvc", record.dvc_md5),
-            ("images", f"{record.image_count:,}"), ("classes", len(record.classes))])  # fmt: skip
+    fields(
+        [
+            ("dataset", record.ref),
+            ("digest", record.digest),
+            ("dvc", record.dvc_md5),
+            ("images", f"{record.image_count:,}"),
+            ("classes", len(record.classes)),
+        ]
+    )
     following(f"affinery task add {record.name} --dataset {record.name} --backbone NAME")
 
 
@@ -72,8 +79,17 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
     if as_json:
         emit(record.to_json())
         return
-    fields([("dataset", record.ref), ("digest", record.digest), ("dvc .dir", record.dvc_md5),
-            ("path", record.dvc_path), ("size", size(record.size_bytes)), ("licence", record.licence),
-            ("source", record.source or "–"), ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC")])  # fmt: skip
+    fields(
+        [
+            ("dataset", record.ref),
+            ("digest", record.digest),
+            ("dvc .dir", record.dvc_md5),
+            ("path", record.dvc_path),
+            ("size", size(record.size_bytes)),
+            ("licence", record.licence),
+            ("source", record.source or "–"),
+            ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+    )
     print()
     table(["class", "images"], zip(record.classes, record.class_counts, strict=True), "")

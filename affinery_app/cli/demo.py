@@ -42,8 +42,10 @@ def demo(
     with locked(space.folder):
         with step("2/6  backbone"):
             backbone, parameters = job.add_shipped_backbone(space)
-        say(f"     {backbone.ref}: {parameters:,} parameters, frozen; fingerprint {backbone.digest[:12]}, "
-            f"{backbone.num_classes} classes, null row {backbone.null_index}")  # fmt: skip
+        say(
+            f"     {backbone.ref}: {parameters:,} parameters, frozen; fingerprint {backbone.digest[:12]}, "
+            f"{backbone.num_classes} classes, null row {backbone.null_index}"
+        )
         shipped = job.shipped_datasets()
         with step("3/6  datasets"), bar("adding datasets") as advance:
             datasets = []
@@ -51,14 +53,14 @@ def demo(
                 advance(done, len(job.TASKS))
                 datasets.append(job.add_shipped_dataset(space, shipped[name]))
         for record in datasets:
-            say(f"     {record.ref}: {record.image_count:,} images of {len(record.classes)} classes, "
-                f"dvc {record.dvc_md5[:12]}, {record.licence}")  # fmt: skip
+            say(
+                f"     {record.ref}: {record.image_count:,} images of {len(record.classes)} classes, "
+                f"dvc {record.dvc_md5[:12]}, {record.licence}"
+            )
         with step("4/6  learning"):
             recipe: dict[str, Any] = {} if steps is None else {"steps": steps}
             job.schedule_tasks(space, recipe)
-            say(
-                f"     {' + '.join(job.TOGETHER)} together, then {' + '.join(job.AFTERWARDS)}; through Ray Train"
-            )
+            say(f"     {' + '.join(job.TOGETHER)} together, then {' + '.join(job.AFTERWARDS)}, by Ray Train")
             try:
                 with Screen() as screen:
                     job.learn(space, screen)
@@ -82,33 +84,54 @@ def step(title: str) -> Iterator[None]:
 
 
 def result(
-    space: Workspace, learnt: list[AdapterRecord], export: ExportRecord, parameters: int, picture: str,
-    seconds: float, as_json: bool,
-) -> None:  # fmt: skip
+    space: Workspace,
+    learnt: list[AdapterRecord],
+    export: ExportRecord,
+    parameters: int,
+    picture: str,
+    seconds: float,
+    as_json: bool,
+) -> None:
     """What came out: figures, lineage, paths, next commands."""
     from registry import lineage
     from registry.graph import tree
 
     if as_json:
-        emit({
-            "workspace": str(space.folder), "bundle": export.path, "picture": picture, "seconds": round(seconds, 1),
-            "tasks": [{"adapter": r.ref, "parameters": r.parameters, "metrics": r.metrics} for r in learnt],
-        })  # fmt: skip
+        emit(
+            {
+                "workspace": str(space.folder),
+                "bundle": export.path,
+                "picture": picture,
+                "seconds": round(seconds, 1),
+                "tasks": [
+                    {"adapter": r.ref, "parameters": r.parameters, "metrics": r.metrics} for r in learnt
+                ],
+            }
+        )
         return
     rows = []
     for record in learnt:
         seen = record.metrics.get("recognition") or {}
         together = ", ".join(record.provenance.get("trained_with") or []) or "–"
-        rows.append((record.ref, f"{record.parameters:,} ({record.parameters / parameters:.1%})", together,
-                     f"{seen.get('share', 0):.1%} of {seen.get('samples', 0)}", f"{seen.get('real_accuracy', 0):.1%}"))  # fmt: skip
+        rows.append(
+            (
+                record.ref,
+                f"{record.parameters:,} ({record.parameters / parameters:.1%})",
+                together,
+                f"{seen.get('share', 0):.1%} of {seen.get('samples', 0)}",
+                f"{seen.get('real_accuracy', 0):.1%}",
+            )
+        )
     say()
     table(
         ["adapter", "parameters", "learnt with", "recognised samples", "real images"],
         rows,
         "Nothing was learnt.",
     )
-    say("recognised: what a classifier of the real images takes for the class asked for; beside it, its accuracy on\n"
-        "real images that were kept back.")  # fmt: skip
+    say(
+        "recognised: what a classifier of the real images takes for the class asked for; beside it, its\n"
+        "accuracy on real images that were kept back."
+    )
     with space.sessions.read() as session:
         node = lineage.resolve(session, f"export:{export.ref}")
         graph = lineage.ancestors(session, node.node_id)

@@ -33,8 +33,14 @@ def bars() -> Progress:
     )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))  # fmt: skip
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
@@ -143,11 +149,12 @@ def _seen(record: AdapterRecord) -> str:
 def certificate_lines(certificate: Certificate) -> list[str]:
     """A certificate in words."""
     results = certificate.results
+    backbone, null_row = results["backbone"], results["null_row"]
+    equal = f"{backbone['tensors']} tensors equal to the bit, fingerprint {backbone['fingerprint'][:12]}"
     lines = [
         f"certificate ({certificate.level}): nothing older changed",
-        f"  backbone {results['backbone']['ref']}: {results['backbone']['tensors']} tensors equal to the bit, "
-        f"fingerprint {results['backbone']['fingerprint'][:12]}",
-        f"  null row {results['null_row']['index']}: unchanged",
+        f"  backbone {backbone['ref']}: {equal}",
+        f"  null row {null_row['index']}: unchanged",
     ]
     replays = {entry["ref"]: entry for entry in results["replay"]}
     for entry in results["adapters"]:
@@ -156,6 +163,8 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         how = (
             "equal to the bit" if replayed["level"] == "bit-exact" else f"within {replayed['difference']:.1e}"
         )
-        lines.append(f"  {printable(entry['ref'])}: tensors and class rows [{low}, {high}) unchanged; "
-                     f"golden images drawn again, {how}")  # fmt: skip
+        lines.append(
+            f"  {printable(entry['ref'])}: tensors and class rows [{low}, {high}) unchanged; "
+            f"golden images drawn again, {how}"
+        )
     return lines

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, say, table
+
+if TYPE_CHECKING:
+    from affinery_app.wiring import Workspace
 
 
 def run(
@@ -19,30 +22,37 @@ def run(
     from orchestration import queue
 
     space = open_workspace(workspace)
-    if not listing:
-        from affinery_app.cli.progress import Screen
-        from orchestration.ray_train import stop_ray
-        from orchestration.worker import Worker
-
-        with Screen() as screen:
-            try:
-                done = Worker(space.services(), screen).drain()
-            finally:
-                stop_ray()
-        if not done and not screen.failures:
-            say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
+    failures = 0 if listing else _drain(space)
     with space.sessions.read() as session:
         jobs = queue.list_all(session)
     if as_json:
         emit([job.to_json() for job in jobs])
     elif listing:
-        table(["job", "state", "tasks", "strategy", "attempts", "error"],
-              [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.error) for j in jobs],
-              "The queue has never held a job.")  # fmt: skip
+        table(
+            ["job", "state", "tasks", "strategy", "attempts", "error"],
+            [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.error) for j in jobs],
+            "The queue has never held a job.",
+        )
     else:
         following("affinery adapter list", "affinery compose NAME --task TASK …")
-    if not listing and screen.failures:
+    if failures:
         raise typer.Exit(1)
+
+
+def _drain(space: Workspace) -> int:
+    """Runs the queue. → how many jobs failed for good"""
+    from affinery_app.cli.progress import Screen
+    from orchestration.ray_train import stop_ray
+    from orchestration.worker import Worker
+
+    with Screen() as screen:
+        try:
+            done = Worker(space.services(), screen).drain()
+        finally:
+            stop_ray()
+    if not done and not screen.failures:
+        say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
+    return screen.failures
 
 
 def worker(workspace: WorkspaceOption = None) -> None:

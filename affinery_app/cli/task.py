@@ -32,16 +32,22 @@ def add(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add tasks and schedule their training; several named at once train together on the one frozen backbone."""
+    """Add tasks and schedule their training; several at once train together on the one frozen backbone."""
     from affinery_app.wiring import open_workspace
     from orchestration.additions import schedule
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | _parsed(settings or [])
     job = schedule(
-        open_workspace(workspace).sessions, names, dataset or names, backbone=backbone, kind=kind,
-        config={} if rank is None else {"rank": rank}, recipe=recipe, after=after or (),
-    )  # fmt: skip
+        open_workspace(workspace).sessions,
+        names,
+        dataset or names,
+        backbone=backbone,
+        kind=kind,
+        config={} if rank is None else {"rank": rank},
+        recipe=recipe,
+        after=after or (),
+    )
     if as_json:
         emit(job.to_json())
         return
@@ -106,10 +112,20 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
         return
     table(
         ["task", "state", "kind", "backbone", "dataset", "class rows", "versions"],
-        [(r.name, r.state, r.kind, r.backbone, r.dataset, f"[{r.block[0]}, {r.block[1]})", r.latest_version)
-         for r in records],
+        [
+            (
+                r.name,
+                r.state,
+                r.kind,
+                r.backbone,
+                r.dataset,
+                f"[{r.block[0]}, {r.block[1]})",
+                r.latest_version,
+            )
+            for r in records
+        ],
         "No task yet. Add one: affinery task add NAME --dataset NAME --backbone NAME",
-    )  # fmt: skip
+    )
 
 
 @app.command("show")
@@ -127,15 +143,32 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
         learnt = [version.to_json() for version in versions]
         emit(record.to_json() | {"jobs": [job.to_json() for job in jobs], "adapters": learnt})
         return
-    fields([("task", record.name), ("state", record.state), ("kind", record.kind), ("config", json.dumps(record.config)),
-            ("backbone", record.backbone), ("dataset", record.dataset),
-            ("class rows", f"[{record.block[0]}, {record.block[1]})"), ("classes", record.classes)])  # fmt: skip
+    fields(
+        [
+            ("task", record.name),
+            ("state", record.state),
+            ("kind", record.kind),
+            ("config", json.dumps(record.config)),
+            ("backbone", record.backbone),
+            ("dataset", record.dataset),
+            ("class rows", f"[{record.block[0]}, {record.block[1]})"),
+            ("classes", record.classes),
+        ]
+    )
     print()
-    table(["job", "state", "strategy", "attempts", "error"],
-          [(j.id[:8], j.state, j.strategy, j.attempts, j.error) for j in jobs], "No job.")  # fmt: skip
-    table(["adapter", "parameters", "recognition", "published"],
-          [(v.ref, f"{v.parameters:,}", _recognition(v.metrics), f"{v.created_at:%Y-%m-%d %H:%M}") for v in versions],
-          "No adapter yet. Train it: affinery run")  # fmt: skip
+    table(
+        ["job", "state", "strategy", "attempts", "error"],
+        [(j.id[:8], j.state, j.strategy, j.attempts, j.error) for j in jobs],
+        "No job.",
+    )
+    table(
+        ["adapter", "parameters", "recognition", "published"],
+        [
+            (v.ref, f"{v.parameters:,}", _recognition(v.metrics), f"{v.created_at:%Y-%m-%d %H:%M}")
+            for v in versions
+        ],
+        "No adapter yet. Train it: affinery run",
+    )
 
 
 def _recognition(metrics: dict[str, Any]) -> str:

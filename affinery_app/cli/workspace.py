@@ -20,7 +20,7 @@ def init(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
 
 def migrate(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Bring the registry's database up to this version's schema, and make the workspace where there is none."""
+    """Bring the registry up to this version's schema, and make the workspace where there is none."""
     from affinery_app.wiring import create_workspace
     from registry.session import HEAD
 
