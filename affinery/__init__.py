@@ -20,7 +20,7 @@ __all__ = ["__version__", "draw", "load"]
 
 
 def load(folder: str | Path) -> ComposedModel:
-    """The composed model of a bundle. Raises BundleInvalid where any of its bytes differ from the manifest."""
+    """The composed model of a bundle. Raises BundleInvalid where a byte differs from its manifest."""
     from affinery.bundle import load_bundle
 
     return load_bundle(Path(folder))

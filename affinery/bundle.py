@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import uuid
@@ -80,8 +79,15 @@ def write_bundle(
         (part / "README.md").write_text(card, encoding="utf-8")
         entries = []
         for i, task in enumerate(tasks):
-            entry = {"name": task.name, "ref": task.ref, "kind": task.kind, "class_names": list(task.class_names),
-                     "block": list(task.block), "dataset": task.dataset, "file": f"adapters/{i}.safetensors"}  # fmt: skip
+            entry = {
+                "name": task.name,
+                "ref": task.ref,
+                "kind": task.kind,
+                "class_names": list(task.class_names),
+                "block": list(task.block),
+                "dataset": task.dataset,
+                "file": f"adapters/{i}.safetensors",
+            }
             _copy(task.file, part / f"adapters/{i}.safetensors")
             if task.golden is not None:
                 entry["golden"] = f"golden/{i}.safetensors"
@@ -90,8 +96,13 @@ def write_bundle(
         files = {
             p.relative_to(part).as_posix(): tensor_files.sha256_file(p) for p in sorted(part.rglob("*.*"))
         }
-        manifest = {"schema": SCHEMA, "name": name, "backbone": backbone | {"file": BACKBONE},
-                    "tasks": entries, "files": files}  # fmt: skip
+        manifest = {
+            "schema": SCHEMA,
+            "name": name,
+            "backbone": backbone | {"file": BACKBONE},
+            "tasks": entries,
+            "files": files,
+        }
         body = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=1).encode()
         tensor_files.write_whole(part / MANIFEST, body)
         if folder.exists():
@@ -99,7 +110,7 @@ def write_bundle(
                 raise ConfigInvalid(str(folder), "something else is there already; choose another folder.")
             verify_bundle(folder)
         else:
-            os.replace(part, folder)
+            part.replace(folder)
         return read_manifest(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

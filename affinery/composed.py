@@ -42,7 +42,7 @@ class TaskSlot:
 
 
 class ComposedModel(nn.Module):
-    """A backbone and the adapters on it. It takes the backbone over: its adaptable layers are wrapped in place."""
+    """A backbone and the adapters on it. It takes the backbone over and wraps its layers in place."""
 
     def __init__(self, backbone: Backbone, fingerprint: str, kind: str = "affiner") -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class ComposedModel(nn.Module):
                     "block", f"{meta.task!r} and {other.meta.task!r} claim the same class rows."
                 )
         config = self.kind.config(meta.config)
-        slot = [layer.add_slot(config) for layer in self.layers.values()][0]
+        slot = max(layer.add_slot(config) for layer in self.layers.values())
         self.class_rows.append(nn.Parameter(self._null_rows(len(meta.class_names))))
         self.slots[meta.task] = TaskSlot(slot, meta)
         return self.slots[meta.task]
@@ -102,7 +102,10 @@ class ComposedModel(nn.Module):
         return task
 
     def load(self, adapter: Adapter) -> TaskSlot:
-        """Adds a trained task. Raises AdapterBackboneMismatch, AdapterFileInvalid or ConfigInvalid; then nothing changed."""
+        """Adds a trained task. Where it raises, nothing has changed.
+
+        Raises AdapterBackboneMismatch, AdapterFileInvalid or ConfigInvalid.
+        """
         given = adapter.layers()
         self._check_fit(adapter, given)
         task = self._reserve(adapter.meta)

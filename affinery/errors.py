@@ -56,7 +56,7 @@ class AdapterFileInvalid(UserError):
 
 
 class AdapterBackboneMismatch(UserError):
-    """An adapter that was trained on another backbone. Args: task, expected fingerprint, found fingerprint."""
+    """An adapter of another backbone. Args: task, expected fingerprint, found fingerprint."""
 
     def __str__(self) -> str:
         task, expected, found = self.args

@@ -87,7 +87,7 @@ def _entry(fields: Mapping[str, Any], base: int) -> TensorEntry:
 
 
 def _check_layout(tensors: Mapping[str, TensorEntry], base: int, size: int) -> None:
-    """Tensors must fill the file from end to end, without gaps or overlaps, each as long as its shape says."""
+    """Tensors must fill the file, without gaps or overlaps, each as long as its shape says."""
     at = base
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.dtype not in TYPE_BYTES:
@@ -134,7 +134,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -3,7 +3,8 @@
     python scripts/prepare_datasets.py --fonts DIR --animals WHEEL --out affinery_app/assets/datasets
 
     digits    scikit-learn's 1,797 handwritten digits, 8 × 8
-    letters   A to J in free typefaces: DIR holds Debian's fonts-* packages, each unpacked in a folder of its name
+    letters   A to J in free typefaces: DIR holds Debian's fonts-* packages, each unpacked in a folder
+              of its name
     animals   silhouettes from the wheel of the PyPI package animal-mnist 0.4 (MIT), six of its ten animals
 
 Everything is bright on black.
@@ -33,11 +34,29 @@ ODD_FACES = re.compile(
     r"|Smallcap|SC-|SmCp|VF|\[wght|Variable|Light$|ital",
 )
 ODD_PACKAGES = {
-    "fonts-adf-ikarius", "fonts-breip", "fonts-beteckna", "fonts-femkeklaver", "fonts-isabella", "fonts-opendyslexic",
-    "fonts-dustin", "fonts-sjfonts", "fonts-tomsontalks", "fonts-essays1743", "fonts-apropal", "fonts-bajaderka",
-    "fonts-havana", "fonts-babelstone-modern", "fonts-humor-sans", "fonts-ecolier-court", "fonts-rufscript",
-    "fonts-radisnoir", "fonts-okolaks", "fonts-klaudia-berenika", "fonts-gnutypewriter", "fonts-eurofurence",
-}  # fmt: skip
+    "fonts-adf-ikarius",
+    "fonts-breip",
+    "fonts-beteckna",
+    "fonts-femkeklaver",
+    "fonts-isabella",
+    "fonts-opendyslexic",
+    "fonts-dustin",
+    "fonts-sjfonts",
+    "fonts-tomsontalks",
+    "fonts-essays1743",
+    "fonts-apropal",
+    "fonts-bajaderka",
+    "fonts-havana",
+    "fonts-babelstone-modern",
+    "fonts-humor-sans",
+    "fonts-ecolier-court",
+    "fonts-rufscript",
+    "fonts-radisnoir",
+    "fonts-okolaks",
+    "fonts-klaudia-berenika",
+    "fonts-gnutypewriter",
+    "fonts-eurofurence",
+}
 SOURCES = {
     "digits": ("CC BY 4.0", "UCI Optical Recognition of Handwritten Digits, as in scikit-learn"),
     "letters": ("free font licences", "capitals drawn from free typefaces of Debian"),
@@ -61,7 +80,8 @@ def digits() -> tuple[list[Entry], str]:
         for image, label in zip(data.images, data.target, strict=True)
     ]
     licence = (
-        "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository (1998).\n"
+        "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, "
+        "UCI Machine Learning Repository (1998).\n"
         "Licensed under the Creative Commons Attribution 4.0 International licence (CC BY 4.0).\n"
         "This is the test part, as scikit-learn (BSD-3-Clause) ships it: 1,797 images of 8 × 8 pixels,\n"
         "their 17 grey levels spread over 0 to 255; nothing else was changed.\n"
@@ -127,25 +147,25 @@ def letters(folder: Path) -> tuple[list[Entry], str]:
         seen.add(key)
         used.setdefault(package, []).append(font_file.name)
         entries += [Entry(letter, image) for letter, image in zip(LETTERS, drawn, strict=True)]
-    lines = ["Capitals drawn from these typefaces, all of Debian's main archive and so free software.",
-             "Package (licences that its copyright file names): files", ""]  # fmt: skip
+    lines = [
+        "Capitals drawn from these typefaces, all of Debian's main archive and so free software.",
+        "Package (licences that its copyright file names): files",
+        "",
+    ]
     lines += [
         f"{package} ({licence_of(folder, package)}): {', '.join(names)}" for package, names in used.items()
     ]
     return entries, "\n".join(lines) + "\n"
 
 
+ARRAY_PARTS = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+
+
 class ArraysOnly(pickle.Unpickler):
     """Reads pickled NumPy arrays, and refuses everything else that a pickle could ask for."""
 
     def find_class(self, module: str, name: str) -> object:
-        if module.split(".")[0] == "numpy" and name in (
-            "_reconstruct",
-            "ndarray",
-            "dtype",
-            "scalar",
-            "_frombuffer",
-        ):
+        if module.split(".")[0] == "numpy" and name in ARRAY_PARTS:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is not an array")
 
@@ -195,9 +215,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, (entries, licence) in {
-        "digits": digits(), "letters": letters(args.fonts), "animals": animals(args.animals)
-    }.items():  # fmt: skip
+    made = {"digits": digits(), "letters": letters(args.fonts), "animals": animals(args.animals)}
+    for name, (entries, licence) in made.items():
         write(args.out, name, entries, licence)
     index = {name: {"licence": licence, "source": source} for name, (licence, source) in SOURCES.items()}
     (args.out / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,7 @@
-"""A training's whole state on disk, as safetensors and JSON: whoever resumes from it ends where an unbroken run ends."""
+"""A training's whole state on disk, as safetensors and JSON.
+
+Whoever resumes from it ends where an unbroken run ends, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,13 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
         tensors[f"stream.{i}"] = stream.generator.get_state()
     body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     tensor_files.write_whole(folder / TENSORS, body)
-    record = {"schema": 1, "step": training.step, "tasks": [data.meta.task for data in training.tasks],
-              "recipe": training.recipe.to_dict(), "digest": tensor_files.sha256_file(folder / TENSORS)}  # fmt: skip
+    record = {
+        "schema": 1,
+        "step": training.step,
+        "tasks": [data.meta.task for data in training.tasks],
+        "recipe": training.recipe.to_dict(),
+        "digest": tensor_files.sha256_file(folder / TENSORS),
+    }
     tensor_files.write_whole(folder / RECORD, json.dumps(record, sort_keys=True).encode())
 
 

@@ -42,16 +42,16 @@ class Split:
 
 def square(image: Image, size: int, channels: int) -> np.ndarray:
     """The middle square, resized; what is transparent counts as black. → (C, size, size) bytes"""
-    from PIL import Image as pillow
+    from PIL import Image as Pillow
 
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = pillow.alpha_composite(pillow.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, (0, 0, 0, 255)), image)
     image = image.convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    resized = image.resize((size, size), pillow.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    resized = image.resize((size, size), Pillow.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     pixels = np.asarray(resized, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -62,8 +62,8 @@ def is_held_out(sha256: str) -> bool:
 
 
 def load_split(pack: Path, size: int, channels: int) -> Split:
-    """A pack's images. Every class keeps at least one image to learn from. Raises what `read_manifest` raises."""
-    from PIL import Image as pillow
+    """A pack's images. Every class keeps one image or more to learn from. Raises DatasetChanged."""
+    from PIL import Image as Pillow
 
     manifest = read_manifest(pack)
     held = [is_held_out(image.sha256) for image in manifest.images]
@@ -75,7 +75,7 @@ def load_split(pack: Path, size: int, channels: int) -> Split:
     pixels = np.empty((len(manifest.images), channels, size, size), np.uint8)
     with zipfile.ZipFile(pack / IMAGES) as archive:
         for i, image in enumerate(manifest.images):
-            with pillow.open(io.BytesIO(archive.read(image.entry))) as opened:
+            with Pillow.open(io.BytesIO(archive.read(image.entry))) as opened:
                 pixels[i] = square(opened, size, channels)
     labels = np.array([image.label for image in manifest.images], np.int64)
     kept_back = np.array(held)

@@ -1,4 +1,4 @@
-"""How far samples are recognised as what was asked for: a classifier of the real images looks at the drawn ones."""
+"""How far samples are recognised as what was asked for, by a classifier of the real images."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ class Recognition:
     real_images: int
 
 
+def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
 class Recogniser(nn.Module):
     """A small convolutional classifier. (B, C, H, W) in [−1, 1] → (B, M) scores."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
+            *convolution(channels, 32),
+            *convolution(32, 32),
+            nn.MaxPool2d(2),
+            *convolution(32, 64),
+            *convolution(64, 64),
+            nn.MaxPool2d(2),
+        )
         self.head = nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ class Recogniser(nn.Module):
 
 
 def shifted(x: Tensor, generator: torch.Generator, reach: int = 1) -> Tensor:
-    """Each batch moved by up to `reach` pixels along both axes, so that the classifier does not rely on exact places."""
+    """The batch moved by up to `reach` pixels along both axes: exact places are not to be relied on."""
     dy, dx = (int(n) for n in torch.randint(-reach, reach + 1, (2,), generator=generator))
     return torch.roll(x, (dy, dx), dims=(2, 3))
 
@@ -93,7 +99,10 @@ def recognition(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a task draws and how it is recognised; nothing to recognise where there is one class or no image kept back."""
+    """What a task draws and how it is recognised.
+
+    recognition: None where there is one class only, or no image was kept back.
+    """
 
     images: Tensor
     labels: Tensor

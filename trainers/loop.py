@@ -1,8 +1,8 @@
 """Training N tasks in one pass over one frozen backbone.
 
-Every task has its own random streams, its own clipping and its own mean loss; the loss is the sum of the means.
-So the gradients of one task do not depend on which others train beside it, and training together gives what
-training alone gives, to rounding.
+Every task has its own random streams, its own clipping and its own mean loss; the loss is the sum of the
+means. So the gradients of one task do not depend on which others train beside it, and training together gives
+what training alone gives, to rounding.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class CoTraining:
             TaskStream(data, recipe, model.null_row, model.backbone.tokens, self.schedule.steps)
             for data in self.tasks
         ]
-        # One task takes the batched product too: its numbers are then those of training beside others, to the bit
-        # wherever a matrix product treats its rows alike.
+        # One task takes the batched product too: its numbers are then those of training beside others, to the
+        # bit wherever a matrix product treats its rows alike.
         self.plan: Plan = EqualBlocks(self.slots[0], len(self.slots))
         self.step = 0
         self.stacked, groups = self._parameters()
@@ -107,7 +107,7 @@ class CoTraining:
         self.average = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
 
     def _parameters(self) -> tuple[list[torch.nn.Parameter], list[dict[str, object]]]:
-        """The stacks, and the optimizer's groups: each part at its own learning rate, class rows at theirs."""
+        """The stacks, and the optimizer's groups: each part and the class rows at their own rate."""
         factors = self.model.kind.learning_rates()
         stacked, groups = [], []
         for layer in self.model.layers.values():

@@ -89,9 +89,13 @@ class PackWriter:
         """Closes the archive and writes the manifest."""
         self._archive.close()
         record: dict[str, Any] = {
-            "schema": SCHEMA, "classes": self.classes, "class_counts": self.counts,
-            "images": [asdict(image) for image in self.images], "licence": self.licence, "source": self.source,
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "classes": self.classes,
+            "class_counts": self.counts,
+            "images": [asdict(image) for image in self.images],
+            "licence": self.licence,
+            "source": self.source,
+        }
         body = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
         (self.folder / MANIFEST).write_bytes(body)
         return read_manifest(self.folder)
@@ -108,9 +112,13 @@ def read_manifest(pack: Path) -> Manifest:
                 str(pack), f"its manifest has schema {raw['schema']}, this Affinery reads {SCHEMA}"
             )
         return Manifest(
-            tuple(raw["classes"]), tuple(raw["class_counts"]), tuple(PackedImage(**image) for image in raw["images"]),
-            str(raw["licence"]), str(raw["source"]), hashlib.sha256(body).hexdigest(),
-        )  # fmt: skip
+            tuple(raw["classes"]),
+            tuple(raw["class_counts"]),
+            tuple(PackedImage(**image) for image in raw["images"]),
+            str(raw["licence"]),
+            str(raw["source"]),
+            hashlib.sha256(body).hexdigest(),
+        )
     except FileNotFoundError as error:
         raise DatasetChanged(str(pack), f"{MANIFEST} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -118,7 +126,7 @@ def read_manifest(pack: Path) -> Manifest:
 
 
 def verify_pack(pack: Path, digest: str) -> Manifest:
-    """Checks every byte of a pack against the digest that was pinned. Raises DatasetChanged, saying what differs."""
+    """Checks every byte of a pack against the digest that was pinned. Raises DatasetChanged."""
     manifest = read_manifest(pack)
     if manifest.digest != digest:
         raise DatasetChanged(
@@ -140,10 +148,12 @@ def differences(pack: Path, manifest: Manifest) -> Iterator[str]:
             for name in sorted(expected.keys() - set(names)):
                 yield f"{expected[name].source_name} ({name}) was taken out of {IMAGES}"
             for name in names:
-                if name in expected:
-                    found = hashlib.sha256(archive.read(name)).hexdigest()
-                    if found != expected[name].sha256:
-                        yield f"{expected[name].source_name} ({name}) was changed: its SHA-256 is {found[:12]}, not {expected[name].sha256[:12]}"
+                if name not in expected:
+                    continue
+                image, found = expected[name], hashlib.sha256(archive.read(name)).hexdigest()
+                if found != image.sha256:
+                    digests = f"its SHA-256 is {found[:12]}, not {image.sha256[:12]}"
+                    yield f"{image.source_name} ({name}) was changed: {digests}"
     except FileNotFoundError:
         yield f"{IMAGES} is missing"
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:

@@ -16,30 +16,30 @@ INK, PAPER, GAP = (235, 235, 235), (24, 24, 27), 2
 
 def tile(images: Tensor, columns: int, zoom: int = 3) -> Image:
     """(n, C, H, W) in [−1, 1] → one picture, `columns` images a line, each enlarged without smoothing."""
-    from PIL import Image as pillow
+    from PIL import Image as Pillow
 
     count, channels, height, width = images.shape
     lines = -(-count // columns)
     cell_w, cell_h = width * zoom + GAP, height * zoom + GAP
-    sheet = pillow.new("RGB", (columns * cell_w + GAP, lines * cell_h + GAP), PAPER)
+    sheet = Pillow.new("RGB", (columns * cell_w + GAP, lines * cell_h + GAP), PAPER)
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
     for i in range(count):
         one = pixels[i].permute(1, 2, 0).numpy()
-        picture = pillow.fromarray(one[:, :, 0] if channels == 1 else one[:, :, :3])
-        picture = picture.resize((width * zoom, height * zoom), pillow.Resampling.NEAREST)
+        picture = Pillow.fromarray(one[:, :, 0] if channels == 1 else one[:, :, :3])
+        picture = picture.resize((width * zoom, height * zoom), Pillow.Resampling.NEAREST)
         sheet.paste(picture, (GAP + i % columns * cell_w, GAP + i // columns * cell_h))
     return sheet
 
 
 def titled(parts: Sequence[tuple[str, Image]]) -> Image:
     """Pictures under each other, each below its title."""
-    from PIL import Image as pillow
+    from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=16)
     line = 28
     width = max(picture.width for _, picture in parts) + 16
-    sheet = pillow.new("RGB", (width, sum(picture.height + line + 8 for _, picture in parts) + 8), PAPER)
+    sheet = Pillow.new("RGB", (width, sum(picture.height + line + 8 for _, picture in parts) + 8), PAPER)
     pen, top = ImageDraw.Draw(sheet), 6
     for title, picture in parts:
         pen.text((10, top), title, fill=INK, font=font)

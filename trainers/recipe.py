@@ -13,9 +13,10 @@ from affinery.errors import ConfigInvalid, near
 class Recipe:
     """The settings of one training.
 
-    batch: samples a task and step. mask_ratio: share of the tokens dropped before the first block (DiffScaler,
-    §3.3), except in the last `unmasked_share` of the steps. class_lr: the class rows' own learning rate.
-    label_dropout: share of samples trained without their class, for guidance. ema_decay: of the adapter only.
+    batch: samples a task and step. mask_ratio: share of the tokens dropped before the first block
+    (DiffScaler, §3.3), except in the last `unmasked_share` of the steps. class_lr: the class rows' own
+    learning rate. label_dropout: share of samples trained without their class, for guidance. ema_decay: of
+    the adapter only.
     """
 
     steps: int = 1000
@@ -35,12 +36,9 @@ class Recipe:
         if self.steps < 1 or self.batch < 1 or self.warmup < 0:
             raise ConfigInvalid("recipe", "steps and batch must be 1 or more, warmup 0 or more.")
         for name in ("mask_ratio", "unmasked_share", "label_dropout", "ema_decay"):
-            if (
-                not 0 <= getattr(self, name) <= 1
-                or name in ("mask_ratio", "ema_decay")
-                and getattr(self, name) == 1
-            ):
-                raise ConfigInvalid(name, f"{getattr(self, name)} is not between 0 and 1.")
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (value == 1 and name in ("mask_ratio", "ema_decay")):
+                raise ConfigInvalid(name, f"{value} is not between 0 and 1.")
         for name in ("lr", "class_lr", "clip_norm"):
             if not 0 < getattr(self, name) < 1e6:
                 raise ConfigInvalid(name, f"{getattr(self, name)} is not a positive number.")
@@ -56,17 +54,11 @@ class Recipe:
         for name, value in values.items():
             if name not in known:
                 raise ConfigInvalid("recipe", f"there is no setting {name!r}.{near(name, known)}")
-            kind = type(known[name].default)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or kind is int
-                and value != int(value)
-            ):
-                raise ConfigInvalid(
-                    name, f"{value!r} is not a {'whole number' if kind is int else 'number'}."
-                )
-            typed[name] = kind(value)
+            whole = isinstance(known[name].default, int)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or (whole and value != int(value)):
+                raise ConfigInvalid(name, f"{value!r} is not a {'whole number' if whole else 'number'}.")
+            typed[name] = int(value) if whole else float(value)
         return cls(**typed)
 
     def rate(self, step: int) -> float:

@@ -1,8 +1,8 @@
-"""Golden images: what a task draws from pinned seeds when it is registered, and again after every later addition.
+"""Golden images: what a task draws from pinned seeds when registered, and again after every later addition.
 
-The batch, the seeds, the sampler and the number type are part of the record, so that equal means equal to the
-bit. In another environment (another torch, another processor) rounding may differ: then a tolerance holds, and
-the result says so.
+The batch, the seeds, the sampler and the number type are part of the record, so that equal means equal to
+the bit. In another environment (another torch, another processor) rounding may differ: then a tolerance
+holds, and the result says so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def read_golden(path: Path) -> Mapping[str, Any]:
 
 
 def replay(model: ComposedModel, golden: Path, environment_digest: str) -> Replay:
-    """Draws a golden batch again with this model, which may hold more tasks by now. Raises GoldenUnreadable."""
+    """Draws a golden batch again with this model, which may hold more tasks by now.
+
+    Raises GoldenUnreadable.
+    """
     record = read_golden(golden)
     then = load(golden.read_bytes())["images"]
     threads = torch.get_num_threads()

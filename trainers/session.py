@@ -85,7 +85,7 @@ class TrainingSession:
         return Progress(training.step, recipe.steps, losses)
 
     def save(self, folder: Path) -> None:
-        """Writes a checkpoint; once the training is done, the finished adapters `<index>.safetensors` beside it."""
+        """Writes a checkpoint; once the training is done, the finished adapters beside it."""
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self.training, folder)
         if self.training.step >= self.plan.recipe.steps:

@@ -24,7 +24,8 @@ from affinery.adapters.contract import AdaptedLayer, Config
 from affinery.adapters.routing import AnyMix, EqualBlocks, OneTask, Route
 from affinery.errors import ConfigInvalid
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Adaptable = nn.Linear | Convolution
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class AffinerConfig:
         return asdict(self)
 
 
+def suited(layer: nn.Module) -> Adaptable:
+    """The layer, if the Affiner is defined on it. Raises ConfigInvalid."""
+    if not isinstance(layer, Adaptable):
+        raise ConfigInvalid(type(layer).__name__, "the Affiner takes linear and convolution layers only.")
+    return layer
+
+
 def affiner(y0: Tensor, bias: Tensor | float, a: Tensor, b: Tensor, low_rank: Tensor) -> Tensor:
     """y0 + a ⊙ (y0 − b̂) + b + low_rank   (DiffScaler, eq. 5); all broadcast to y0's shape (…, out)."""
     return y0 + (a * (y0 - bias) + b + low_rank)
@@ -49,27 +57,26 @@ def affiner(y0: Tensor, bias: Tensor | float, a: Tensor, b: Tensor, low_rank: Te
 class AffinerLayer(AdaptedLayer):
     """A linear or convolution layer with an Affiner a slot.
 
-    Parameters: a, b (S, out); s (S,); down (S, d, in); up (S, out, d), where d is the largest rank of any slot
-    and the rows beyond a slot's own rank are zero.
+    Parameters: a, b (S, out); s (S,); down (S, d, in); up (S, out, d), where d is the largest rank of any
+    slot and the rows beyond a slot's own rank are zero.
     """
+
+    base: Adaptable
 
     def __init__(self, base: nn.Module, route: Route) -> None:
         super().__init__(base, route)
-        if isinstance(base, nn.Linear):
-            self.inputs, self.outputs = base.in_features, base.out_features
-        elif isinstance(base, CONVOLUTIONS) and not getattr(base, "transposed", False):
-            self.inputs, self.outputs = base.in_channels, base.out_channels
+        self.base = suited(base)
+        if isinstance(self.base, nn.Linear):
+            self.inputs, self.outputs = self.base.in_features, self.base.out_features
         else:
-            raise ConfigInvalid(
-                type(base).__name__, "the Affiner is defined on linear and convolution layers only."
-            )
+            self.inputs, self.outputs = self.base.in_channels, self.base.out_channels
         self.ranks = [0]
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.a = nn.Parameter(torch.zeros(1, self.outputs, **like))
-        self.b = nn.Parameter(torch.zeros(1, self.outputs, **like))
-        self.s = nn.Parameter(torch.zeros(1, **like))
-        self.down = nn.Parameter(torch.zeros(1, 0, self.inputs, **like))
-        self.up = nn.Parameter(torch.zeros(1, self.outputs, 0, **like))
+        weight = self.base.weight  # whose device and number type all tensors share
+        self.a = nn.Parameter(weight.new_zeros(1, self.outputs))
+        self.b = nn.Parameter(weight.new_zeros(1, self.outputs))
+        self.s = nn.Parameter(weight.new_zeros(1))
+        self.down = nn.Parameter(weight.new_zeros(1, 0, self.inputs))
+        self.up = nn.Parameter(weight.new_zeros(1, self.outputs, 0))
 
     def add_slot(self, config: Config) -> int:
         assert isinstance(config, AffinerConfig)
@@ -84,7 +91,7 @@ class AffinerLayer(AdaptedLayer):
 
     @torch.no_grad()
     def initialise(self, slot: int, generator: torch.Generator) -> None:
-        """a = b = s = 0; W_down, W_up Kaiming normal (fan in), so that s has a gradient from the first step."""
+        """a = b = s = 0; W_down, W_up Kaiming normal (fan in), so that s has a gradient at once."""
         rank = self.ranks[slot]
         down = torch.randn(rank, self.inputs, generator=generator) * math.sqrt(2.0 / self.inputs)
         up = torch.randn(self.outputs, rank, generator=generator) * math.sqrt(2.0 / rank)
@@ -150,12 +157,12 @@ class AffinerLayer(AdaptedLayer):
         return affiner(y_g, bias, a[:, None], b[:, None], low).reshape(y0.shape)
 
 
-def centre_pixels(conv: nn.Module, x: Tensor, size: torch.Size) -> Tensor:
-    """The input pixel under the kernel's centre for each output pixel: what a 1 × 1 convolution of the same stride sees.
+def centre_pixels(conv: Convolution, x: Tensor, size: torch.Size) -> Tensor:
+    """The input pixel under the kernel's centre for each output pixel.
 
-    x: (B, in, …); size: the spatial size of the output → (B, in, *size). Pixels beyond the border are zero.
+    It is what a 1 × 1 convolution of the same stride sees. x: (B, in, …); size: the output's spatial size
+    → (B, in, *size). Pixels beyond the border are zero.
     """
-    assert isinstance(conv, CONVOLUTIONS)
     for axis, length in enumerate(size):
         dim = axis + 2
         stride, extent = conv.stride[axis], conv.dilation[axis] * (conv.kernel_size[axis] - 1)
@@ -187,7 +194,7 @@ class Affiner:
         return AffinerConfig(**values)
 
     def adapts(self, layer: nn.Module) -> bool:
-        return isinstance(layer, (nn.Linear, *CONVOLUTIONS))
+        return isinstance(layer, Adaptable)
 
     def wrap(self, layer: nn.Module, route: Route) -> AffinerLayer:
         return AffinerLayer(layer, route)

@@ -1,7 +1,7 @@
-"""Adapter files: safetensors whose metadata says what they are, so that none is ever loaded where it does not belong.
+"""Adapter files: safetensors whose metadata says what they are, so that none is loaded in a wrong place.
 
-Tensor names carry no task: `layers.<layer>.<part>` and `class_rows` (M, D). The metadata holds the kind and its
-config, the backbone's fingerprint, the layout of the class table and the rows that the task owns in it.
+Tensor names carry no task: `layers.<layer>.<part>` and `class_rows` (M, D). The metadata holds the kind and
+its config, the backbone's fingerprint, the layout of the class table and the rows that the task owns in it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class OneTask:
 
 @dataclass(frozen=True)
 class EqualBlocks:
-    """The batch is `count` blocks of equal length, of slots first, first + 1, …: one batched product, no gather."""
+    """The batch is `count` blocks of equal length, of slots first, first + 1, …: one batched product."""
 
     first: int
     count: int

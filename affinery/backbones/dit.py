@@ -44,6 +44,13 @@ def position_table(dim: int, side: int) -> Tensor:
     return torch.cat([encode(columns), encode(rows)], dim=1).float()[None]
 
 
+def linear_at(module: nn.Module, path: str) -> nn.Linear:
+    """The linear layer at a path below a module."""
+    found = module.get_submodule(path)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
 class TimestepEmbedder(nn.Module):
     """t → (B, D), through sinusoids of 256 frequencies and an MLP."""
 
@@ -54,7 +61,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        hidden: Tensor = self.mlp(sinusoid(t, self.FREQUENCIES).to(self.mlp[0].weight.dtype))
+        hidden: Tensor = self.mlp(sinusoid(t, self.FREQUENCIES).to(next(self.mlp.parameters()).dtype))
         return hidden
 
 
@@ -90,7 +97,8 @@ class DiTBlock(nn.Module):
         """x: (B, T, D) tokens; c: (B, D) conditioning → (B, T, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
         x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a))
-        return x + gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+        out: Tensor = x + gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+        return out
 
 
 class FinalLayer(nn.Module):
@@ -153,20 +161,17 @@ class DiT(Backbone):
         projection = self.x_embedder.proj
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1), generator=generator)
         nn.init.zeros_(projection.bias)
-        for weight in (
-            self.y_embedder.embedding_table.weight,
-            self.t_embedder.mlp[0].weight,
-            self.t_embedder.mlp[2].weight,
-        ):
+        embeddings = [linear_at(self.t_embedder, f"mlp.{i}").weight for i in (0, 2)]
+        for weight in (self.y_embedder.embedding_table.weight, *embeddings):
             nn.init.normal_(weight, std=0.02, generator=generator)
-        gates = [block.adaLN_modulation[1] for block in self.blocks]
-        for linear in (*gates, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+        gates = [linear_at(part, "adaLN_modulation.1") for part in (*self.blocks, self.final_layer)]
+        for linear in (*gates, self.final_layer.linear):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
         return self
 
     def adaptable(self) -> Mapping[str, nn.Module]:
-        """qkv (fused), proj, fc1, fc2 and adaLN of every block; not the patch embedding, final layer or time MLP."""
+        """qkv (fused), proj, fc1, fc2 and adaLN of every block; no embedding, and not the final layer."""
         parts = ("adaLN_modulation.1", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         return {
             f"blocks.{i}.{part}": block.get_submodule(part)

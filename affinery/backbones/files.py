@@ -51,7 +51,7 @@ def _reason(error: Exception) -> str:
 
 
 def inspect_backbone(path: Path) -> BackboneFile:
-    """Checks that the file holds exactly the tensors that its architecture has. Raises BackboneFileInvalid."""
+    """Checks that the file holds exactly its architecture's tensors. Raises BackboneFileInvalid."""
     spec = read_spec(path)
     try:
         skeleton = on_meta(spec, architecture(spec.arch))

@@ -1,4 +1,4 @@
-"""DDIM sampling (Song et al. 2020) with classifier-free guidance (Ho & Salimans 2022), for batches that mix tasks."""
+"""DDIM sampling (Song et al. 2020), classifier-free guidance (Ho & Salimans 2022), tasks mixed in a batch."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def sample(
     for done, t in enumerate(steps.timesteps):
         both = x.repeat_interleave(twins, dim=0)
         times = torch.full((len(both),), int(t), dtype=torch.long, device=device)
-        predicted = model.denoise(both, times, rows, plan)[
-            :, :channels
-        ]  # a learned variance is not used by DDIM
+        predicted = model.denoise(both, times, rows, plan)
+        predicted = predicted[:, :channels]  # a learned variance is not used by DDIM
         if guided:
             conditional, unconditional = predicted[0::2], predicted[1::2]
             predicted = unconditional + settings.guidance * (conditional - unconditional)
         x = steps.step(predicted, int(t), x).prev_sample
         if on_step is not None:
             on_step(done + 1, settings.steps)
-    return x.clamp(-1, 1).cpu()
+    images: Tensor = x.clamp(-1, 1).cpu()
+    return images
 
 
 def default_settings(

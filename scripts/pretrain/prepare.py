@@ -24,10 +24,31 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE = 16
 CANVAS = 64
 FASHION = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
-EMOJI_LEFT_OUT = {"alphanum", "keycap", "punctuation", "math", "currency", "av-symbol", "skin-tone", "gender",
-                  "subdivision-flag", "other-symbol", "time", "warning"}  # fmt: skip
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+EMOJI_LEFT_OUT = {
+    "alphanum",
+    "keycap",
+    "punctuation",
+    "math",
+    "currency",
+    "av-symbol",
+    "skin-tone",
+    "gender",
+    "subdivision-flag",
+    "other-symbol",
+    "time",
+    "warning",
+}
 ICONS_LEFT_OUT = {
     "Alpha / Numeric",
     "Text / Content / Format",
@@ -56,8 +77,10 @@ def variations(image: Image.Image, count: int, rng: np.random.Generator, mirrore
         dx, dy = (0.0, 0.0) if i == 0 else rng.uniform(-4, 4, 2)
         angle, centre = np.deg2rad(turn), CANVAS / 2
         cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-        matrix = (cos, sin, centre - cos * (centre + dx) - sin * (centre + dy),
-                  -sin, cos, centre + sin * (centre + dx) - cos * (centre + dy))  # fmt: skip
+        matrix = (
+            *(cos, sin, centre - cos * (centre + dx) - sin * (centre + dy)),
+            *(-sin, cos, centre + sin * (centre + dx) - cos * (centre + dy)),
+        )
         moved = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         if mirrored and rng.random() < 0.5:
             moved = moved.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

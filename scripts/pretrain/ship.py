@@ -38,19 +38,23 @@ SHOWN = (
 )
 CARD = """# {name}
 
-A class-conditional diffusion transformer (DiT) small enough to learn from on a laptop: {parameters:,} parameters,
-16 × 16 pixels, greyscale, {patch} × {patch} patches (16 tokens), width {width}, depth {depth}, {heads} heads,
-v-prediction on a cosine noise schedule. Fingerprint `{fingerprint}`.
+A class-conditional diffusion transformer (DiT) small enough to learn from on a laptop: {parameters:,}
+parameters, 16 × 16 pixels, greyscale, {patch} × {patch} patches (16 tokens), width {width}, depth {depth},
+{heads} heads, v-prediction on a cosine noise schedule. Fingerprint `{fingerprint}`.
 
 | | |
 |---|---|
-| data | {images:,} images of {classes} classes: Fashion-MNIST (Zalando, MIT; Debian's `dataset-fashion-mnist`), Noto emoji (Google, Apache-2.0; npm's `emoji-datasource-google` 16.0.0), Material Design icons (Pictogrammers, Apache-2.0; npm's `@mdi/font` 7.4.47) |
-| left out | the emoji and icon groups that are letters, digits, clocks or brands; a few of the remaining icons still bear a sign |
+| data | {images:,} images of {classes} classes, from the sources below |
+| left out | emoji and icon groups that are letters, digits, clocks or brands; a few icons still bear a sign |
 | steps | {steps:,} of batch 256, AdamW, learning rate 1e-3 with warm-up, linear to zero over the last 30 % |
 | kept | the average of the weights (decay 0.9995) |
 | seed | 0 |
 | made with | `scripts/pretrain/prepare.py`, `train.py`, `ship.py`, on two CPU cores |
 | final loss | {loss:.4f} (mean of the last {last} steps) |
+
+Sources: Fashion-MNIST (Zalando, MIT; Debian's `dataset-fashion-mnist`), Noto emoji (Google, Apache-2.0;
+npm's `emoji-datasource-google` 16.0.0), Material Design icons (Pictogrammers, Apache-2.0; npm's `@mdi/font`
+7.4.47).
 
 Each line below is one class. The first ten are garments: {garments}; then {others}.
 
@@ -94,10 +98,18 @@ def main() -> None:
     grid(ComposedModel(load_backbone(path), found.fingerprint), ASSETS / f"{NAME}.samples.png")
     config = found.spec.config
     card = CARD.format(
-        name=NAME, parameters=found.parameters, fingerprint=found.fingerprint, images=len(np.load(args.data)["labels"]),
-        classes=found.spec.num_classes, steps=curve[-1][0], loss=curve[-1][1], last=100,
-        garments=", ".join(found.spec.class_names[:10]), others=", ".join(SHOWN), **config,
-    )  # fmt: skip
+        name=NAME,
+        parameters=found.parameters,
+        fingerprint=found.fingerprint,
+        images=len(np.load(args.data)["labels"]),
+        classes=found.spec.num_classes,
+        steps=curve[-1][0],
+        loss=curve[-1][1],
+        last=100,
+        garments=", ".join(found.spec.class_names[:10]),
+        others=", ".join(SHOWN),
+        **config,
+    )
     (ASSETS / f"{NAME}.md").write_text(card, encoding="utf-8")
     print(f"{path}: {path.stat().st_size:,} bytes, fingerprint {found.fingerprint}")
 

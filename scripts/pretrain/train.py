@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import os
 import time
 from pathlib import Path
 
@@ -120,11 +119,14 @@ def main() -> None:
             total = 0.0
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             state = {
-                "model": model.state_dict(), "average": average.state_dict(), "step": step + 1,
-                "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-            }  # fmt: skip
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "step": step + 1,
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+            }
             torch.save(state, checkpoint.with_suffix(".part"))
-            os.replace(checkpoint.with_suffix(".part"), checkpoint)
+            checkpoint.with_suffix(".part").replace(checkpoint)
             save_backbone(average, args.out / "backbone.safetensors")
 
 
