@@ -27,8 +27,8 @@ VARIABLES = {
     "tracking_uri": "AFFINERY_TRACKING_URI",
     "ray_address": "AFFINERY_RAY_ADDRESS",
 }
-HEADER = """# An Affinery workspace. What is not set here has its default below this folder. AFFINERY_REGISTRY_URL,
-# AFFINERY_STORE_URL, AFFINERY_TRACKING_URI and AFFINERY_RAY_ADDRESS in the environment win over it.
+HEADER = """# An Affinery workspace. What is not set here has its default below this folder; the variables
+# AFFINERY_REGISTRY_URL, _STORE_URL, _TRACKING_URI and AFFINERY_RAY_ADDRESS win over it.
 schema = 1
 # registry_url = "postgresql://affinery@db/affinery"
 # store_url = "/srv/affinery/blobs"

@@ -1,0 +1,258 @@
+"""The main job as a person runs it: real processes, real Ray, real MLflow, real DVC, a real picture.
+
+The steps are few, so that the pictures are poor; everything else is the demo that `make demo` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+STEPS = "12"
+AFFINERY = [sys.executable, "-m", "affinery_app.cli.main"]
+
+
+def affinery(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the command line, which must end with this exit code."""
+    done = subprocess.run([*AFFINERY, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def listed(*arguments: object) -> Any:
+    return json.loads(affinery(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the demo was interrupted in the middle of its training, and then run again."""
+    space = tmp_path_factory.mktemp("demo") / "workspace with a space"
+    command = [*AFFINERY, "demo", "--steps", STEPS, "-w", str(space)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "step 1/" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    rest = first.stdout.read()
+    assert first.wait(90) == 130, rest
+    assert "goes on from here" in rest
+    done = affinery("demo", "--steps", STEPS, "-w", space)
+    assert "certificate (bit-exact): nothing older changed" in done.stderr
+    return space
+
+
+def test_an_interrupted_demo_finishes_when_it_is_run_again_and_every_task_is_learnt_once(demo: Path) -> None:
+    assert [(task["name"], task["state"]) for task in listed("task", "list", "-w", demo)] == [
+        ("digits", "learnt"),
+        ("letters", "learnt"),
+        ("animals", "learnt"),
+    ]
+    assert {record["ref"] for record in listed("adapter", "list", "-w", demo)} == {
+        "digits@1",
+        "letters@1",
+        "animals@1",
+    }
+    assert not list(Path("/proc").glob("*/no-such")) and _ray_processes(demo) == []
+
+
+def _ray_processes(space: Path) -> list[str]:
+    """Command lines of processes that still work in this workspace."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(space) in line and "pytest" not in line:
+            found.append(line)
+    return found
+
+
+def test_running_the_demo_again_changes_nothing_but_the_picture(demo: Path) -> None:
+    before = {noun: listed(noun, "list", "-w", demo) for noun in ("backbone", "dataset", "task", "adapter")}
+    digest = json.loads((demo / "exports/everything-1/manifest.json").read_bytes())
+    affinery("demo", "--steps", STEPS, "-w", demo)
+    after = {noun: listed(noun, "list", "-w", demo) for noun in before}
+    assert after == before
+    assert json.loads((demo / "exports/everything-1/manifest.json").read_bytes()) == digest
+    assert len(list((demo / "exports").iterdir())) == 1
+
+
+def test_the_picture_shows_every_class_of_every_task(demo: Path) -> None:
+    with Image.open(demo / "samples.png") as picture:
+        assert picture.size[0] >= 10 * 16 * 3 and picture.size[1] >= 3 * 6 * 16 * 3
+        assert len(set(picture.convert("L").getdata())) > 100
+
+
+def test_two_tasks_learnt_together_and_the_third_afterwards(demo: Path) -> None:
+    jobs = listed("run", "--list", "-w", demo)
+    assert [(job["strategy"], job["tasks"], job["state"]) for job in jobs] == [
+        ("co-trained", ["digits", "letters"], "done"),
+        ("sequential", ["animals"], "done"),
+    ]
+    assert jobs[1]["needs"] == [jobs[0]["id"]]
+
+
+def test_the_lineage_of_any_adapter_names_its_backbone_dataset_version_and_run(demo: Path) -> None:
+    for task in ("digits", "letters", "animals"):
+        adapter = listed("adapter", "show", task, "-w", demo)
+        graph = listed("lineage", f"{task}@1", "-w", demo)
+        names = {(node["kind"], node["name"]) for node in graph["nodes"]}
+        assert {("backbone", "tiny-dit"), ("dataset", task), ("run", adapter["mlflow_run_id"])} <= names
+        text = affinery("lineage", f"{task}@1", "-w", demo).stdout
+        assert "tiny-dit@1" in text and f"dataset {task}@1" in text and adapter["mlflow_run_id"] in text
+
+
+def test_every_adapter_carries_what_is_needed_to_train_it_again(demo: Path) -> None:
+    for record in listed("adapter", "list", "-w", demo):
+        made = record["provenance"]
+        assert made["seed"] == made["recipe"]["seed"] and made["recipe"]["steps"] == int(STEPS)
+        assert len(made["backbone"]) == len(made["dataset"]) == len(made["environment"]) == 64
+        assert made["code_version"].startswith(("git ", "affinery "))
+
+
+def test_class_blocks_stand_end_to_end_after_the_null_row(demo: Path) -> None:
+    table = listed("backbone", "show", "tiny-dit", "-w", demo)["class_table"]
+    ends = [block["rows"] for block in table]
+    assert [low for low, _ in ends[1:]] == [high for _, high in ends[:-1]]
+    assert [high - low for low, high in ends[1:]] == [10, 10, 6]
+
+
+def test_certificates_prove_the_backbone_the_null_row_and_every_older_adapter(demo: Path) -> None:
+    last = listed("adapter", "show", "animals", "-w", demo)["certificates"][0]
+    assert last["level"] == "bit-exact"
+    assert last["results"]["backbone"]["unchanged"] and last["results"]["null_row"]["unchanged"]
+    assert {entry["ref"] for entry in last["results"]["adapters"]} == {"digits@1", "letters@1"}
+    assert {entry["level"] for entry in last["results"]["replay"]} == {"bit-exact"}
+
+
+def test_mlflow_holds_parameters_the_whole_loss_curve_and_the_pictures(demo: Path) -> None:
+    with sqlite3.connect(demo / "mlflow/mlflow.db") as store:
+        runs = dict(store.execute("SELECT run_uuid, status FROM runs").fetchall())
+        assert sorted(runs.values()) == ["FINISHED"] * 3
+        for run in runs:
+            steps = [s for (s,) in store.execute(
+                "SELECT DISTINCT step FROM metrics WHERE run_uuid = ? AND key = 'loss' ORDER BY step", (run,))]  # fmt: skip
+            assert steps == list(range(1, int(STEPS) + 1))
+            params = dict(store.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchall())
+            assert params["kind"] == "affiner" and params["steps"] == STEPS
+    kept = {path.name for path in (demo / "mlflow/artifacts").rglob("*") if path.is_file()}
+    assert {"samples.png", "loss.png"} <= kept and any(name.endswith(".safetensors") for name in kept)
+
+
+def test_the_bundle_loads_with_three_lines_and_draws_any_class(demo: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, affinery\n"
+        "model = affinery.load(sys.argv[1])\n"
+        "images = affinery.draw(model, 'digits', '7', n=2, steps=2)\n"
+        "assert images.shape == (2, 1, 16, 16), images.shape\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(demo / "exports/everything-1")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bundle_with_one_byte_changed_does_not_draw_and_says_which_file(demo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(demo / "exports/everything-1", bundle)
+    target = bundle / "adapters/1.safetensors"
+    content = bytearray(target.read_bytes())
+    content[-1] ^= 1
+    target.write_bytes(content)
+    done = affinery("sample", bundle, "-o", tmp_path / "x.png", code=2)
+    assert "adapters/1.safetensors has been changed" in done.stderr and not (tmp_path / "x.png").exists()
+
+
+def test_commands_that_only_read_the_registry_import_nothing_heavy(demo: Path) -> None:
+    for command in (["adapter", "list"], ["task", "show", "digits"], ["lineage", "animals@1"], ["backbone", "list"],
+                    ["dataset", "show", "letters"], ["run", "--list"]):  # fmt: skip
+        code = (
+            "import sys\nfrom affinery_app.cli import main\nsys.argv = ['affinery', *sys.argv[1:]]\n"
+            "try:\n    main.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+            "heavy = {'torch', 'diffusers', 'timm', 'ray', 'mlflow', 'dvc', 'alembic', 'numpy', 'PIL'} & sys.modules.keys()\n"
+            "assert not heavy, heavy\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "-w", str(demo)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_person_learns_a_folder_of_images_by_hand(demo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my images"
+    for label, level in (("weiß", 220), ("schwarz é", 40)):
+        (folder / label).mkdir(parents=True)
+        for i in range(8):
+            Image.effect_noise((20 + i, 24), 30).point(lambda v, level=level: min(255, v * level // 128)).save(
+                folder / label / f"{i}.png"
+            )
+    affinery("dataset", "add", "my data", folder, "-w", demo, "--licence", "mine")
+    affinery("task", "add", "shades", "--dataset", "my data", "--backbone", "tiny-dit", "--steps", "6", "-w", demo)
+    done = affinery("run", "-w", demo)
+    assert "certificate (bit-exact)" in done.stderr
+    affinery("compose", "mixed", "-t", "shades", "-t", "digits", "-w", demo)
+    bundle = listed("export", "mixed", "--out", tmp_path / "out", "-w", demo)["path"]
+    drawn = listed("sample", bundle, "-o", tmp_path / "drawn.png", "-n", "1", "--steps", "2")
+    assert drawn["images"] == 12 and Path(drawn["picture"]).stat().st_size > 0
+
+
+def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path) -> None:
+    record = listed("dataset", "show", "digits", "-w", demo)
+    pack = demo / "data" / record["dvc_path"] / "images.zip"
+    os.chmod(pack, 0o644)
+    whole = pack.read_bytes()
+    changed = bytearray(whole)
+    changed[len(changed) // 2] ^= 0xFF
+    # DVC may have linked the file to its cache: a new file in its place leaves the cache alone.
+    pack.unlink()
+    pack.write_bytes(changed)
+    try:
+        job = listed("task", "train", "digits", "--steps", "6", "-w", demo)
+        done = affinery("run", "-w", demo, code=1)
+        assert "not the one that was pinned" in done.stderr and ".png" in done.stderr
+        states = {entry["id"]: entry["state"] for entry in listed("run", "--list", "-w", demo)}
+        assert states[job["id"]] == "failed"
+        assert listed("task", "show", "digits", "-w", demo)["state"] == "learnt"
+    finally:
+        pack.write_bytes(whole)
+
+
+def test_a_demo_killed_outright_finishes_when_it_is_run_again(tmp_path: Path) -> None:
+    space = tmp_path / "killed"
+    first = subprocess.Popen(
+        [*AFFINERY, "demo", "--steps", "400", "-w", str(space)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert first.stderr is not None
+    for line in first.stderr:
+        if "step 4" in line or "step 5" in line:  # a checkpoint of the 400 steps is there by then
+            break
+    first.kill()
+    first.wait()
+    time.sleep(1)
+    jobs = listed("run", "--list", "-w", space)
+    assert jobs[0]["state"] == "running"
+    affinery("task", "cancel", jobs[1]["id"], "-w", space)
+    first_again = subprocess.Popen([*AFFINERY, "run", "-w", str(space)], stderr=subprocess.PIPE, text=True)
+    assert first_again.stderr is not None
+    talk = ""
+    for line in first_again.stderr:
+        talk += line
+        if "going on from step" in line:
+            break
+    first_again.send_signal(signal.SIGINT)
+    first_again.communicate(timeout=90)
+    assert "going on from step" in talk, talk
