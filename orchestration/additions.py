@@ -43,10 +43,15 @@ def add_backbone(sessions: Sessions, store: BlobStore, file: Path, name: str) ->
     with sessions.begin() as session:
         blobs.commit(session, digest, size_bytes, upload.id)
         record = backbones.register(
-            session, name=name, fingerprint=found.fingerprint, blob_digest=digest, size_bytes=size_bytes,
-            num_classes=found.spec.num_classes, null_index=found.spec.null_index,
+            session,
+            name=name,
+            fingerprint=found.fingerprint,
+            blob_digest=digest,
+            size_bytes=size_bytes,
+            num_classes=found.spec.num_classes,
+            null_index=found.spec.null_index,
             spec=json.loads(found.spec.to_json()),
-        )  # fmt: skip
+        )
     return record, found.parameters
 
 
@@ -60,17 +65,25 @@ def add_dataset(
     source: str,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DatasetRecord, list[str]]:
-    """Checks a folder of images, puts it under DVC, records its version. → its record and what to know about it"""
+    """Checks a folder of images, puts it under DVC, records its version. → its record and notes about it"""
     from orchestration.datasets import import_folder
 
     name = naming.checked("dataset", name)
     found = import_folder(data, folder, name=name, licence=licence, source=source, on_progress=on_progress)
     with sessions.begin() as session:
         record = datasets.register(
-            session, name=found.name, digest=found.digest, dvc_md5=found.dvc_md5, dvc_path=found.dvc_path,
-            size_bytes=found.size_bytes, image_count=found.image_count, classes=list(found.classes),
-            class_counts=list(found.class_counts), licence=found.licence, source=found.source,
-        )  # fmt: skip
+            session,
+            name=found.name,
+            digest=found.digest,
+            dvc_md5=found.dvc_md5,
+            dvc_path=found.dvc_path,
+            size_bytes=found.size_bytes,
+            image_count=found.image_count,
+            classes=list(found.classes),
+            class_counts=list(found.class_counts),
+            licence=found.licence,
+            source=found.source,
+        )
     return record, list(found.notes)
 
 
@@ -128,13 +141,17 @@ def _kind_config(backbone: BackboneRecord, kind: str, given: Mapping[str, Any]) 
 
 
 def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> CompositionRecord:
-    """Records a routed composition: each sample names its task. The same members again give the same version."""
+    """Records a routed composition: each sample names its task. The same members give the same version."""
     with sessions.begin() as session:
         found = [adapters.get(session, ref) for ref in members]
         return compositions.register(
-            session, name=name, backbone=found[0].backbone, mode="routed", recipe={},
+            session,
+            name=name,
+            backbone=found[0].backbone,
+            mode="routed",
+            recipe={},
             members=[record.ref for record in found],
-        )  # fmt: skip
+        )
 
 
 def write_composition(
@@ -151,13 +168,23 @@ def write_composition(
         store.verify(digest)
     parts = [
         BundleTask(
-            task.name, member.ref, member.kind, task.classes, member.block, store.path(member.blob_digest),
-            None if member.golden_blob is None else store.path(member.golden_blob), member.dataset,
+            task.name,
+            member.ref,
+            member.kind,
+            task.classes,
+            member.block,
+            store.path(member.blob_digest),
+            None if member.golden_blob is None else store.path(member.golden_blob),
+            member.dataset,
         )
         for member, task in zip(members, learners, strict=True)
-    ]  # fmt: skip
-    facts = {"ref": backbone.ref, "fingerprint": backbone.digest, "null_index": backbone.null_index,
-             "class_names": backbone.spec.get("class_names", [])}  # fmt: skip
+    ]
+    facts = {
+        "ref": backbone.ref,
+        "fingerprint": backbone.digest,
+        "null_index": backbone.null_index,
+        "class_names": backbone.spec.get("class_names", []),
+    }
     manifest = write_bundle(
         folder,
         record.ref,
@@ -179,7 +206,7 @@ def _card(
     lines = [
         f"# {record.ref}",
         "",
-        f"One frozen backbone, {backbone.ref} (fingerprint `{backbone.digest}`), with {len(members)} tasks learnt on it.",
+        f"{len(members)} tasks on one frozen backbone: {backbone.ref}, fingerprint `{backbone.digest}`.",
         "",
         "| task | classes | class rows | parameters | dataset | recognised samples |",
         "|---|---|---|---|---|---|",
@@ -188,11 +215,20 @@ def _card(
         seen = member.metrics.get("recognition")
         share = f"{seen['share']:.1%} of {seen['samples']}" if seen else "–"
         names = ", ".join(task.classes).replace("|", "\\|")
-        lines.append(f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
-                     f"| {member.dataset} | {share} |")  # fmt: skip
-    lines += ["", "```python", "import affinery", "", 'model = affinery.load("this folder")',
-              f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4)  # in [-1, 1]",
-              "```", ""]  # fmt: skip
+        lines.append(
+            f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
+            f"| {member.dataset} | {share} |"
+        )
+    lines += [
+        "",
+        "```python",
+        "import affinery",
+        "",
+        'model = affinery.load("this folder")',
+        f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4)  # in [-1, 1]",
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from affinery import tensor_files
 from orchestration.errors import OlderTaskDisturbed
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certificate:
-    """level: 'bit-exact', or 'tolerance' where this environment is not the one that drew the golden images."""
+    """level: 'bit-exact', or 'tolerance' where this environment did not draw the golden images."""
 
-    level: str
+    level: Literal["bit-exact", "tolerance"]
     results: dict[str, Any]
 
 
@@ -74,7 +74,7 @@ def _null_row(model: ComposedModel, backbone: BackboneRecord, store: BlobStore) 
 
 
 def _adapter(model: ComposedModel, record: AdapterRecord, store: BlobStore) -> dict[str, Any]:
-    """Read back out of the composed model, an adapter and its class rows are the bytes that were published."""
+    """Read back out of the composed model, an adapter and its class rows are the published bytes."""
     from affinery.adapters.files import adapter_bytes
 
     if tensor_files.sha256_file(store.path(record.blob_digest)) != record.blob_digest:
@@ -86,8 +86,13 @@ def _adapter(model: ComposedModel, record: AdapterRecord, store: BlobStore) -> d
         )
     low, high = record.block
     rows = model.class_table()[low:high].detach().cpu().contiguous().numpy().tobytes()
-    return {"ref": record.ref, "digest": record.blob_digest, "class_rows": [low, high],
-            "class_rows_sha256": hashlib.sha256(rows).hexdigest(), "unchanged": True}  # fmt: skip
+    return {
+        "ref": record.ref,
+        "digest": record.blob_digest,
+        "class_rows": [low, high],
+        "class_rows_sha256": hashlib.sha256(rows).hexdigest(),
+        "unchanged": True,
+    }
 
 
 def _replay(

@@ -1,7 +1,7 @@
 """Datasets under DVC: a folder of images becomes a pinned version, and is checked before every training.
 
 Each version lies in `data/<name>/<digest>/` of the workspace's DVC repository, as one pack, with a copy in a
-remote folder beside it: DVC deletes a cache object that it finds tampered with, so the cache alone is no copy.
+remote folder beside it: DVC deletes a cache object that it finds tampered with, so the cache is no copy.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Found:
 
 
 def init_data(root: Path) -> None:
-    """Makes the DVC repository of a workspace, and its remote in a folder beside it. Doing it again changes nothing."""
+    """Makes a workspace's DVC repository, and its remote in a folder beside it. Again, it changes nothing."""
     root.mkdir(parents=True, exist_ok=True)
     with _serialised(root):
         if (root / ".dvc" / "config").exists() and (root / ".dvc" / "affinery").exists():
@@ -67,6 +67,7 @@ def init_data(root: Path) -> None:
         _quiet()
         from dvc.repo import Repo
 
+        _quiet()  # importing DVC set its loggers up anew
         repo = Repo(str(root)) if (root / ".dvc" / "config").exists() else Repo.init(str(root), no_scm=True)
         with repo, repo.config.edit() as config:
             config["remote"]["local"] = {"url": str((root.parent / REMOTE).absolute())}
@@ -110,9 +111,7 @@ def import_folder(
     classes, found, notes = scan(folder)
     incoming = data / f".incoming-{uuid.uuid4().hex[:12]}"
     with _serialised(data):
-        for old in data.glob(
-            ".incoming-*"
-        ):  # of an import that was killed: the lock says that none is at work
+        for old in data.glob(".incoming-*"):  # of an import that was killed: the lock says none is at work
             shutil.rmtree(old, ignore_errors=True)
         try:
             incoming.mkdir()
@@ -122,16 +121,25 @@ def import_folder(
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _make_durable(incoming)
-                os.replace(incoming, target)
+                incoming.replace(target)
             packs.verify_pack(target, manifest.digest)
             md5 = _pin(data, target)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
     size = sum((target / file).stat().st_size for file in (packs.IMAGES, packs.MANIFEST))
     return ImportedDataset(
-        name, manifest.digest, md5, path, size, len(manifest.images), manifest.classes, manifest.class_counts,
-        licence, source, tuple(notes + more),
-    )  # fmt: skip
+        name,
+        manifest.digest,
+        md5,
+        path,
+        size,
+        len(manifest.images),
+        manifest.classes,
+        manifest.class_counts,
+        licence,
+        source,
+        tuple(notes + more),
+    )
 
 
 def scan(folder: Path) -> tuple[tuple[str, ...], list[_Found], list[str]]:
@@ -140,12 +148,9 @@ def scan(folder: Path) -> tuple[tuple[str, ...], list[_Found], list[str]]:
         reason = "it is not a folder" if folder.exists() else "there is no such folder"
         raise DatasetInvalid(str(folder), reason)
     found: list[_Found] = []
-    others: list[str] = []
+    others = [path.name for path in _entries(folder) if path.is_file() and not _is_image(path)]
     classes: list[str] = []
     loose = [path for path in _entries(folder) if path.is_file() and _is_image(path)]
-    for path in _entries(folder):
-        if path.is_file() and not _is_image(path):
-            others.append(path.name)
     for sub in (path for path in _entries(folder) if path.is_dir()):
         inside = list(_files(sub))
         others += [str(path.relative_to(folder)) for path in inside if not _is_image(path)]
@@ -223,8 +228,15 @@ def _pack(
             seen[key] = file
             width, height, mode = _examine(file, content)
             sizes.add((width, height))
-            writer.add(content, file.label, extension=file.path.suffix.lower().removeprefix("."), width=width,
-                       height=height, mode=mode, source_name=unicodedata.normalize("NFC", file.name))  # fmt: skip
+            writer.add(
+                content,
+                file.label,
+                extension=file.path.suffix.lower().removeprefix("."),
+                width=width,
+                height=height,
+                mode=mode,
+                source_name=unicodedata.normalize("NFC", file.name),
+            )
             if on_progress is not None:
                 on_progress(done, len(found))
         manifest = writer.finish()
@@ -250,7 +262,7 @@ def _read(file: _Found) -> bytes:
 
 
 def _examine(file: _Found, content: bytes) -> tuple[int, int, str]:
-    """Decodes an image wholly. → width, height, mode. Raises DatasetInvalid where it is corrupt, tiny or huge."""
+    """Decodes an image wholly. → width, height, mode. Raises DatasetInvalid: corrupt, tiny or huge."""
     import io
     import warnings
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -30,7 +31,7 @@ NUMERIC = (
 def environment_fingerprint() -> dict[str, Any]:
     """Python, platform, processor, GPUs, the packages that compute, and a digest of all installed ones.
 
-    `digest` is the SHA-256 of all other entries; `packages` that of every installed package's name and version.
+    `digest` is the SHA-256 of all other entries; `packages` that of the installed packages' versions.
     """
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -80,30 +81,31 @@ def _processor() -> str:
 
 def _gpus() -> list[str]:
     """The NVIDIA GPUs that the driver names, without loading torch for it."""
-    found = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text().splitlines():
-            if line.startswith("Model:"):
-                found.append(line.partition(":")[2].strip())
-    return found
+    return [
+        line.partition(":")[2].strip()
+        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        for line in path.read_text().splitlines()
+        if line.startswith("Model:")
+    ]
 
 
 @cache
 def code_version() -> str:
     """The git commit that runs, '+changed' where files differ from it; without git, the package's version."""
     root = Path(__file__).resolve().parent.parent
-    if (root / ".git").exists():
+    git = shutil.which("git")
+    if git is not None and (root / ".git").exists():
         try:
-            commit = _git(root, "rev-parse", "HEAD")
-            changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+            commit = _git(git, root, "rev-parse", "HEAD")
+            changed = _git(git, root, "status", "--porcelain", "--untracked-files=no")
         except (OSError, subprocess.SubprocessError):
             return f"affinery {_version('affinery')}"
         return f"git {commit}{'+changed' if changed else ''}"
     return f"affinery {_version('affinery')}"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(program: str, root: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        [program, "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
     )
     return done.stdout.strip()

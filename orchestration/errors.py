@@ -69,7 +69,10 @@ class OlderTaskDisturbed(OrchestrationError):
 
     def __str__(self) -> str:
         what, how = self.args
-        return f"Nothing was published: {what} is not what it was ({how}). Restore it from the store or a backup."
+        return (
+            f"Nothing was published: {what} is not what it was ({how}). "
+            f"Restore it from the store or a backup."
+        )
 
 
 class DatasetInvalid(OrchestrationError, UserError):

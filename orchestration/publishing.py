@@ -51,7 +51,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Stage:
-    """The state of learning that a job's results join: the backbone and the newest adapter of every older task."""
+    """What a job's results join: the backbone and the newest adapter of every older task."""
 
     backbone: BackboneRecord
     older: tuple[AdapterRecord, ...]
@@ -86,7 +86,7 @@ def compose(services: Services, stage: Stage, fresh: Sequence[Adapter]) -> Compo
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """By task, (step, loss) over all attempts of a job; where two attempts tell of one step, the later one counts."""
+    """By task, (step, loss) over all attempts of a job; of two that tell of one step, the later counts."""
     points: dict[str, dict[int, float]] = {}
     for path in sorted(folder.glob(f"attempt-*/{PROGRESS}"), key=lambda p: int(p.parent.name.split("-")[1])):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -122,7 +122,7 @@ def publish(
         golden = services.store.put_bytes(golden_bytes(model, learnt.task.name, digest))
         stored.append((learnt, services.store.put_file(learnt.file), golden))
     code = code_version()
-    # MLflow may be away: then the run is found later by its key, which is in the provenance and a tag of the run.
+    # MLflow may be away: then the run is found later by its key, in the provenance and a tag of the run.
     services.tracking.flush()
     mlflow_ids = {learnt.key: services.tracking.run_id(learnt.key) for learnt in results}
     published = []
@@ -130,10 +130,18 @@ def publish(
         for learnt, blob, golden in stored:
             blobs.commit(session, golden, services.store.size_bytes(golden))
             runs.record(
-                session, job_id=held.job.id, task=learnt.task.name, mlflow_run_id=mlflow_ids[learnt.key],
-                mlflow_experiment=experiment, config=plan.recipe.to_dict(), seed=plan.recipe.seed,
-                code_version=code, environment=environment, started_at=started_at, ended_at=utc_now(),
-            )  # fmt: skip
+                session,
+                job_id=held.job.id,
+                task=learnt.task.name,
+                mlflow_run_id=mlflow_ids[learnt.key],
+                mlflow_experiment=experiment,
+                config=plan.recipe.to_dict(),
+                seed=plan.recipe.seed,
+                code_version=code,
+                environment=environment,
+                started_at=started_at,
+                ended_at=utc_now(),
+            )
             published.append(
                 adapters.publish(
                     session,
@@ -150,7 +158,7 @@ def publish(
                     mlflow_run_id=mlflow_ids[learnt.key],
                     metrics=learnt.metrics(),
                     golden_blob=golden,
-                )  # fmt: skip
+                )
             )
         for record in published:
             certificates.record(
@@ -182,9 +190,13 @@ def _provenance(
 
 
 def read_results(
-    folder: Path, checkpoint: Path, tasks: Sequence[TaskRecord], judged: Mapping[str, Judgement],
-    fresh: Sequence[Adapter], keys: Mapping[str, str],
-) -> list[Learnt]:  # fmt: skip
+    folder: Path,
+    checkpoint: Path,
+    tasks: Sequence[TaskRecord],
+    judged: Mapping[str, Judgement],
+    fresh: Sequence[Adapter],
+    keys: Mapping[str, str],
+) -> list[Learnt]:
     """The results of a job, task by task, in the order of the plan."""
     from trainers.session import adapter_name
 
@@ -197,7 +209,7 @@ def read_results(
             judged[task.name],
             by_task.get(task.name, []),
             keys[task.name],
-        )  # fmt: skip
+        )
         for i, task in enumerate(tasks)
     ]
 

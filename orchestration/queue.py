@@ -1,9 +1,9 @@
 """The job queue, in the registry's database: what is accepted is done once, whatever dies.
 
-A worker claims a job for the length of a lease and renews it by heartbeats. If the worker dies, the lease runs
-out and another claims the job with a higher fence; a write that carries an old fence is refused, so a worker
-that was only asleep cannot spoil what its successor did. Every function takes the caller's session and never
-commits.
+A worker claims a job for the length of a lease and renews it by heartbeats. If the worker dies, the lease
+runs out and another claims the job with a higher fence; a write that carries an old fence is refused, so a
+worker that was only asleep cannot spoil what its successor did. Every function takes the caller's session
+and never commits.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from orchestration.errors import JobNotFound, LeaseLost, TaskIsBusy, TasksDoNotMatch
@@ -39,7 +39,7 @@ def enqueue(
 ) -> JobRecord:
     """Schedules tasks to train: several of them together, on the one frozen backbone.
 
-    key: an idempotency key; a second call with it returns the first's job. after: jobs that must be done before.
+    key: an idempotency key; a second call with it returns the first's job. after: jobs to be done before.
     Raises TaskIsBusy, TasksDoNotMatch, JobNotFound and the registry's NotFound.
     """
     if key is not None:
@@ -55,8 +55,17 @@ def enqueue(
         get(session, needed)
     job_id = str(uuid.uuid4())
     strategy = "co-trained" if len(found) > 1 else "sequential"
-    session.add(Job(id=job_id, kind="train", strategy=strategy, state="queued", priority=priority,
-                    recipe=dict(recipe), idempotency_key=key))  # fmt: skip
+    session.add(
+        Job(
+            id=job_id,
+            kind="train",
+            strategy=strategy,
+            state="queued",
+            priority=priority,
+            recipe=dict(recipe),
+            idempotency_key=key,
+        )
+    )
     session.flush()
     session.add_all(JobTask(job_id=job_id, task_id=task.node_id) for task in found)
     session.add_all(JobDependency(job_id=job_id, needs_job_id=needed) for needed in dict.fromkeys(after))
@@ -82,7 +91,7 @@ def _check_together(found: Sequence[TaskRecord]) -> None:
 
 
 def claim(session: Session, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
-    """Takes the next job that may run: queued, due, all its needs done; or running with a lease that ran out."""
+    """Takes the next job that may run: queued, due, its needs done; or running with a lease that ran out."""
     now = utc_now()
     query = (
         select(Job.id, Job.fence)
@@ -106,7 +115,7 @@ def claim(session: Session, owner: str, lease_seconds: float = LEASE_SECONDS) ->
                 heartbeat_at=now,
                 lease_expires_at=now + timedelta(seconds=lease_seconds),
                 error=None,
-            )  # fmt: skip
+            )
             .execution_options(synchronize_session=False)
         )
     )
@@ -153,12 +162,21 @@ def complete(session: Session, held: Claim) -> None:
 
 
 def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
-    """Ends an attempt badly. → the job's state: queued again with a growing delay, or failed. Raises LeaseLost."""
+    """Ends an attempt. → the job's state: failed, or queued with a growing delay. Raises LeaseLost."""
     again = may_heal and held.attempt < MAX_ATTEMPTS
     state = "queued" if again else "failed"
     delay = timedelta(seconds=RETRY_SECONDS * 2 ** (held.attempt - 1) if again else 0)
-    _write(session, held, {"state": state, "error": error, "lease_owner": None, "lease_expires_at": None,
-                           "run_at": utc_now() + delay})  # fmt: skip
+    _write(
+        session,
+        held,
+        {
+            "state": state,
+            "error": error,
+            "lease_owner": None,
+            "lease_expires_at": None,
+            "run_at": utc_now() + delay,
+        },
+    )
     _end_attempts(session, held.job.id, "failed", error)
     events.append(
         session, f"job.{'retried' if again else 'failed'}", None, {"job": held.job.id, "error": error}
@@ -167,7 +185,7 @@ def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
 
 
 def release(session: Session, held: Claim) -> None:
-    """Gives a job back unfinished, as after Ctrl-C: whoever comes next goes on from its checkpoint. Raises LeaseLost."""
+    """Gives a job back unfinished, as after Ctrl-C: whoever is next resumes it. Raises LeaseLost."""
     _write(
         session, held, {"state": "queued", "lease_owner": None, "lease_expires_at": None, "run_at": utc_now()}
     )
@@ -250,7 +268,7 @@ def _records(session: Session, condition: ColumnElement[bool] | None) -> list[Jo
             row.error,
             row.created_at,
             attempts[row.id],
-        )  # fmt: skip
+        )
         for row in rows
     ]
 
@@ -282,4 +300,4 @@ def _write(session: Session, held: Claim, values: Mapping[str, Any]) -> None:
 
 
 def _changed(result: Any) -> int:
-    return cast("CursorResult[Any]", result).rowcount
+    return int(result.rowcount)

@@ -14,6 +14,7 @@ torn snapshot of Ray's, or a zombie that still writes, is never read.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from trainers.plan import TrainingPlan
 
 PROGRESS, STOP, PLAN = "progress.jsonl", "stop", "plan.json"
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.25
 STOP_SECONDS = 45
 ENVIRONMENT = {
@@ -111,8 +114,9 @@ def train(
 ) -> Path:
     """Trains to the end and returns the folder of the finished checkpoint, with the adapters in it.
 
-    folder: the job's own, the same for every attempt. on_progress runs in this thread; what it raises ends the
-    training at its next report, and is raised here. Raises TrainingFailed, or the worker's own AffineryError.
+    folder: the job's own, the same for every attempt. on_progress runs in this thread; what it raises ends
+    the training at its next report, and is raised here. Raises TrainingFailed, or the worker's own
+    AffineryError.
     """
     start_ray(wanted)
     channel = folder / f"attempt-{attempt}"
@@ -159,7 +163,7 @@ class _Fit(threading.Thread):
     def run(self) -> None:
         try:
             self.checkpoint = self._fit()
-        except BaseException as error:  # handed to the main thread, which decides
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which decides
             self.error = error
 
     def _fit(self) -> Path:
@@ -214,7 +218,7 @@ def _reporter(channel: Path) -> Any:
     from ray.train import UserCallback
 
     class Reporter(UserCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        def after_report(self, *, metrics: list[dict[str, Any]], **_: Any) -> None:
             with (channel / PROGRESS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics[0]) + "\n")
             if (channel / STOP).exists():
@@ -236,7 +240,7 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(int(config["threads"]))
     plan = TrainingPlan.from_json(config["plan"])
     session = TrainingSession(plan)
-    resume(session, Path(config["folder"]), plan)
+    resume(session, Path(config["folder"]))
     while True:
         progress = session.advance()
         report = {
@@ -255,7 +259,7 @@ def train_worker(config: dict[str, Any]) -> None:
             return
 
 
-def resume(session: Any, folder: Path, plan: TrainingPlan) -> int:
+def resume(session: Any, folder: Path) -> int:
     """Goes on from the newest whole checkpoint of any attempt; torn ones are passed over. → the step"""
     from trainers.checkpoints import checkpoints_in
     from trainers.errors import CheckpointUnreadable
@@ -264,7 +268,7 @@ def resume(session: Any, folder: Path, plan: TrainingPlan) -> int:
         try:
             session.restore(checkpoint)
         except CheckpointUnreadable as error:
-            print(error, flush=True)
+            log.warning("%s", error)
         else:
             break
     return int(session.step)

@@ -17,7 +17,7 @@ from registry.storage.contract import BlobStore
 
 @dataclass(frozen=True)
 class Services:
-    """data: the DVC repository; runs: where attempts keep their checkpoints; ray_address: None runs Ray here."""
+    """data: the DVC repository; runs: the attempts' checkpoints; ray_address: None runs Ray here."""
 
     sessions: Sessions
     store: BlobStore

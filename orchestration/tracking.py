@@ -1,8 +1,9 @@
 """MLflow, reached through a spool: what is to be recorded is on our own disk first, then replayed in order.
 
-A training never waits for MLflow and never fails with it. While the server is away its runs grow in the spool,
-and the next flush sends what is missing, with the times and steps of when it happened. Replaying an operation
-again changes nothing: metrics with the same step and time are one point, parameters and tags are the same.
+A training never waits for MLflow and never fails with it. While the server is away its runs grow in the
+spool, and the next flush sends what is missing, with the times and steps of when it happened. Replaying an
+operation again changes nothing: metrics with the same step and time are one point, parameters and tags are
+the same.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Tracking:
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self._connected().search_experiments(max_results=1)
 
-    # --- what happens during a training: only our own disk is touched -----------------------------------------
+    # --- what happens during a training: only our own disk is touched --------------------------------------
 
     def start_run(
         self, experiment: str, run_name: str, params: Mapping[str, object], tags: Mapping[str, str]
@@ -108,7 +109,7 @@ class Tracking:
             file.flush()
             os.fsync(file.fileno())
 
-    # --- bringing MLflow up to date ------------------------------------------------------------------------------
+    # --- bringing MLflow up to date ------------------------------------------------------------------------
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run that a key became, or None while MLflow has not heard of it."""
@@ -124,7 +125,7 @@ class Tracking:
         for each in keys:
             try:
                 self._replay(each)
-            except Exception as error:  # whatever MLflow, its database or the network raise: the spool stays
+            except Exception as error:  # noqa: BLE001 - whatever MLflow or the network raise, the spool stays
                 self.last_error = f"{type(error).__name__}: {error}"
                 self._not_before = time.monotonic() + AGAIN_SECONDS
                 whole = False
@@ -152,9 +153,8 @@ class Tracking:
         with (run.folder / OPERATIONS).open("rb") as file:
             file.seek(run.offset)
             fresh = file.read()
-        lines = fresh[: fresh.rfind(b"\n") + 1].splitlines(
-            keepends=True
-        )  # a torn last line waits for its end
+        # A torn last line waits for its end.
+        lines = fresh[: fresh.rfind(b"\n") + 1].splitlines(keepends=True)
         at = 0
         while at < len(lines):
             operation = json.loads(lines[at])
@@ -199,6 +199,8 @@ class Tracking:
                     client.set_tag(run.run_id, "affinery.missing_artifact", operation["path"])
             case "finish":
                 client.set_terminated(run.run_id, operation["status"], operation["time"])
+            case unknown:
+                raise ValueError(f"The spool of run {key} holds an unknown operation {unknown!r}")
 
     def _created(self, client: MlflowClient, key: str, operation: dict[str, Any]) -> str:
         """The run of a key: found by its tag where an earlier replay was cut off right after making it."""

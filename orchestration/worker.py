@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from trainers.evaluation import Judgement
     from trainers.plan import TrainingPlan
 
+log = logging.getLogger(__name__)
+
 IDLE_SECONDS = 2.0
 EXPERIMENT = "affinery"
 
 
 def own_name() -> str:
-    """This process, as a worker's name: host, process and when it started, so that a reused number is another name."""
+    """This process, as a worker's name: host, number and start, so that a reused number is another name."""
     return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
 
 
@@ -77,7 +80,7 @@ class Heart(threading.Thread):
                 self.lost = error
                 return
             except AffineryError as error:  # a busy or absent database: the lease outlasts three missed beats
-                print(f"heartbeat of job {self.held.job.id} was missed: {error}", flush=True)
+                log.warning("A heartbeat of job %s was missed: %s", self.held.job.id, error)
 
     def check(self) -> None:
         """Raises LeaseLost once the job is no longer ours."""
@@ -102,7 +105,7 @@ class Worker:
         self.owner = owner or own_name()
 
     def drain(self) -> int:
-        """Runs jobs until none is left that can run now or, after a retry's delay, soon. → how many were done"""
+        """Runs jobs until none is left to run now or, after a retry's delay, soon. → how many were done"""
         done = 0
         while True:
             job = self.run_next()
@@ -114,7 +117,7 @@ class Worker:
             time.sleep(IDLE_SECONDS)
 
     def _worth_waiting(self) -> bool:
-        """Whether a queued job will become due by itself: all it needs is done, only its time has not come."""
+        """Whether a queued job becomes due by itself: what it needs is done, only its time has not come."""
         with self.services.sessions.read() as session:
             unfinished = queue.unfinished(session)
             states = {job.id: job.state for job in queue.list_all(session)}
@@ -140,7 +143,7 @@ class Worker:
                 self._run(held, heart)
         except (LeaseLost, StaleFence) as error:
             self.listener.failed(held.job, error, "lost")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is written down as the job's reason
             self._failed(held, error)
         except BaseException:  # Ctrl-C, SystemExit: the job goes back, its checkpoints stay
             with self.services.sessions.begin() as session:
@@ -222,15 +225,19 @@ class Worker:
                 source.digest,
                 task.block,
                 task.classes,
-            )  # fmt: skip
+            )
             for task, source in zip(learners, sources, strict=True)
         )
         recipe = Recipe.from_dict(job.recipe)
         save_every = max(10, recipe.steps // 10)
         plan = TrainingPlan(
-            str(services.store.path(backbone.blob_digest)), backbone.digest, planned, recipe,
-            report_every=max(1, min(10, recipe.steps // 20)), save_every=save_every,
-        )  # fmt: skip
+            str(services.store.path(backbone.blob_digest)),
+            backbone.digest,
+            planned,
+            recipe,
+            report_every=max(1, min(10, recipe.steps // 20)),
+            save_every=save_every,
+        )
         # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
         return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
 
@@ -247,10 +254,19 @@ class Worker:
             params = plan.recipe.to_dict() | {
                 f"{task.kind}.{name}": value for name, value in task.config.items()
             }
-            params |= {"task": task.name, "kind": task.kind, "strategy": job.strategy, "dataset": task.dataset,
-                       "backbone": task.backbone}  # fmt: skip
-            tags = {"affinery.job": job.id, "affinery.task": task.name, "affinery.backbone": plan.fingerprint,
-                    "affinery.dataset": planned.dataset_digest}  # fmt: skip
+            params |= {
+                "task": task.name,
+                "kind": task.kind,
+                "strategy": job.strategy,
+                "dataset": task.dataset,
+                "backbone": task.backbone,
+            }
+            tags = {
+                "affinery.job": job.id,
+                "affinery.task": task.name,
+                "affinery.backbone": plan.fingerprint,
+                "affinery.dataset": planned.dataset_digest,
+            }
             keys[task.name] = self.services.tracking.start_run(EXPERIMENT, task.name, params, tags)
         publishing.remember(path, keys)
         return keys
@@ -265,7 +281,7 @@ class Worker:
         return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
 
     def _close_runs(self, folder: Path, results: Sequence[publishing.Learnt], refs: dict[str, str]) -> None:
-        """Pictures, figures and the adapter itself, to MLflow; a copy of the pictures stays beside the run."""
+        """Pictures, figures and the adapter itself, to MLflow; the pictures stay beside the run too."""
         from trainers.pictures import loss_curve, png, tile
 
         tracking = self.services.tracking
@@ -277,14 +293,17 @@ class Worker:
             pictures.mkdir(parents=True, exist_ok=True)
             (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
             (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
-            if learnt.key is None:
-                continue
             now = int(time.time() * 1000)
             last = learnt.curve[-1][0] if learnt.curve else 0
             if learnt.judgement.recognition is not None:
                 seen = learnt.judgement.recognition
-                tracking.log_metrics(learnt.key, [("recognition", seen.share, last, now),
-                                                     ("real_accuracy", seen.real_accuracy, last, now)])  # fmt: skip
+                tracking.log_metrics(
+                    learnt.key,
+                    [
+                        ("recognition", seen.share, last, now),
+                        ("real_accuracy", seen.real_accuracy, last, now),
+                    ],
+                )
             for picture in ("samples.png", "loss.png"):
                 tracking.log_artifact(learnt.key, pictures / picture, "pictures")
             tracking.log_artifact(learnt.key, learnt.file, "adapter")
