@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.safetensors"
+CARD = "README.md"
+PARTS = ("file", "golden")
+MANIFEST_LIMIT_BYTES = 50_000_000
 ALLOWED = re.compile(r"backbone\.safetensors|README\.md|(adapters|golden)/\d{1,4}\.safetensors")
 
 
@@ -72,11 +76,12 @@ def write_bundle(
 
     backbone: at least `ref` and `fingerprint`. Raises ConfigInvalid where another thing is in the way.
     """
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    folder = folder.absolute()
+    part = folder.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.mkdir(parents=True)
         _copy(backbone_file, part / BACKBONE)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        tensor_files.write_whole(part / CARD, card.encode())
         entries = []
         for i, task in enumerate(tasks):
             entry = {
@@ -93,32 +98,44 @@ def write_bundle(
                 entry["golden"] = f"golden/{i}.safetensors"
                 _copy(task.golden, part / f"golden/{i}.safetensors")
             entries.append(entry)
-        files = {
-            p.relative_to(part).as_posix(): tensor_files.sha256_file(p) for p in sorted(part.rglob("*.*"))
-        }
+        written = sorted(path for path in part.rglob("*") if path.is_file())
         manifest = {
             "schema": SCHEMA,
             "name": name,
             "backbone": backbone | {"file": BACKBONE},
             "tasks": entries,
-            "files": files,
+            "files": {path.relative_to(part).as_posix(): tensor_files.sha256_file(path) for path in written},
         }
         body = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=1).encode()
         tensor_files.write_whole(part / MANIFEST, body)
-        if folder.exists():
-            if _manifest_bytes(folder) != body:
-                raise ConfigInvalid(str(folder), "something else is there already; choose another folder.")
-            verify_bundle(folder)
-        else:
-            part.replace(folder)
+        for below in [path for path in part.iterdir() if path.is_dir()]:
+            tensor_files.make_durable(below)
+        _put_in_place(part, folder, body)
         return read_manifest(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _put_in_place(part: Path, folder: Path, body: bytes) -> None:
+    """Gives a finished bundle its name, unless the same bundle has it already."""
+    if not os.path.lexists(folder):
+        try:
+            part.rename(folder)
+            tensor_files.make_durable(folder.parent)
+            return
+        except OSError:
+            if not os.path.lexists(folder):
+                raise
+            # somebody else has written it in this very moment
+    if _manifest_bytes(folder) != body:
+        raise ConfigInvalid(str(folder), "something else is there already; choose another folder.")
+    verify_bundle(folder)
+
+
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    tensor_files.make_durable(target)
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -128,30 +145,48 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest and checks that it is one; the files are not looked at. Raises BundleInvalid."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleInvalid(str(folder), f"there is no {MANIFEST} in it.")
     try:
-        body = (folder / MANIFEST).read_bytes()
-        raw = json.loads(body)
+        if path.stat().st_size > MANIFEST_LIMIT_BYTES:
+            raise ValueError(f"it is larger than {MANIFEST_LIMIT_BYTES:,} bytes")
+        body = path.read_bytes()
+        raw = tensor_files.read_json(body)
         if raw["schema"] != SCHEMA:
             raise BundleInvalid(str(folder), f"its schema is {raw['schema']}, this Affinery reads {SCHEMA}.")
         files = {str(name): str(digest) for name, digest in raw["files"].items()}
-        named = [raw["backbone"]["file"], *(task["file"] for task in raw["tasks"])]
-        named += [task["golden"] for task in raw["tasks"] if "golden" in task]
+        tasks = tuple(_task_entry(task) for task in raw["tasks"])
         found = Manifest(
             folder,
             str(raw["name"]),
             dict(raw["backbone"]),
-            tuple(raw["tasks"]),
+            tasks,
             files,
             hashlib.sha256(body).hexdigest(),
         )
-    except FileNotFoundError as error:
-        raise BundleInvalid(str(folder), f"there is no {MANIFEST} in it.") from error
+        named = [
+            str(found.backbone["file"]),
+            *(task[part] for task in tasks for part in PARTS if part in task),
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleInvalid(str(folder), f"its {MANIFEST} cannot be read: {error!r}.") from error
     for name in [*files, *named]:
         if not ALLOWED.fullmatch(name) or name not in files:
             raise BundleInvalid(str(folder), f"its manifest names {name!r}, which no bundle holds.")
+    if found.backbone["file"] != BACKBONE or len({task["name"] for task in tasks}) < len(tasks):
+        raise BundleInvalid(str(folder), "its manifest names a task twice, or another file as the backbone.")
     return found
+
+
+def _task_entry(raw: Any) -> dict[str, Any]:
+    """One task of a manifest, if it says all that it must. Raises ValueError or KeyError."""
+    for key in ("name", "ref", "kind", "dataset", *(part for part in PARTS if part in raw), "file"):
+        if not isinstance(raw[key], str):
+            raise ValueError(f"a task's {key} is not text")
+    if not all(isinstance(label, str) for label in raw["class_names"]) or len(raw["block"]) != 2:
+        raise ValueError(f"the classes of task {raw['name']!r} are not names, or their rows no range")
+    return dict(raw)
 
 
 def verify_bundle(folder: Path) -> Manifest:
@@ -159,8 +194,8 @@ def verify_bundle(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, digest in sorted(manifest.files.items()):
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
-            raise BundleInvalid(str(folder), f"{name} is a link out of the bundle.")
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleInvalid(str(folder), f"{name} is a link; a bundle holds its files itself.")
         if not path.is_file():
             raise BundleInvalid(str(folder), f"{name} is missing.")
         if tensor_files.sha256_file(path) != digest:
@@ -179,7 +214,7 @@ def load_bundle(folder: Path) -> ComposedModel:
     fingerprint = inspect_backbone(path).fingerprint
     if fingerprint != manifest.backbone.get("fingerprint"):
         raise BundleInvalid(str(folder), "its backbone is not the one that the manifest names.")
-    kinds = {str(task["kind"]) for task in manifest.tasks} or {"affiner"}
+    kinds = {task["kind"] for task in manifest.tasks} or {"affiner"}
     if len(kinds) > 1:
         raise BundleInvalid(str(folder), f"its tasks are of several kinds: {', '.join(sorted(kinds))}.")
     model = ComposedModel(load_backbone(path), fingerprint, kinds.pop())
@@ -187,5 +222,8 @@ def load_bundle(folder: Path) -> ComposedModel:
         adapter = read_adapter(folder / task["file"])
         if adapter.meta.task != task["name"]:
             raise BundleInvalid(str(folder), f"{task['file']} is the adapter of {adapter.meta.task!r}.")
+        held = (adapter.meta.kind, [*adapter.meta.class_names], [*adapter.meta.block])
+        if held != (task["kind"], task["class_names"], task["block"]):
+            raise BundleInvalid(str(folder), f"{task['file']} has other classes than the manifest says.")
         model.load(adapter)
     return model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from affinery.adapters import kind as kind_named
-from affinery.adapters.contract import AdaptedLayer
+from affinery.adapters.contract import AdaptedLayer, Config
 from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.adapters.routing import Plan, Route, plan_for
 from affinery.backbones.contract import Backbone
@@ -69,23 +69,31 @@ class ComposedModel(nn.Module):
             raise UnknownName("task in this model", name, self.slots)
         return self.slots[name]
 
-    def _reserve(self, meta: AdapterMeta) -> TaskSlot:
-        """Checks that a task fits, and makes room for it in every layer."""
-        if meta.task in self.slots:
-            raise ConfigInvalid("task", f"{meta.task!r} is in this model already; remove it or name another.")
+    def _check(self, meta: AdapterMeta) -> Config:
+        """Whether a task may join this model. → its kind's settings. Nothing is changed."""
         if meta.backbone != self.fingerprint:
             raise AdapterBackboneMismatch(meta.task, self.fingerprint, meta.backbone)
+        if meta.task in self.slots:
+            raise ConfigInvalid("task", f"{meta.task!r} is in this model already; remove it or name another.")
         if meta.kind != self.kind.name:
             raise ConfigInvalid(
                 "kind", f"{meta.task!r} is of kind {meta.kind!r}, this model of {self.kind.name!r}."
             )
+        low, high = meta.block
+        if meta.null_index != self.null_row or low <= self.null_row or high - low != len(meta.class_names):
+            raise ConfigInvalid(
+                "block",
+                f"[{low}, {high}) are not {len(meta.class_names)} rows after the null row {self.null_row}.",
+            )
         for other in self.slots.values():
-            low, high = other.meta.block
-            if meta.block[0] < high and low < meta.block[1]:
+            if low < other.meta.block[1] and other.meta.block[0] < high:
                 raise ConfigInvalid(
                     "block", f"{meta.task!r} and {other.meta.task!r} claim the same class rows."
                 )
-        config = self.kind.config(meta.config)
+        return self.kind.config(meta.config)
+
+    def _make_room(self, meta: AdapterMeta, config: Config) -> TaskSlot:
+        """A slot in every layer for a task that was checked."""
         slot = max(layer.add_slot(config) for layer in self.layers.values())
         self.class_rows.append(nn.Parameter(self._null_rows(len(meta.class_names))))
         self.slots[meta.task] = TaskSlot(slot, meta)
@@ -95,8 +103,11 @@ class ComposedModel(nn.Module):
         return self.backbone.class_table[self.null_row].detach().repeat(count, 1)
 
     def start(self, meta: AdapterMeta, generator: torch.Generator) -> TaskSlot:
-        """A new task before its training: every layer equals the frozen one, every class row the null row."""
-        task = self._reserve(meta)
+        """A new task before its training: every layer equals the frozen one, every class row the null row.
+
+        Raises AdapterBackboneMismatch or ConfigInvalid; then nothing has changed.
+        """
+        task = self._make_room(meta, self._check(meta))
         for layer in self.layers.values():
             layer.initialise(task.slot, generator)
         return task
@@ -106,29 +117,28 @@ class ComposedModel(nn.Module):
 
         Raises AdapterBackboneMismatch, AdapterFileInvalid or ConfigInvalid.
         """
+        config = self._check(adapter.meta)
         given = adapter.layers()
-        self._check_fit(adapter, given)
-        task = self._reserve(adapter.meta)
+        self._check_fit(adapter, given, config)
+        task = self._make_room(adapter.meta, config)
         for name, layer in self.layers.items():
             layer.load(task.slot, given[name])
         with torch.no_grad():
             self.class_rows[-1].copy_(adapter.tensors["class_rows"])
         return task
 
-    def _check_fit(self, adapter: Adapter, given: dict[str, dict[str, Tensor]]) -> None:
-        """Every layer must be given, each part in its shape, before anything is changed."""
+    def _check_fit(self, adapter: Adapter, given: dict[str, dict[str, Tensor]], config: Config) -> None:
+        """Every layer must be given, each part in its shape."""
         origin = f"the adapter of {adapter.meta.task!r}"
         if given.keys() != self.layers.keys():
             odd = sorted(given.keys() ^ self.layers.keys())
             raise AdapterFileInvalid(
                 origin, f"layer {odd[0]!r} is on one side only: it was made for other layers."
             )
-        width = self.backbone.class_table.shape[1]
-        if tuple(adapter.tensors["class_rows"].shape) != (len(adapter.meta.class_names), width):
-            raise AdapterFileInvalid(
-                origin, f"its class rows are not {len(adapter.meta.class_names)} × {width}."
-            )
-        config = self.kind.config(adapter.meta.config)
+        shape = [len(adapter.meta.class_names), self.backbone.class_table.shape[1]]
+        rows = adapter.tensors.get("class_rows")
+        if rows is None or list(rows.shape) != shape:
+            raise AdapterFileInvalid(origin, f"its class rows are not {shape[0]} × {shape[1]}.")
         for name, layer in self.layers.items():
             probe = self.kind.wrap(layer.base, Route())
             try:
@@ -163,9 +173,23 @@ class ComposedModel(nn.Module):
             at = high
         return torch.cat(parts)
 
+    def embed(self, rows: Tensor) -> Tensor:
+        """(B,) rows of the class table → (B, D), as `class_table()[rows]`, whose gaps may be wide."""
+        if not self.slots:
+            return nn.functional.embedding(rows, self.backbone.class_table)
+        tasks = sorted(self.slots.values(), key=lambda task: task.meta.block)
+        lows, highs = torch.tensor([task.meta.block for task in tasks], device=rows.device).T.contiguous()
+        firsts = self.null_row + 1 + (highs - lows).cumsum(0) - (highs - lows)  # in the table without gaps
+        task = (torch.bucketize(rows, lows, right=True) - 1).clamp(min=0)
+        own = (rows >= lows[task]) & (rows < highs[task])
+        at = torch.where(own, rows - lows[task] + firsts[task], rows.clamp(max=self.null_row))
+        table = torch.cat([self.backbone.class_table, *(self._rows_of(task) for task in tasks)])
+        return nn.functional.embedding(at, table)
+
     def plan(self, tasks: Sequence[str | None]) -> Plan:
         """How a batch of these tasks is computed; None is the untouched backbone."""
-        return plan_for([0 if name is None else self.task(name).slot for name in tasks])
+        slots = [0 if name is None else self.task(name).slot for name in tasks]
+        return plan_for(slots, self.backbone.class_table.device)
 
     def denoise(self, x: Tensor, t: Tensor, rows: Tensor, plan: Plan, keep: Tensor | None = None) -> Tensor:
         """The prediction for a batch that may mix tasks.
@@ -174,7 +198,7 @@ class ComposedModel(nn.Module):
         → (B, C, H, W), or (B, K, P) patches where `keep` was given.
         """
         with self.route.using(plan):
-            return self.backbone.denoise(x, t, nn.functional.embedding(rows, self.class_table()), keep)
+            return self.backbone.denoise(x, t, self.embed(rows), keep)
 
     def forward(self, x: Tensor, t: Tensor, rows: Tensor, tasks: Sequence[str | None]) -> Tensor:
         return self.denoise(x, t, rows, self.plan(tasks))

@@ -10,12 +10,14 @@ import json
 import math
 import mmap
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HEADER_LIMIT_BYTES = 100_000_000
+DIMENSIONS_LIMIT = 16
 TYPE_BYTES = {
     "F64": 8,
     "F32": 4,
@@ -52,38 +54,55 @@ class Header:
     tensors: Mapping[str, TensorEntry]
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        raise NotSafetensors("its header names a tensor twice")
-    return keys
+def read_json(text: str | bytes) -> Any:
+    """JSON as it stands in files of others: a repeated key, NaN or bottomless nesting raises ValueError."""
+
+    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = dict(pairs)
+        if len(keys) != len(pairs):
+            raise ValueError("it has a key twice")
+        return keys
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(text, object_pairs_hook=no_repeats, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_header(path: Path) -> Header:
     """Reads and checks the header; raises NotSafetensors, or OSError where the file cannot be read."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise NotSafetensors("it is a pipe or a device, not a file")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, HEADER_LIMIT_BYTES):
             raise NotSafetensors("it is not a safetensors file, or is cut off in its header")
-        try:
-            raw = json.loads(file.read(length), object_pairs_hook=_no_repeats)
-            metadata = raw.pop("__metadata__", {})
-            tensors = {str(name): _entry(fields, 8 + length) for name, fields in raw.items()}
-        except NotSafetensors:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise NotSafetensors("it is not a safetensors file: its header is not readable") from error
+        body = file.read(length)
+    try:
+        raw = read_json(body)
+        metadata = raw.pop("__metadata__", {})
+        tensors = {str(name): _entry(fields, 8 + length) for name, fields in raw.items()}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata holds other things than text")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NotSafetensors(f"it is not a safetensors file: its header is not readable ({error})") from error
     _check_layout(tensors, 8 + length, size)
     return Header(metadata, tensors)
 
 
 def _entry(fields: Mapping[str, Any], base: int) -> TensorEntry:
+    if fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError("a tensor has other fields than its type, shape and place")
     start, stop = fields["data_offsets"]
-    return TensorEntry(
-        str(fields["dtype"]), tuple(int(n) for n in fields["shape"]), base + start, base + stop
-    )
+    shape = tuple(fields["shape"])
+    if len(shape) > DIMENSIONS_LIMIT or not all(type(n) is int for n in (start, stop, *shape)):
+        raise ValueError("a tensor's shape or place is not made of whole numbers")
+    return TensorEntry(str(fields["dtype"]), shape, base + start, base + stop)
 
 
 def _check_layout(tensors: Mapping[str, TensorEntry], base: int, size: int) -> None:
@@ -128,7 +147,7 @@ def sha256_file(path: Path) -> str:
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all, and durable once this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -137,8 +156,13 @@ def write_whole(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    make_durable(path.parent)
+
+
+def make_durable(path: Path) -> None:
+    """Has a file's bytes, or a folder's list of names, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

@@ -41,10 +41,16 @@ class Split:
 
 
 def square(image: Image, size: int, channels: int) -> np.ndarray:
-    """The middle square, resized; what is transparent counts as black. → (C, size, size) bytes"""
-    from PIL import Image as Pillow
+    """The middle square, resized. → (C, size, size) bytes
 
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    What is transparent counts as black, a camera's rotation is undone, more than eight bits become eight; of
+    an animation the first picture is taken.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, (0, 0, 0, 255)), image)
     image = image.convert("L" if channels == 1 else "RGB")
@@ -56,13 +62,27 @@ def square(image: Image, size: int, channels: int) -> np.ndarray:
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def _eight_bits(image: Image) -> Image:
+    """Grey of 16 bits, or of floats from 0 to 1, scaled to 8 bits; Pillow itself would cut it off."""
+    from PIL import Image as Pillow
+
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    scaled = values * 255 if image.mode == "F" else values / 257
+    return Pillow.fromarray(np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8))
+
+
 def is_held_out(sha256: str) -> bool:
-    """Whether an image is kept back: its own bytes decide, so the split never moves when a dataset grows."""
+    """Whether an image is kept back: its own bytes decide, so it stays on its side when a dataset grows."""
     return int(sha256[:8], 16) % 100 < HELD_OUT_PERCENT
 
 
 def load_split(pack: Path, size: int, channels: int) -> Split:
-    """A pack's images. Every class keeps one image or more to learn from. Raises DatasetChanged."""
+    """A pack's images. Raises DatasetChanged.
+
+    Every class keeps an image to learn from: where chance would hold all of its few images back, none is.
+    """
     from PIL import Image as Pillow
 
     manifest = read_manifest(pack)

@@ -7,6 +7,7 @@ what training alone gives, to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,6 @@ from affinery.diffusion.schedule import NoiseSchedule, stratified_steps
 from affinery.errors import ConfigInvalid
 from trainers.errors import TrainingDiverged
 from trainers.recipe import Recipe
-
-STREAMS = ("start", "data", "noise")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,12 @@ class TaskStream:
         self.null_row, self.tokens, self.time_steps = null_row, tokens, steps
         self.generator = torch.Generator().manual_seed(recipe.seed)
         order = torch.argsort(data.labels, stable=True)
-        counts = torch.bincount(data.labels, minlength=len(data.meta.class_names))
+        classes = len(data.meta.class_names)
+        if len(data.labels) != len(data.images) or not bool(
+            ((data.labels >= 0) & (data.labels < classes)).all()
+        ):
+            raise ConfigInvalid("dataset", f"its labels are not those of the {classes} classes of its task.")
+        counts = torch.bincount(data.labels, minlength=classes)
         if int(counts.min()) == 0:
             empty = data.meta.class_names[int(counts.argmin())]
             raise ConfigInvalid(
@@ -86,6 +90,9 @@ class CoTraining:
     def __init__(self, model: ComposedModel, tasks: Sequence[TaskData], recipe: Recipe) -> None:
         if not tasks:
             raise ConfigInvalid("tasks", "there is none to train.")
+        if model.slots:
+            # Their slots would lie in the same tensors, and weight decay would reach them.
+            raise ConfigInvalid("model", "it holds tasks already; train in a model of its own.")
         self.model, self.recipe, self.tasks = model, recipe, list(tasks)
         self.schedule = NoiseSchedule(model.spec)
         self.device = model.backbone.class_table.device
@@ -153,6 +160,10 @@ class CoTraining:
             patches = self.model.backbone.patches(target)
             target = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[-1]))
         losses = l_simple(predicted, target).reshape(len(self.tasks), -1).mean(dim=1)  # (tasks,)
+        values: list[float] = losses.tolist()
+        for data, value in zip(self.tasks, values, strict=True):
+            if not math.isfinite(value):
+                raise TrainingDiverged(data.meta.task, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         self._clip()
@@ -161,10 +172,6 @@ class CoTraining:
         self.optimizer.step()
         self._average()
         self.step += 1
-        values: list[float] = losses.tolist()
-        for data, value in zip(self.tasks, values, strict=True):
-            if value != value:
-                raise TrainingDiverged(data.meta.task, self.step)
         return values
 
     @torch.no_grad()
@@ -200,9 +207,13 @@ class CoTraining:
                 on_step(self.step, losses)
 
     def finish(self) -> list[Adapter]:
-        """Puts the averaged tensors in place and takes each task's adapter out."""
+        """Puts the averaged tensors in place and takes each task's adapter out. Raises TrainingDiverged."""
         with torch.no_grad():
             for name, tensor in self.trained().items():
                 tensor.copy_(self.average[name])
                 tensor.requires_grad_(False)
-        return [self.model.adapter(data.meta.task) for data in self.tasks]
+        adapters = [self.model.adapter(data.meta.task) for data in self.tasks]
+        for adapter in adapters:
+            if not all(bool(tensor.isfinite().all()) for tensor in adapter.tensors.values()):
+                raise TrainingDiverged(adapter.meta.task, self.step)
+        return adapters

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from affinery.errors import ConfigInvalid, near
+
+WHOLE_NUMBERS = {
+    "steps": (1, 100_000_000),
+    "batch": (1, 1_000_000),
+    "warmup": (0, 100_000_000),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,17 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.warmup < 0:
-            raise ConfigInvalid("recipe", "steps and batch must be 1 or more, warmup 0 or more.")
+        for name, (least, most) in WHOLE_NUMBERS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigInvalid(
+                    name, f"{getattr(self, name)} is not a whole number from {least} to {most}."
+                )
         for name in ("mask_ratio", "unmasked_share", "label_dropout", "ema_decay"):
             value = getattr(self, name)
-            if not 0 <= value <= 1 or (value == 1 and name in ("mask_ratio", "ema_decay")):
+            if not 0 <= value <= 1 or (value == 1 and name != "unmasked_share"):
                 raise ConfigInvalid(name, f"{value} is not between 0 and 1.")
+        if not 0 <= self.weight_decay < 1e3:
+            raise ConfigInvalid("weight_decay", f"{self.weight_decay} is not zero or a positive number.")
         for name in ("lr", "class_lr", "clip_norm"):
             if not 0 < getattr(self, name) < 1e6:
                 raise ConfigInvalid(name, f"{getattr(self, name)} is not a positive number.")
@@ -55,7 +68,7 @@ class Recipe:
             if name not in known:
                 raise ConfigInvalid("recipe", f"there is no setting {name!r}.{near(name, known)}")
             whole = isinstance(known[name].default, int)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or (whole and value != int(value)):
                 raise ConfigInvalid(name, f"{value!r} is not a {'whole number' if whole else 'number'}.")
             typed[name] = int(value) if whole else float(value)

@@ -22,6 +22,8 @@ from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from trainers.errors import GoldenUnreadable
 
 RECORD_KEY = "affinery.golden"
+RECORD_KEYS = {"task", "rows", "seed", "sampler", "backbone", "environment", "threads"}
+THREADS_LIMIT = 1024
 BATCH = 8
 SEED = 20_240_415
 SETTINGS = SamplerSettings(steps=10, guidance=2.0)
@@ -61,10 +63,14 @@ def golden_bytes(model: ComposedModel, task: str, environment_digest: str) -> by
 def read_golden(path: Path) -> Mapping[str, Any]:
     """The record of a golden file. Raises GoldenUnreadable."""
     try:
-        record: dict[str, Any] = json.loads(tensor_files.read_header(path).metadata[RECORD_KEY])
-        return record
-    except (OSError, ValueError, KeyError) as error:
-        raise GoldenUnreadable(str(path), str(error)) from error
+        record: dict[str, Any] = tensor_files.read_json(tensor_files.read_header(path).metadata[RECORD_KEY])
+        if missing := RECORD_KEYS - record.keys():
+            raise ValueError(f"its record lacks {sorted(missing)[0]!r}")
+        if type(record["threads"]) is not int or not 1 <= record["threads"] <= THREADS_LIMIT:
+            raise ValueError(f"it was drawn with {record['threads']!r} threads")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise GoldenUnreadable(str(path), f"{error}.") from error
+    return record
 
 
 def replay(model: ComposedModel, golden: Path, environment_digest: str) -> Replay:
@@ -73,7 +79,10 @@ def replay(model: ComposedModel, golden: Path, environment_digest: str) -> Repla
     Raises GoldenUnreadable.
     """
     record = read_golden(golden)
-    then = load(golden.read_bytes())["images"]
+    then = load(golden.read_bytes()).get("images")
+    spec = model.spec
+    if then is None or then.shape != (len(record["rows"]), spec.channels, spec.image_size, spec.image_size):
+        raise GoldenUnreadable(str(golden), "its images are missing, or not of this backbone's size.")
     threads = torch.get_num_threads()
     torch.set_num_threads(int(record["threads"]))
     try:

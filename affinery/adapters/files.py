@@ -7,6 +7,7 @@ its config, the backbone's fingerprint, the layout of the class table and the ro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,17 @@ from affinery.errors import AdapterFileInvalid
 
 META_KEY = "affinery.adapter"
 LAYOUT = "append"
+RECORD_TYPES = {
+    "task": str,
+    "kind": str,
+    "config": dict,
+    "backbone": str,
+    "null_index": int,
+    "block": list,
+    "class_names": list,
+}
+LAYER_TENSOR = re.compile(r"layers\.[^\0]+\.[^.\0]+")
+FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +57,20 @@ class AdapterMeta:
     @classmethod
     def from_json(cls, text: str) -> AdapterMeta:
         """Raises TypeError, ValueError or KeyError on anything that is no such record."""
-        raw = json.loads(text)
-        low, high = (int(n) for n in raw["block"])
-        raw["block"] = (low, high)
-        raw["class_names"] = tuple(str(name) for name in raw["class_names"])
+        raw = tensor_files.read_json(text)
+        low, high = raw["block"]
+        for name, kind in RECORD_TYPES.items():
+            if type(raw[name]) is not kind:
+                raise ValueError(f"its {name} is not of the right type")
+        if not all(type(n) is int for n in (low, high)) or not all(
+            isinstance(name, str) for name in raw["class_names"]
+        ):
+            raise ValueError("its class rows are not whole numbers, or its class names not text")
+        raw["block"], raw["class_names"] = (low, high), tuple(raw["class_names"])
         meta = cls(**raw)
         if meta.layout != LAYOUT:
             raise ValueError(f"the class table's layout {meta.layout!r} is not {LAYOUT!r}")
-        if not meta.null_index < low < high or high - low != len(meta.class_names):
+        if not 0 <= meta.null_index < low < high or high - low != len(meta.class_names):
             raise ValueError(f"rows [{low}, {high}) are not those of {len(meta.class_names)} classes")
         return meta
 
@@ -88,15 +106,23 @@ def read_adapter(path: Path) -> Adapter:
     """An adapter file, checked. Raises AdapterFileInvalid."""
     try:
         header = tensor_files.read_header(path)
-        meta = AdapterMeta.from_json(header.metadata[META_KEY])
-    except KeyError as error:
-        raise AdapterFileInvalid(str(path), f"its metadata has no {META_KEY!r} record.") from error
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise AdapterFileInvalid(str(path), f"{error}.") from error
-    tensors = load(path.read_bytes())
-    rows = tensors.get("class_rows")
-    if rows is None or len(rows) != len(meta.class_names):
+    if META_KEY not in header.metadata:
+        raise AdapterFileInvalid(str(path), f"its metadata has no {META_KEY!r} record.")
+    try:
+        meta = AdapterMeta.from_json(header.metadata[META_KEY])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AdapterFileInvalid(str(path), f"its record cannot be read: {error}.") from error
+    for name, entry in header.tensors.items():
+        if entry.dtype not in FLOATS:
+            raise AdapterFileInvalid(str(path), f"tensor {name!r} holds {entry.dtype}, not real numbers.")
+        if name != "class_rows" and not LAYER_TENSOR.fullmatch(name):
+            raise AdapterFileInvalid(str(path), f"tensor {name!r} belongs to no layer.")
+    rows = header.tensors.get("class_rows")
+    if rows is None or rows.shape[:1] != (len(meta.class_names),):
         raise AdapterFileInvalid(str(path), f"it lacks class rows for its {len(meta.class_names)} classes.")
+    tensors = load(path.read_bytes())
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise AdapterFileInvalid(str(path), f"tensor {name!r} holds values that are not finite.")

@@ -11,12 +11,30 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from affinery.tensor_files import read_json
+
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+SIDE_LIMIT, CHANNELS_LIMIT, STEPS_LIMIT = 8192, 256, 100_000
+SCHEDULE_CHOICES = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+    "clip_sample": (True, False),
+    "set_alpha_to_one": (True, False),
+    "rescale_betas_zero_snr": (True, False),
+}
+SCHEDULE_RANGES = {
+    "num_train_timesteps": (1, STEPS_LIMIT),
+    "steps_offset": (0, 1),
+    "beta_start": (1e-9, 0.999),
+    "beta_end": (1e-9, 0.999),
+    "clip_sample_range": (1e-3, 1e3),
+}
+SAMPLER_RANGES = {"steps": (1, STEPS_LIMIT), "guidance": (0, 1000)}
 
 
 @dataclass(frozen=True)
@@ -54,18 +72,51 @@ class BackboneSpec:
     @classmethod
     def from_json(cls, text: str) -> BackboneSpec:
         """Raises TypeError, ValueError or KeyError on anything that is not a spec."""
-        raw = json.loads(text)
+        raw = read_json(text)
         if not isinstance(raw, dict):
             raise ValueError("the spec is not a JSON object")
-        raw["class_names"] = tuple(str(name) for name in raw["class_names"])
-        spec = cls(**raw)
-        if spec.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction {spec.prediction!r} is none of {', '.join(PREDICTIONS)}")
+        names = raw["class_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names is not a list of names")
+        spec = cls(**raw | {"class_names": tuple(names)})
+        spec.check()
         return spec
+
+    def check(self) -> None:
+        """Raises ValueError where a value is of a wrong type or out of its range."""
+        if not isinstance(self.arch, str):
+            raise ValueError("arch is not a name")
+        for name in ("config", "schedule", "defaults"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is not a JSON object")
+        _check_range("image_size", self.image_size, (1, SIDE_LIMIT), whole=True)
+        _check_range("channels", self.channels, (1, CHANNELS_LIMIT), whole=True)
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction {self.prediction!r} is none of {', '.join(PREDICTIONS)}")
+        for name, value in self.schedule.items():
+            if name in SCHEDULE_RANGES:
+                whole = isinstance(SCHEDULE_RANGES[name][0], int)
+                _check_range(f"schedule.{name}", value, SCHEDULE_RANGES[name], whole)
+            elif not any(
+                type(value) is type(choice) and value == choice for choice in SCHEDULE_CHOICES.get(name, ())
+            ):
+                raise ValueError(f"schedule.{name} = {value!r} is not known here")
+        sampler = self.defaults.get("sampler", {})
+        if not isinstance(sampler, dict) or sampler.keys() - SAMPLER_RANGES.keys():
+            raise ValueError("defaults.sampler may hold steps and guidance only")
+        for name, value in sampler.items():
+            _check_range(f"defaults.sampler.{name}", value, SAMPLER_RANGES[name], whole=name == "steps")
+
+
+def _check_range(name: str, value: object, limits: tuple[float, float], whole: bool) -> None:
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not limits[0] <= cast(float, value) <= limits[1]:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} = {value!r} is not a {kind} from {limits[0]:g} to {limits[1]:g}")
 
 
 class Backbone(nn.Module):
-    """A denoiser with a class table. Subclasses live one to a file in this folder and set `ARCH`."""
+    """A denoiser with a class table. Subclasses live one to a file in this folder, as its `BACKBONE`."""
 
     spec: BackboneSpec
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from timm.layers import Attention, Mlp, PatchEmbed
@@ -18,7 +19,31 @@ from torch import Tensor, nn
 from affinery.backbones.contract import Backbone, BackboneSpec
 from affinery.errors import ConfigInvalid
 
-ARCH = "dit"
+LIMITS = {"width": 65_536, "depth": 256, "heads": 1024, "patch": 1024}
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """mlp_ratio: the MLP's hidden width over the model's; learn_sigma: it predicts a variance too."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = False
+
+    def __post_init__(self) -> None:
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ConfigInvalid(name, f"{value!r} is not a whole number from 1 to {most}.")
+        if type(self.mlp_ratio) not in (int, float) or not 0.01 <= self.mlp_ratio <= 64:
+            raise ConfigInvalid("mlp_ratio", f"{self.mlp_ratio!r} is not a number from 0.01 to 64.")
+        if type(self.learn_sigma) is not bool:
+            raise ConfigInvalid("learn_sigma", f"{self.learn_sigma!r} is neither true nor false.")
+        if self.width % 4 or self.width % self.heads:
+            raise ConfigInvalid("width", f"{self.width} must be a multiple of 4 and of heads = {self.heads}.")
 
 
 def sinusoid(positions: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -118,32 +143,26 @@ class FinalLayer(nn.Module):
 
 
 class DiT(Backbone):
-    """A class-conditional diffusion transformer.
-
-    config: width, depth, heads, patch, mlp_ratio (4.0), learn_sigma (False: the output has C channels).
-    """
+    """A class-conditional diffusion transformer. The spec's config holds what `DiTConfig` names."""
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
-        config = {"mlp_ratio": 4.0, "learn_sigma": False} | spec.config
-        width, patch = int(config["width"]), int(config["patch"])
+        config = DiTConfig(**spec.config)
+        width, patch = config.width, config.patch
         if spec.image_size % patch:
             raise ConfigInvalid(
                 "image_size", f"{spec.image_size} is not a multiple of the patch side {patch}."
             )
-        if width % 4 or width % int(config["heads"]):
-            raise ConfigInvalid("width", f"{width} must be a multiple of 4 and of heads = {config['heads']}.")
         self.spec = spec
         self.patch = patch
         self.side = spec.image_size // patch
-        self.out_channels = spec.channels * (2 if config["learn_sigma"] else 1)
+        self.out_channels = spec.channels * (2 if config.learn_sigma else 1)
         self.x_embedder = PatchEmbed(spec.image_size, patch, spec.channels, width, bias=True)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = LabelEmbedder(spec.num_classes, width)
         self.pos_embed = nn.Parameter(position_table(width, self.side), requires_grad=False)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, int(config["heads"]), float(config["mlp_ratio"]))
-            for _ in range(int(config["depth"]))
+            DiTBlock(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.final_layer = FinalLayer(width, patch * patch * self.out_channels)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from affinery import tensor_files
@@ -38,7 +39,9 @@ def read_spec(path: Path) -> BackboneSpec:
         )
     try:
         return BackboneSpec.from_json(header.metadata[SPEC_KEY])
-    except (TypeError, ValueError, KeyError) as error:
+    except KeyError as error:
+        raise BackboneFileInvalid(str(path), f"its spec lacks {error}.") from error
+    except (TypeError, ValueError) as error:
         raise BackboneFileInvalid(str(path), f"its spec cannot be read: {error}.") from error
 
 
@@ -59,7 +62,8 @@ def inspect_backbone(path: Path) -> BackboneFile:
         raise BackboneFileInvalid(str(path), str(error)) from error
     except Exception as error:  # a hostile or mistaken config may fail anywhere in a constructor
         raise BackboneFileInvalid(str(path), f"its config builds no {spec.arch}: {error}") from error
-    found = {name: entry.shape for name, entry in tensor_files.read_header(path).tensors.items()}
+    entries = tensor_files.read_header(path).tensors
+    found = {name: entry.shape for name, entry in entries.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     if missing := sorted(expected.keys() - found.keys()):
         raise BackboneFileInvalid(str(path), f"{_some(missing)} missing, which its architecture needs.")
@@ -71,8 +75,21 @@ def inspect_backbone(path: Path) -> BackboneFile:
                 str(path),
                 f"tensor {name!r} has the shape {list(found[name])}, but the spec needs {list(shape)}.",
             )
+        if entries[name].dtype != "F32":
+            raise BackboneFileInvalid(
+                str(path),
+                f"tensor {name!r} holds {entries[name].dtype}; convert it to F32 (32-bit floats) first.",
+            )
+    _check_finite(path)
     digest = tensor_files.fingerprint(path, spec.to_json())
     return BackboneFile(path, spec, digest, parameter_count(skeleton))
+
+
+def _check_finite(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        for name in sorted(file.keys()):
+            if not bool(file.get_tensor(name).isfinite().all()):
+                raise BackboneFileInvalid(str(path), f"tensor {name!r} holds values that are not finite.")
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from affinery.composed import ComposedModel
 from affinery.diffusion.schedule import scheduler
 from affinery.errors import ConfigInvalid
+
+SEED_LIMIT = 2**63
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class SamplerSettings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigInvalid("steps", f"{self.steps} is less than 1.")
-        if not self.guidance >= 0:
+        if not 0 <= self.guidance < math.inf:
             raise ConfigInvalid("guidance", f"{self.guidance} is not zero or more.")
 
 
 def starting_noise(model: ComposedModel, seeds: Sequence[int]) -> Tensor:
     """(B, C, H, W): each image's noise comes from its own seed, so it does not depend on the batch."""
+    for seed in seeds:
+        if not 0 <= seed < SEED_LIMIT:
+            raise ConfigInvalid("seed", f"{seed} is not a number from 0 to 2^63 − 1.")
     shape = (model.spec.channels, model.spec.image_size, model.spec.image_size)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
@@ -52,8 +58,14 @@ def sample(
     """Draws one batch. → (B, C, H, W) in [−1, 1], on the CPU, in the order asked for.
 
     Under guidance every sample stands beside its unconditional twin of the same task, so that a batch in
-    blocks of tasks stays one in blocks.
+    blocks of tasks stays one in blocks. Raises ConfigInvalid and UnknownName.
     """
+    if not draws:
+        raise ConfigInvalid("draws", "there is nothing to draw.")
+    steps = scheduler(model.spec)
+    if settings.steps > steps.config.num_train_timesteps:
+        most = steps.config.num_train_timesteps
+        raise ConfigInvalid("steps", f"{settings.steps} is more than the {most} that the backbone knows.")
     device = model.backbone.class_table.device
     guided = settings.guidance != 1.0
     twins = 2 if guided else 1
@@ -61,7 +73,6 @@ def sample(
     if guided:
         rows[1::2] = model.null_row
     plan = model.plan([draw.task for draw in draws for _ in range(twins)])
-    steps = scheduler(model.spec)
     steps.set_timesteps(settings.steps)
     x = starting_noise(model, [draw.seed for draw in draws]).to(device) * steps.init_noise_sigma
     channels = model.spec.channels
