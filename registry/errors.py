@@ -123,7 +123,7 @@ class RegistryOutdated(RegistryError):
         return f"The registry has schema {found}; this one needs {known}. Bring it up to date: affinery init"
 
 
-class RegistryTooNew(RegistryError):
+class RegistryTooNew(RegistryError, UserError):
     """A registry of a newer schema. Args: found revision, known revision, version that made it (or '')."""
 
     def __str__(self) -> str:

@@ -27,14 +27,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 LETTERS = "ABCDEFGHIJ"
 FACES_A_PACKAGE = 3
-ANIMALS = {1: "bird", 2: "cat", 5: "elephant", 6: "giraffe", 7: "horse", 9: "zebra"}
+ANIMALS = {1: "bird", 2: "cat", 3: "cow", 5: "elephant", 6: "giraffe", 9: "zebra"}
 IMAGES_AN_ANIMAL = 300
 ODD_FACES = re.compile(
     r"Math|Symbol|Initial|Ornament|Signage|Thin|ExtraLight|UltraLight|Hairline|Swash|Oblique|Italic|It$|Unicase"
-    r"|Smallcap|SC-|SmCp|VF|\[wght|Variable|Light$|ital",
+    r"|_K$|Keys|Smallcap|SC-|SmCp|VF|\[wght|Variable|Light$|ital",
 )
 ODD_PACKAGES = {
     "fonts-adf-ikarius",
+    "fonts-adf-solothurn",
+    "fonts-lobstertwo",
+    "fonts-paratype",
+    "fonts-urw-base35",
     "fonts-breip",
     "fonts-beteckna",
     "fonts-femkeklaver",
@@ -114,11 +118,12 @@ def capital(font_file: Path, letter: str, box: int = 32, fine: int = 8) -> np.nd
     return np.asarray(canvas.resize((box, box), Image.Resampling.BOX))
 
 
-def has_all_letters(font_file: Path) -> bool:
+def is_usable(font_file: Path) -> bool:
+    """Whether a face is upright and has all the letters."""
     from fontTools.ttLib import TTFont
 
     with TTFont(font_file, lazy=True) as font:
-        return all(ord(letter) in font.getBestCmap() for letter in LETTERS)
+        return not font["post"].italicAngle and all(ord(letter) in font.getBestCmap() for letter in LETTERS)
 
 
 def licence_of(folder: Path, package: str) -> str:
@@ -127,6 +132,8 @@ def licence_of(folder: Path, package: str) -> str:
     for path in folder.joinpath(package).glob("usr/share/doc/*/copyright*"):
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", "replace")
+        if "General Public License v.2 with the exceptions set forth below" in text:
+            named.add("GPL-2 with font exception")
         named |= {line.strip() for line in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)}
         if not named and "Open Font License" in text:
             named.add("OFL")
@@ -138,7 +145,7 @@ def letters(folder: Path) -> tuple[list[Entry], str]:
     used: dict[str, list[str]] = {}
     seen: set[bytes] = set()
     for package, font_file in faces(folder):
-        if len(used.get(package, [])) >= FACES_A_PACKAGE or not has_all_letters(font_file):
+        if len(used.get(package, [])) >= FACES_A_PACKAGE or not is_usable(font_file):
             continue
         drawn = [capital(font_file, letter) for letter in LETTERS]
         key = b"".join(image.tobytes() for image in drawn)
@@ -190,7 +197,7 @@ def animals(wheel: Path) -> tuple[list[Entry], str]:
 
 
 def write(out: Path, name: str, entries: list[Entry], licence: str) -> None:
-    """A zip of class_name/NNNN.png with LICENCE.txt; the same images give the same bytes."""
+    """A zip of class_name/NNNN.png with its licence and a README; the same images give the same bytes."""
     counts: dict[str, int] = {}
     with zipfile.ZipFile(out / f"{name}.zip", "w", zipfile.ZIP_STORED) as archive:
 
@@ -198,6 +205,10 @@ def write(out: Path, name: str, entries: list[Entry], licence: str) -> None:
             archive.writestr(zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0)), content)
 
         put("LICENCE.txt", licence.encode())
+        terms, source = SOURCES[name]
+        height, width = entries[0].pixels.shape
+        about = f"{len(entries)} greyscale images, {width} x {height}, bright on black, one folder a class."
+        put("README.md", f"# {name}\n\n{about}\n\n{source}. {terms}; see LICENCE.txt.\n".encode())
         for entry in entries:
             buffer = io.BytesIO()
             Image.fromarray(entry.pixels).save(buffer, "PNG", optimize=True)

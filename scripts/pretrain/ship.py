@@ -73,7 +73,7 @@ def grid(model: ComposedModel, out: Path) -> None:
     parts = []
     for name in wanted:
         row = names.index(name)
-        images = sample(model, [Draw(None, row, seed) for seed in range(16)], SamplerSettings(50, 2.0))
+        images = sample(model, [Draw(None, row, seed) for seed in range(16)], SamplerSettings(50, 1.25))
         parts.append((name, tile(images, 16)))
     out.write_bytes(png(titled(parts)))
 
