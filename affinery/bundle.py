@@ -35,7 +35,7 @@ BACKBONE = "backbone.safetensors"
 CARD = "README.md"
 PARTS = ("file", "golden")
 MANIFEST_LIMIT_BYTES = 50_000_000
-ALLOWED = re.compile(r"backbone\.safetensors|README\.md|(adapters|golden)/\d{1,4}\.safetensors")
+ALLOWED = re.compile(r"backbone\.safetensors|README\.md|(adapters|golden)/[0-9]{1,4}\.safetensors")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,8 +29,9 @@ def layer_with(base: nn.Module, *ranks: int) -> AffinerLayer:
 
 
 def by_the_equation(base: nn.Module, own: dict[str, Tensor], x: Tensor) -> Tensor:
-    """y = (1 + a) ⊙ (W x) + b̂ + b + s · W_up ReLU(W_down x), written out with W_down, W_up as the paper has them."""
-    weight, bias = base.get_parameter("weight"), base.bias
+    """y = (1 + a) ⊙ (W x) + b̂ + b + s · W_up ReLU(W_down x), written out."""
+    weight: Tensor = base.get_parameter("weight")
+    bias: Tensor | None = base.get_parameter("bias") if base.bias is not None else None
     a, b, s, down, up = (own[part] for part in ("a", "b", "s", "down", "up"))
     if isinstance(base, nn.Linear):
         bias_hat = 0.0 if bias is None else bias
@@ -61,7 +64,9 @@ def by_the_equation(base: nn.Module, own: dict[str, Tensor], x: Tensor) -> Tenso
         (lambda bias: nn.Conv3d(4, 6, 3, padding=1, stride=(1, 2, 1), bias=bias), (4, 3, 6, 5)),
     ],
 )
-def test_a_layer_computes_equation_5(base: type[nn.Module], shape: tuple[int, ...], bias: bool) -> None:
+def test_a_layer_computes_equation_5(
+    base: Callable[[bool], nn.Module], shape: tuple[int, ...], bias: bool
+) -> None:
     torch.manual_seed(0)
     layer = layer_with(base(bias), 3)
     x = torch.randn(2, *shape)
@@ -71,8 +76,8 @@ def test_a_layer_computes_equation_5(base: type[nn.Module], shape: tuple[int, ..
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_beyond_the_border_the_low_rank_branch_sees_zeros() -> None:
-    """An unpadded 3 × 3 convolution looks at centres: the branch is a 1 × 1 convolution of the image without its rim."""
+def test_the_low_rank_branch_sees_the_pixels_under_the_kernels_centres() -> None:
+    """Unpadded, a 3 × 3 convolution looks at centres: the branch sees the image without its rim."""
     layer = layer_with(nn.Conv2d(4, 6, 3), 3)
     own, x = layer.tensors(1), torch.randn(2, 4, 7, 9)
     with layer.route.using(OneTask(1)):
@@ -98,7 +103,7 @@ def test_a_start_has_zero_a_b_s_and_kaiming_branches() -> None:
 
 @pytest.mark.parametrize("inputs", [3, 6, 17, 48, 64])
 def test_a_wider_neighbour_leaves_a_narrow_task_bit_equal(inputs: int) -> None:
-    """The stack is padded to the largest rank: a slot's own tensors then lie elsewhere in memory, with gaps."""
+    """The stack is padded to the largest rank: a slot's tensors then lie elsewhere, with gaps."""
     torch.manual_seed(0)
     base = nn.Linear(inputs, 40)
     x = torch.randn(8, 5, inputs)
@@ -123,10 +128,8 @@ def test_ranks_may_differ_in_a_mixed_batch() -> None:
     with layer.route.using(AnyMix(torch.tensor(slots))):
         mixed = layer(x)
     for row, slot in enumerate(slots):
-        own = layer.tensors(slot)
-        torch.testing.assert_close(
-            mixed[row : row + 1], by_the_equation(layer.base, own, x[row : row + 1]), rtol=1e-5, atol=1e-5
-        )
+        alone = by_the_equation(layer.base, layer.tensors(slot), x[row])
+        torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,271 @@
+"""One backbone with many tasks: its class table, its refusals, and that nothing disturbs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+import affinery
+from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
+from affinery.composed import ComposedModel
+from affinery.errors import (
+    AdapterBackboneMismatch,
+    AdapterFileInvalid,
+    AffineryError,
+    ConfigInvalid,
+    UnknownName,
+)
+from tests import tiny_models as tiny
+
+
+def test_a_tasks_rows_come_after_everything_and_the_null_row_keeps_its_index() -> None:
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one, two)
+    table = model.class_table()
+    own = tiny.backbone().class_table
+    assert table.shape == (9, 16)
+    assert torch.equal(table[:4], own)
+    assert model.null_row == 3
+    assert torch.equal(table[4:6], one.tensors["class_rows"])
+    assert torch.equal(table[6:9], two.tensors["class_rows"])
+
+
+def test_rows_of_tasks_that_are_not_loaded_equal_the_null_row() -> None:
+    far = tiny.adapter(tiny.meta("far", (10, 12)), 3)
+    model = tiny.composed(far)
+    table = model.class_table()
+    null = tiny.backbone().class_table[3]
+    assert all(torch.equal(table[row], null) for row in range(4, 10))
+    assert torch.equal(table[10:], far.tensors["class_rows"])
+
+
+def test_the_order_of_loading_does_not_move_a_row() -> None:
+    one, two = tiny.two_tasks()
+    assert torch.equal(tiny.composed(one, two).class_table(), tiny.composed(two, one).class_table())
+
+
+def test_looking_rows_up_is_indexing_the_table() -> None:
+    one, two = tiny.two_tasks()
+    far = tiny.adapter(tiny.meta("far", (15, 16)), 3)
+    model = tiny.composed(far, two, one)
+    rows = torch.arange(16).flip(0)
+    assert torch.equal(model.embed(rows), model.class_table()[rows])
+    assert torch.equal(tiny.composed().embed(torch.arange(4)), tiny.backbone().class_table)
+
+
+def test_a_block_far_away_costs_no_memory() -> None:
+    far = tiny.adapter(tiny.meta("far", (10**12, 10**12 + 2)), 3)
+    near = tiny.adapter(replace(far.meta, block=(4, 6)), 3)
+    x, t = tiny.inputs(2)
+    drawn = tiny.composed(far)(x, t, torch.tensor([10**12, 3]), ["far"] * 2)
+    expected = tiny.composed(near)(x, t, torch.tensor([4, 3]), ["far"] * 2)
+    assert torch.equal(drawn, expected)
+
+
+def test_a_new_tasks_rows_start_as_the_null_row_and_its_layers_as_the_frozen_ones() -> None:
+    model = tiny.composed()
+    model.start(tiny.meta(), torch.Generator().manual_seed(0))
+    x, t = tiny.inputs(4)
+    started = model(x, t, torch.tensor([4, 5, 3, 0]), ["digits"] * 4)
+    plain = tiny.backbone()(x, t, torch.tensor([3, 3, 3, 0]))
+    torch.testing.assert_close(started, plain, rtol=0, atol=1e-6)
+
+
+def test_a_mixed_batch_gives_each_sample_what_its_task_gives_it_alone() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    x, t = tiny.inputs(6)
+    rows = torch.tensor([4, 7, 0, 5, 8, 3])
+    tasks = ["digits", "letters", None, "digits", "letters", "letters"]
+    mixed = model(x, t, rows, tasks)
+    for i, task in enumerate(tasks):
+        alone = model(x[i : i + 1], t[i : i + 1], rows[i : i + 1], [task])
+        torch.testing.assert_close(mixed[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_tasks_in_equal_blocks_give_what_they_give_in_any_order() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    x, t = tiny.inputs(4)
+    rows, tasks = torch.tensor([4, 5, 6, 7]), ["digits", "digits", "letters", "letters"]
+    blocks = model(x, t, rows, tasks)
+    shuffle = torch.tensor([2, 0, 3, 1])
+    mixed = model(x[shuffle], t[shuffle], rows[shuffle], [tasks[i] for i in shuffle])
+    torch.testing.assert_close(mixed, blocks[shuffle], rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_adapters_tensors_can_train() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    own = {id(p) for layer in model.layers.values() for p in layer.parameters(recurse=False)}
+    own |= {id(rows) for rows in model.class_rows}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == own
+
+
+def test_the_backbones_tensors_are_found_under_their_own_names() -> None:
+    state = tiny.composed(*tiny.two_tasks()).frozen_state()
+    theirs = tiny.backbone().state_dict()
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in state.items())
+
+
+def without(one: Adapter, text: str) -> Adapter:
+    """The adapter without the tensors that have this text in their name."""
+    return replace(one, tensors={name: tensor for name, tensor in one.tensors.items() if text not in name})
+
+
+REFUSED: dict[str, tuple[Callable[[Adapter], Adapter], type[AffineryError], str]] = {
+    "of another backbone": (
+        lambda one: replace(one, meta=replace(one.meta, backbone="0" * 64)),
+        AdapterBackboneMismatch,
+        "trained on backbone 000000000000",
+    ),
+    "of another kind": (
+        lambda one: replace(one, meta=replace(one.meta, kind="lora", config={"r": 8})),
+        ConfigInvalid,
+        "of kind 'lora'",
+    ),
+    "with an unknown setting": (
+        lambda one: replace(one, meta=replace(one.meta, config={"rank": 3, "speed": 1})),
+        ConfigInvalid,
+        "no setting 'speed'",
+    ),
+    "with a setting out of range": (
+        lambda one: replace(one, meta=replace(one.meta, config={"rank": 10**9})),
+        ConfigInvalid,
+        "rank",
+    ),
+    "of another rank than it says": (
+        lambda one: replace(one, meta=replace(one.meta, config={"rank": 4})),
+        AdapterFileInvalid,
+        "down has the shape",
+    ),
+    "of a task that is there": (
+        lambda one: replace(one, meta=replace(one.meta, task="digits")),
+        ConfigInvalid,
+        "in this model already",
+    ),
+    "with rows of another task": (
+        lambda one: replace(one, meta=replace(one.meta, block=(5, 8))),
+        ConfigInvalid,
+        "claim the same class rows",
+    ),
+    "with rows of the backbone": (
+        lambda one: replace(one, meta=replace(one.meta, block=(1, 4))),
+        ConfigInvalid,
+        "after the null row 3",
+    ),
+    "with another null row": (
+        lambda one: replace(one, meta=replace(one.meta, null_index=2)),
+        ConfigInvalid,
+        "after the null row 3",
+    ),
+    "with another number of rows": (
+        lambda one: replace(one, meta=replace(one.meta, block=(6, 8))),
+        ConfigInvalid,
+        "are not 3 rows",
+    ),
+    "with class rows of another width": (
+        lambda one: replace(one, tensors={**one.tensors, "class_rows": torch.zeros(3, 15)}),
+        AdapterFileInvalid,
+        "class rows are not 3 × 16",
+    ),
+    "without class rows": (
+        lambda one: without(one, "class_rows"),
+        AdapterFileInvalid,
+        "class rows are not 3 × 16",
+    ),
+    "without a layer": (
+        lambda one: without(one, "blocks.0.mlp.fc1"),
+        AdapterFileInvalid,
+        "'blocks.0.mlp.fc1' is on one side only",
+    ),
+    "with a layer too many": (
+        lambda one: replace(one, tensors={**one.tensors, "layers.blocks.9.mlp.fc1.a": torch.zeros(1)}),
+        AdapterFileInvalid,
+        "'blocks.9.mlp.fc1' is on one side only",
+    ),
+    "without a part": (
+        lambda one: without(one, "layers.blocks.1.mlp.fc2.s"),
+        AdapterFileInvalid,
+        "layer 'blocks.1.mlp.fc2': the parts are",
+    ),
+    "with a part of another shape in the last layer": (
+        lambda one: replace(one, tensors={**one.tensors, "layers.blocks.1.mlp.fc2.a": torch.zeros(1)}),
+        AdapterFileInvalid,
+        "a has the shape [1] instead of [16]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_an_adapter_that_does_not_fit_is_refused_and_nothing_changes(what: str) -> None:
+    one, two = tiny.two_tasks()
+    spoil, error, says = REFUSED[what]
+    model = tiny.composed(one)
+    before = tiny.digests(model)
+    with pytest.raises(error) as refused:
+        model.load(spoil(two))
+    assert says in str(refused.value)
+    assert tiny.digests(model) == before
+    assert list(model.slots) == ["digits"]
+    model.load(two)  # and the right one still goes in
+    assert adapter_bytes(model.adapter("letters")) == adapter_bytes(two)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        tiny.meta("letters", (5, 8)),
+        tiny.meta("letters", (6, 9), kind="lora"),
+        tiny.meta("letters", (6, 9), config={"rank": 0}),
+        tiny.meta("letters", (6, 9), backbone="0" * 64),
+        tiny.meta("digits", (6, 9)),
+    ],
+)
+def test_a_task_that_does_not_fit_is_not_started_and_nothing_changes(wrong: AdapterMeta) -> None:
+    model = tiny.composed(tiny.two_tasks()[0])
+    before = tiny.digests(model)
+    with pytest.raises(AffineryError):
+        model.start(wrong, torch.Generator())
+    assert tiny.digests(model) == before
+
+
+def test_a_model_of_an_unknown_kind_is_refused_before_the_backbone_is_touched() -> None:
+    base = tiny.backbone()
+    with pytest.raises(UnknownName, match="adapter kind"):
+        ComposedModel(base, tiny.FINGERPRINT, "afiner")
+    assert base.state_dict().keys() == tiny.backbone().state_dict().keys()
+
+
+def test_older_adapters_keep_their_bytes_when_wider_ones_join() -> None:
+    one, two = tiny.two_tasks()
+    wide = tiny.adapter(tiny.meta("wide", (9, 13), rank=40), 5)
+    model = tiny.composed(one, two, wide)
+    for adapter in (one, two, wide):
+        assert adapter_bytes(model.adapter(adapter.meta.task)) == adapter_bytes(adapter)
+
+
+def test_classes_are_found_by_name_and_by_position() -> None:
+    task = tiny.composed(tiny.two_tasks()[0]).task("digits")
+    assert task.row("digits 1") == task.row(1) == 5
+
+
+@pytest.mark.parametrize("label", ["digits 7", 2, -1])
+def test_a_class_that_a_task_does_not_have_is_told_with_those_it_has(label: str | int) -> None:
+    with pytest.raises(UnknownName, match=r"Known: digits 0, digits 1"):
+        tiny.composed(tiny.two_tasks()[0]).task("digits").row(label)
+
+
+def test_a_task_that_is_not_there_is_told_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=r"Did you mean 'digits'\? Known: digits"):
+        tiny.composed(tiny.two_tasks()[0]).task("digit")
+
+
+def test_images_are_drawn_through_the_front_door() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    images = affinery.draw(model, "letters", "letters 2", n=3, seed=1)
+    assert images.shape == (3, 1, 8, 8)
+    assert torch.equal(images, affinery.draw(model, "letters", 2, n=3, seed=1))
+    with pytest.raises(ConfigInvalid, match="nothing to draw"):
+        affinery.draw(model, "letters", 2, n=0)
