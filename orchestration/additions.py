@@ -11,6 +11,7 @@ from typing import Any
 from affinery.errors import ConfigInvalid
 from orchestration import queue
 from orchestration.jobs import JobRecord
+from orchestration.uploads import uploading
 from registry import adapters, backbones, blobs, compositions, datasets, tasks
 from registry import names as naming
 from registry.records import (
@@ -36,22 +37,21 @@ def add_backbone(sessions: Sessions, store: BlobStore, file: Path, name: str) ->
 
     name = naming.checked("backbone", name)
     found = inspect_backbone(file)
-    with sessions.begin() as session:
-        upload = blobs.begin_upload(session, OWNER)
-    digest = store.put_file(file)
-    size_bytes = store.size_bytes(digest)
-    with sessions.begin() as session:
-        blobs.commit(session, digest, size_bytes, upload.id)
-        record = backbones.register(
-            session,
-            name=name,
-            fingerprint=found.fingerprint,
-            blob_digest=digest,
-            size_bytes=size_bytes,
-            num_classes=found.spec.num_classes,
-            null_index=found.spec.null_index,
-            spec=json.loads(found.spec.to_json()),
-        )
+    with uploading(sessions, OWNER):
+        digest = store.put_file(file)
+        size_bytes = store.size_bytes(digest)
+        with sessions.begin() as session:
+            blobs.commit(session, digest, size_bytes)
+            record = backbones.register(
+                session,
+                name=name,
+                fingerprint=found.fingerprint,
+                blob_digest=digest,
+                size_bytes=size_bytes,
+                num_classes=found.spec.num_classes,
+                null_index=found.spec.null_index,
+                spec=json.loads(found.spec.to_json()),
+            )
     return record, found.parameters
 
 
@@ -101,12 +101,15 @@ def schedule(
 ) -> JobRecord:
     """Registers new tasks, each with its class block, and queues their training, in one transaction.
 
+    key: an idempotency key; a second call with it returns the first's job and registers nothing.
     What the backbone's spec advises fills in what is not given. Raises TaskExists, ConfigInvalid, NotFound …;
     then nothing is there that was not before.
     """
     if len(names) != len(sources):
         raise ConfigInvalid("--dataset", f"{len(sources)} datasets were named for {len(names)} tasks.")
     with sessions.begin() as session:
+        if key is not None and (known := queue.by_key(session, key)) is not None:
+            return known
         chosen = backbones.get(session, backbone)
         settings = _kind_config(chosen, kind, config)
         full = _recipe(chosen, recipe)
@@ -144,6 +147,8 @@ def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> Comp
     """Records a routed composition: each sample names its task. The same members give the same version."""
     with sessions.begin() as session:
         found = [adapters.get(session, ref) for ref in members]
+        if not found:
+            raise ConfigInvalid("members", "there is none; name one adapter or more.")
         return compositions.register(
             session,
             name=name,

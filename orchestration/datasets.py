@@ -6,21 +6,23 @@ remote folder beside it: DVC deletes a cache object that it finds tampered with,
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration.errors import DatasetInvalid, DatasetUnavailable
+from orchestration.errors import DatasetInvalid, DatasetUnavailable, DataUnwritable
 from registry import names as naming
 from trainers import packs
+from trainers.errors import DatasetChanged
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -30,6 +32,7 @@ LARGEST_PIXELS = 50_000_000
 LARGEST_BYTES = 200_000_000
 REMOTE = "dvc-remote"
 NO_CLASSES = "all"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class _Found:
 
 def init_data(root: Path) -> None:
     """Makes a workspace's DVC repository, and its remote in a folder beside it. Again, it changes nothing."""
-    root.mkdir(parents=True, exist_ok=True)
-    with _serialised(root):
+    with _taking_in(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with _taking_in(root), _serialised(root):
         if (root / ".dvc" / "config").exists() and (root / ".dvc" / "affinery").exists():
             return
         _quiet()
@@ -106,11 +110,11 @@ def import_folder(
 ) -> ImportedDataset:
     """Checks `class_name/*.png` (or images alone, for a dataset without classes), packs them, and pins them.
 
-    Raises DatasetInvalid, naming the file, before anything is written; nothing half-written stays behind.
+    Raises DatasetInvalid, naming the file, DataUnwritable or DatasetUnavailable; nothing half-written stays.
     """
     classes, found, notes = scan(folder)
     incoming = data / f".incoming-{uuid.uuid4().hex[:12]}"
-    with _serialised(data):
+    with _taking_in(data), _serialised(data):
         for old in data.glob(".incoming-*"):  # of an import that was killed: the lock says none is at work
             shutil.rmtree(old, ignore_errors=True)
         try:
@@ -118,12 +122,8 @@ def import_folder(
             manifest, more = _pack(incoming, classes, found, licence, source, on_progress)
             path = f"{name}/{manifest.digest[:12]}"
             target = data / path
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _make_durable(incoming)
-                incoming.replace(target)
-            packs.verify_pack(target, manifest.digest)
-            md5 = _pin(data, target)
+            with _in_place(incoming, target, manifest.digest):
+                md5 = _pin(data, target)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
     size = sum((target / file).stat().st_size for file in (packs.IMAGES, packs.MANIFEST))
@@ -140,6 +140,45 @@ def import_folder(
         source,
         tuple(notes + more),
     )
+
+
+@contextmanager
+def _in_place(incoming: Path, target: Path, digest: str) -> Iterator[None]:
+    """Moves a pack to its place, where an equal one may stand; takes it away again if the block fails."""
+    pinned = target.with_name(target.name + ".dvc")
+    if target.exists() and not _is_whole(target, digest):
+        shutil.rmtree(target)  # changed or torn since; what comes in is what was pinned under this digest
+    new = not target.exists()
+    if new:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_durable(incoming)
+        incoming.replace(target)
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(target, ignore_errors=True)
+            pinned.unlink(missing_ok=True)
+            with suppress(OSError):  # other versions of the dataset keep the folder
+                target.parent.rmdir()
+        raise
+
+
+def _is_whole(pack: Path, digest: str) -> bool:
+    try:
+        packs.verify_pack(pack, digest)
+    except DatasetChanged:
+        return False
+    return True
+
+
+@contextmanager
+def _taking_in(data: Path) -> Iterator[None]:
+    """What the system says to a write, in words. Raises DataUnwritable."""
+    try:
+        yield
+    except OSError as error:
+        raise DataUnwritable(str(data), error.strerror or str(error)) from error
 
 
 def scan(folder: Path) -> tuple[tuple[str, ...], list[_Found], list[str]]:
@@ -312,6 +351,8 @@ def _repo(data: Path) -> Iterator[Repo]:
             yield repo
     except DvcException as error:
         cause: Any = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            raise cause from error
         raise DatasetUnavailable(str(data), str(cause) or type(cause).__name__) from error
 
 

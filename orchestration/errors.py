@@ -34,6 +34,48 @@ class TasksDoNotMatch(OrchestrationError, UserError):
         return f"These tasks cannot train together: {task!r} {reason}."
 
 
+class NeedNotMet(OrchestrationError, UserError):
+    """A job waits for another that will never be done. Args: that job, its tasks, its state, its error."""
+
+    def __str__(self) -> str:
+        job, tasks, state, error = self.args
+        reason = f" ({error})" if error else ""
+        return (
+            f"It was to run after job {job[:8]} ({', '.join(tasks)}), which is {state}{reason}. "
+            f"Schedule that again first, then this."
+        )
+
+
+class WorkersDied(OrchestrationError):
+    """A job has outlived too many of its workers. Args: how many."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} workers were lost while they ran it; it may need more memory than there is. "
+            f"Schedule it again with a smaller batch, or on a larger machine."
+        )
+
+
+class StageMoved(OrchestrationError):
+    """Another job published on the same backbone while this one was being proved. Args: backbone."""
+
+    def __str__(self) -> str:
+        return (
+            f"Another task was published on {self.args[0]} meanwhile; the proof is made again with it, "
+            f"from the finished checkpoint."
+        )
+
+
+class DataUnwritable(OrchestrationError):
+    """The folder of datasets takes nothing in. Args: folder, reason."""
+
+    def __str__(self) -> str:
+        folder, reason = self.args
+        return (
+            f"{folder} cannot take data in: {reason}. Nothing was added. Make room, or allow writing there."
+        )
+
+
 class LeaseLost(OrchestrationError):
     """The job belongs to another worker by now, or was cancelled. Args: job, fence."""
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 LIVE = ("queued", "running")
+DEAD = ("failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,13 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that this worker holds, until its lease runs out. Every write of its carries the fence."""
+    """A job that this worker holds, until its lease runs out. Every write of its carries the fence.
+
+    attempt counts all tries; failures those before this one that ended badly.
+    """
 
     job: JobRecord
     owner: str
     fence: int
     attempt: int
+    failures: int = 0

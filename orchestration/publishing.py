@@ -9,13 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.orm import Session
+
 from affinery import tensor_files
 from orchestration import queue
 from orchestration.certificates import Certificate, prove
 from orchestration.environment import code_version, environment_fingerprint
+from orchestration.errors import StageMoved
 from orchestration.jobs import Claim
 from orchestration.ray_train import PROGRESS
 from orchestration.services import Services
+from orchestration.uploads import uploading
 from registry import adapters, backbones, blobs, certificates, runs
 from registry.columns import utc_now
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
@@ -60,12 +64,16 @@ class Stage:
 def stage_of(services: Services, tasks: Sequence[TaskRecord]) -> Stage:
     """What stands beside these tasks on their backbone."""
     with services.sessions.read() as session:
-        backbone = backbones.by_id(session, tasks[0].backbone_id)
-        newest: dict[str, AdapterRecord] = {}
-        for record in adapters.list_all(session, backbone=backbone.ref):
-            if record.task not in {task.name for task in tasks}:
-                held = newest.get(record.task)
-                newest[record.task] = record if held is None or record.version > held.version else held
+        return _stage(session, tasks[0].backbone_id, tasks)
+
+
+def _stage(session: Session, backbone_id: int, tasks: Sequence[TaskRecord]) -> Stage:
+    backbone = backbones.by_id(session, backbone_id)
+    newest: dict[str, AdapterRecord] = {}
+    for record in adapters.list_all(session, backbone=backbone.ref):
+        if record.task not in {task.name for task in tasks}:
+            held = newest.get(record.task)
+            newest[record.task] = record if held is None or record.version > held.version else held
     return Stage(backbone, tuple(newest.values()))
 
 
@@ -108,18 +116,33 @@ def publish(
 ) -> tuple[list[AdapterRecord], Certificate]:
     """Proves that nothing older changed, then publishes all results and ends the job in one transaction.
 
-    Raises OlderTaskDisturbed, LeaseLost or StaleFence; then nothing is visible.
+    Raises OlderTaskDisturbed, StageMoved, LeaseLost or StaleFence; then nothing is visible.
     """
-    environment = environment_fingerprint()
-    digest = str(environment["digest"])
+    digest = str(environment_fingerprint()["digest"])
     certificate = prove(model, stage.backbone, stage.older, services.store, digest)
+    with uploading(services.sessions, held.owner):
+        return _publish(
+            services, held, plan, stage, model, results, experiment, started_at, certificate
+        ), certificate
+
+
+def _publish(
+    services: Services,
+    held: Claim,
+    plan: TrainingPlan,
+    stage: Stage,
+    model: ComposedModel,
+    results: Sequence[Learnt],
+    experiment: str | None,
+    started_at: datetime,
+    certificate: Certificate,
+) -> list[AdapterRecord]:
     from trainers.replay import golden_bytes
 
-    with services.sessions.begin() as session:
-        upload = blobs.begin_upload(session, held.owner)
+    environment = environment_fingerprint()
     stored = []
     for learnt in results:
-        golden = services.store.put_bytes(golden_bytes(model, learnt.task.name, digest))
+        golden = services.store.put_bytes(golden_bytes(model, learnt.task.name, str(environment["digest"])))
         stored.append((learnt, services.store.put_file(learnt.file), golden))
     code = code_version()
     # MLflow may be away: then the run is found later by its key, in the provenance and a tag of the run.
@@ -164,9 +187,10 @@ def publish(
             certificates.record(
                 session, stage_adapter=record.ref, results=certificate.results, level=certificate.level
             )
-        blobs.end_upload(session, upload.id)
+        if _stage(session, stage.backbone.node_id, [learnt.task for learnt in results]) != stage:
+            raise StageMoved(stage.backbone.ref)
         queue.complete(session, held)
-    return published, certificate
+    return published
 
 
 def _provenance(

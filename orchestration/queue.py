@@ -16,8 +16,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from orchestration.errors import JobNotFound, LeaseLost, TaskIsBusy, TasksDoNotMatch
-from orchestration.jobs import LIVE, Claim, JobRecord
+from orchestration.errors import (
+    JobNotFound,
+    LeaseLost,
+    NeedNotMet,
+    OrchestrationError,
+    TaskIsBusy,
+    TasksDoNotMatch,
+    WorkersDied,
+)
+from orchestration.jobs import DEAD, LIVE, Claim, JobRecord
 from registry import events, tasks
 from registry.columns import utc_now
 from registry.models import Attempt, Job, JobDependency, JobTask, Task
@@ -40,19 +48,19 @@ def enqueue(
     """Schedules tasks to train: several of them together, on the one frozen backbone.
 
     key: an idempotency key; a second call with it returns the first's job. after: jobs to be done before.
-    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound and the registry's NotFound.
+    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound, NeedNotMet and the registry's NotFound.
     """
-    if key is not None:
-        known = session.scalars(select(Job.id).where(Job.idempotency_key == key)).first()
-        if known is not None:
-            return get(session, known)
+    if key is not None and (known := by_key(session, key)) is not None:
+        return known
     found = [tasks.get(session, name) for name in names]
     _check_together(found)
     for task in found:
         if task.state in ("scheduled", "learning"):
             raise TaskIsBusy(task.name, task.state)
-    for needed in after:
-        get(session, needed)
+    needs = [get(session, needed) for needed in after]
+    for needed in needs:
+        if needed.state in DEAD:
+            raise NeedNotMet(needed.id, needed.tasks, needed.state, needed.error)
     job_id = str(uuid.uuid4())
     strategy = "co-trained" if len(found) > 1 else "sequential"
     session.add(
@@ -68,10 +76,16 @@ def enqueue(
     )
     session.flush()
     session.add_all(JobTask(job_id=job_id, task_id=task.node_id) for task in found)
-    session.add_all(JobDependency(job_id=job_id, needs_job_id=needed) for needed in dict.fromkeys(after))
+    session.add_all(JobDependency(job_id=job_id, needs_job_id=needed) for needed in {job.id for job in needs})
     session.flush()
     events.append(session, "job.queued", None, {"job": job_id, "tasks": [task.name for task in found]})
     return get(session, job_id)
+
+
+def by_key(session: Session, key: str) -> JobRecord | None:
+    """The job that was scheduled with an idempotency key."""
+    known = session.scalars(select(Job.id).where(Job.idempotency_key == key)).first()
+    return None if known is None else get(session, known)
 
 
 def _check_together(found: Sequence[TaskRecord]) -> None:
@@ -122,11 +136,13 @@ def claim(session: Session, owner: str, lease_seconds: float = LEASE_SECONDS) ->
     if not changed:
         return None
     _end_attempts(session, job_id, "lost", "its worker was not heard of any more")
-    number = len(_attempts(session, job_id)) + 1
+    ended = _outcomes(session, job_id)
+    number = len(ended) + 1
     session.add(Attempt(job_id=job_id, number=number, fence=fence + 1, started_at=now))
     session.flush()
     events.append(session, "job.claimed", None, {"job": job_id, "owner": owner, "fence": fence + 1})
-    return Claim(get(session, job_id), owner, fence + 1, number)
+    failures = sum(outcome in ("failed", "lost") for outcome in ended)
+    return Claim(get(session, job_id), owner, fence + 1, number, failures)
 
 
 def _claimable(now: datetime) -> ColumnElement[bool]:
@@ -138,6 +154,51 @@ def _claimable(now: datetime) -> ColumnElement[bool]:
     )
     due = and_(Job.state == "queued", Job.run_at <= now, ~waits)
     return or_(due, and_(Job.state == "running", Job.lease_expires_at <= now))
+
+
+def give_up(session: Session) -> list[tuple[JobRecord, OrchestrationError]]:
+    """Fails jobs that can never be done, so that nobody waits for them. → those jobs, and why
+
+    These are jobs that wait for one that failed or was cancelled, and jobs that MAX_ATTEMPTS workers left.
+    """
+    given_up: list[tuple[JobRecord, OrchestrationError]] = []
+    expired = (Job.state == "running") & (Job.lease_expires_at <= utc_now())
+    for job_id in list(session.scalars(select(Job.id).where(expired))):
+        ended = _outcomes(session, job_id)
+        lost = sum(outcome in ("lost", None) for outcome in ended)
+        if lost >= MAX_ATTEMPTS:
+            given_up.append(_abandon(session, job_id, WorkersDied(lost)))
+    needed = aliased(Job)
+    hopeless = (
+        select(JobDependency.job_id, JobDependency.needs_job_id)
+        .join(needed, needed.id == JobDependency.needs_job_id)
+        .join(Job, Job.id == JobDependency.job_id)
+        .where(Job.state == "queued", needed.state.in_(DEAD))
+        .order_by(Job.created_at, needed.created_at)
+    )
+    # Whoever waits for one that is given up has no hope either: again, until none is left.
+    while (row := session.execute(hopeless.limit(1)).first()) is not None:
+        cause = get(session, row[1])
+        given_up.append(
+            _abandon(session, row[0], NeedNotMet(cause.id, cause.tasks, cause.state, cause.error))
+        )
+    return given_up
+
+
+def _abandon(
+    session: Session, job_id: str, error: OrchestrationError
+) -> tuple[JobRecord, OrchestrationError]:
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(
+            state="failed", error=str(error), lease_owner=None, lease_expires_at=None, fence=Job.fence + 1
+        )
+        .execution_options(synchronize_session=False)
+    )
+    _end_attempts(session, job_id, "lost", str(error))
+    events.append(session, "job.failed", None, {"job": job_id, "error": str(error)})
+    return get(session, job_id), error
 
 
 def heartbeat(
@@ -163,9 +224,9 @@ def complete(session: Session, held: Claim) -> None:
 
 def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
     """Ends an attempt. → the job's state: failed, or queued with a growing delay. Raises LeaseLost."""
-    again = may_heal and held.attempt < MAX_ATTEMPTS
+    again = may_heal and held.failures + 1 < MAX_ATTEMPTS
     state = "queued" if again else "failed"
-    delay = timedelta(seconds=RETRY_SECONDS * 2 ** (held.attempt - 1) if again else 0)
+    delay = timedelta(seconds=RETRY_SECONDS * 2**held.failures if again else 0)
     _write(
         session,
         held,
@@ -194,7 +255,10 @@ def release(session: Session, held: Claim) -> None:
 
 
 def cancel(session: Session, job_id: str) -> JobRecord:
-    """Takes a job out of the queue; the worker that runs it stops at its next heartbeat."""
+    """Takes a job out of the queue; the worker that runs it stops at its next heartbeat.
+
+    Jobs that were to run after it fail with it.
+    """
     job = get(session, job_id)
     if job.state in LIVE:
         session.execute(
@@ -205,6 +269,7 @@ def cancel(session: Session, job_id: str) -> JobRecord:
         )
         _end_attempts(session, job.id, "cancelled", None)
         events.append(session, "job.cancelled", None, {"job": job.id})
+        give_up(session)
     return get(session, job.id)
 
 
@@ -222,6 +287,8 @@ def owners_gone(session: Session, owners: Sequence[str]) -> int:
 
 def get(session: Session, job_id: str) -> JobRecord:
     """Raises JobNotFound. A unique beginning of the id is enough."""
+    if not job_id:
+        raise JobNotFound(job_id, 0)
     found = list(session.scalars(select(Job.id).where(Job.id.startswith(job_id, autoescape=True)).limit(2)))
     if len(found) != 1:
         raise JobNotFound(job_id, len(found))
@@ -273,8 +340,9 @@ def _records(session: Session, condition: ColumnElement[bool] | None) -> list[Jo
     ]
 
 
-def _attempts(session: Session, job_id: str) -> list[Attempt]:
-    return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id)))
+def _outcomes(session: Session, job_id: str) -> list[str | None]:
+    """How each attempt of a job ended; None for one that has not."""
+    return list(session.scalars(select(Attempt.outcome).where(Attempt.job_id == job_id)))
 
 
 def _end_attempts(session: Session, job_id: str, outcome: str, error: str | None) -> None:

@@ -3,7 +3,7 @@
 The folder of an attempt is the channel between the two, so that nothing is lost when either dies:
 
     plan.json        what to train
-    progress.jsonl   one line a report
+    progress.jsonl   one line a stretch of steps, several to a report
     stop             written by the driver: end at the next report
     <ray name>/      Ray's own storage, with our checkpoints in it
 
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from trainers.plan import TrainingPlan
 
 PROGRESS, STOP, PLAN = "progress.jsonl", "stop", "plan.json"
+REFUSED, LINES = "refused", "lines"
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+REPORT_SECONDS = 1.0
+"""Ray takes one report a poll, and the worker waits with the next: a fast training tells several at once."""
 STOP_SECONDS = 45
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,7 +44,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
 }
 
 
@@ -65,16 +68,21 @@ class Resources:
 
 
 def resources(address: str | None = None) -> Resources:
-    """All of this machine's processors, and one GPU where there is one; or what the cluster has."""
+    """This machine's processors, or as many as OMP_NUM_THREADS allows, and one GPU where there is one."""
     from torch.cuda import device_count
 
-    return Resources(max(1, len(os.sched_getaffinity(0))), min(1, device_count()), address)
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    processors = len(os.sched_getaffinity(0))
+    cpus = min(processors, int(allowed)) if allowed.isdigit() and int(allowed) else processors
+    return Resources(cpus, min(1, device_count()), address)
 
 
 def start_ray(wanted: Resources) -> None:
     """Connects to Ray, or starts it here; once a process. Raises RayUnavailable."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if wanted.address is None:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
     # Local Ray listens on loopback for this session only; a cluster's token is the user's to set.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
@@ -97,6 +105,19 @@ def start_ray(wanted: Resources) -> None:
         raise RayUnavailable(wanted.address or "this machine", str(error)) from error
 
 
+def fitting(wanted: Resources) -> Resources:
+    """No more than the largest machine of a cluster has: Ray would wait for ever for what is nowhere."""
+    if wanted.address is None:
+        return wanted
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not machines:
+        raise RayUnavailable(wanted.address, "it has no machine that is alive")
+    largest = max(machines, key=lambda has: (has.get("GPU", 0) > 0, has.get("CPU", 0)))
+    return Resources(max(1, int(largest.get("CPU", 1))), min(1, int(largest.get("GPU", 0))), wanted.address)
+
+
 def stop_ray() -> None:
     """Disconnects; a Ray that was started here ends."""
     import ray
@@ -111,14 +132,19 @@ def train(
     attempt: int,
     wanted: Resources,
     on_progress: Callable[[ProgressLine], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Path:
     """Trains to the end and returns the folder of the finished checkpoint, with the adapters in it.
 
-    folder: the job's own, the same for every attempt. on_progress runs in this thread; what it raises ends
-    the training at its next report, and is raised here. Raises TrainingFailed, or the worker's own
-    AffineryError.
+    folder: the job's own, the same for every attempt; what is finished in it is not trained again.
+    on_progress and on_wait (several times a second) run in this thread; what they raise ends the training at
+    its next report, and is raised here. Raises TrainingFailed, or the worker's own AffineryError.
     """
+    done = finished_checkpoint(folder, plan)
+    if done is not None:
+        return done
     start_ray(wanted)
+    wanted = fitting(wanted)
     channel = folder / f"attempt-{attempt}"
     channel.mkdir(parents=True, exist_ok=True)
     (channel / PLAN).write_text(plan.to_json(), encoding="utf-8")
@@ -129,6 +155,7 @@ def train(
     try:
         while fit.is_alive():
             fit.join(POLL_SECONDS)
+            on_wait()
             position = _tell(channel / PROGRESS, position, on_progress)
         _tell(channel / PROGRESS, position, on_progress)
     except BaseException:  # also Ctrl-C: the workers are asked to stop, and their checkpoints stay
@@ -136,6 +163,29 @@ def train(
         fit.join(STOP_SECONDS)
         raise
     return fit.finished()
+
+
+def finished_checkpoint(folder: Path, plan: TrainingPlan) -> Path | None:
+    """The checkpoint of an earlier attempt that trained to the end, with every adapter whole in it."""
+    from affinery.adapters.files import read_adapter
+    from affinery.errors import AdapterFileInvalid
+    from trainers.checkpoints import RECORD, checkpoints_in
+    from trainers.session import adapter_name
+
+    for checkpoint in checkpoints_in(folder):
+        record = json.loads((checkpoint / RECORD).read_bytes())
+        if record["step"] < plan.recipe.steps:
+            return None
+        if record["recipe"] != plan.recipe.to_dict() or record["tasks"] != [task.name for task in plan.tasks]:
+            continue
+        try:
+            for i in range(len(plan.tasks)):
+                read_adapter(checkpoint / adapter_name(i))
+        except AdapterFileInvalid as error:
+            log.warning("%s It is written again.", error)
+            continue
+        return checkpoint
+    return None
 
 
 def _tell(path: Path, position: int, on_progress: Callable[[ProgressLine], None]) -> int:
@@ -205,11 +255,14 @@ class _Fit(threading.Thread):
 
 def _cause(error: BaseException) -> BaseException:
     """The worker's own error where it is one of ours; else what Ray says, in one line."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        for inner in (failure, getattr(failure, "cause", None), failure.__cause__):
-            if isinstance(inner, AffineryError):
-                return inner
-    text = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, AffineryError):
+        return error
+    failures = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+    for failure in failures:
+        if isinstance(failure, AffineryError):
+            return failure
+    first = next((failure for failure in failures if failure is not None), error)
+    text = str(first).strip().splitlines() or [type(first).__name__]
     return TrainingFailed(text[-1])
 
 
@@ -219,8 +272,11 @@ def _reporter(channel: Path) -> Any:
 
     class Reporter(UserCallback):
         def after_report(self, *, metrics: list[dict[str, Any]], **_: Any) -> None:
+            refusal = metrics[0].get(REFUSED)
+            if isinstance(refusal, AffineryError):
+                raise refusal
             with (channel / PROGRESS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics[0]) + "\n")
+                file.write("".join(json.dumps(line) + "\n" for line in metrics[0][LINES]))
             if (channel / STOP).exists():
                 raise TrainingStopped(str(channel))
 
@@ -229,6 +285,16 @@ def _reporter(channel: Path) -> Any:
 
 def train_worker(config: dict[str, Any]) -> None:
     """What runs in a Ray worker: train, report, save, until done."""
+    import ray.train
+
+    try:
+        _train_worker(config)
+    except AffineryError as error:
+        # Raised here, Ray would try the same once more; reported, it is raised in the controller, and ends.
+        ray.train.report({REFUSED: error})
+
+
+def _train_worker(config: dict[str, Any]) -> None:
     import time
 
     import ray.train
@@ -241,20 +307,23 @@ def train_worker(config: dict[str, Any]) -> None:
     plan = TrainingPlan.from_json(config["plan"])
     session = TrainingSession(plan)
     resume(session, Path(config["folder"]))
+    lines: list[dict[str, Any]] = []
+    told = 0.0
     while True:
+        # Done from the start where the last attempt ended between its last step and its last file.
+        fresh = session.step < plan.recipe.steps
         progress = session.advance()
-        report = {
-            "step": progress.step,
-            "steps": progress.steps,
-            "losses": progress.losses,
-            "time": time.time(),
-        }
+        losses = progress.losses if fresh else {}
+        lines.append({"step": progress.step, "steps": progress.steps, "losses": losses, "time": time.time()})
         if progress.done or progress.step % plan.save_every == 0:
             with TemporaryDirectory() as folder:
                 session.save(Path(folder))
-                ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
+                ray.train.report({LINES: lines}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        elif time.monotonic() - told >= REPORT_SECONDS:
+            ray.train.report({LINES: lines})
         else:
-            ray.train.report(report)
+            continue
+        lines, told = [], time.monotonic()
         if progress.done:
             return
 

@@ -22,7 +22,7 @@ from orchestration.services import Listener, Services
 from registry import backbones, tasks
 from registry import datasets as recorded
 from registry.columns import utc_now
-from registry.errors import StaleFence
+from registry.errors import BlobDamaged, BlobMissing, StaleFence
 from registry.records import TaskRecord
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 2.0
 EXPERIMENT = "affinery"
+KEYS = "mlflow.json"
+LASTING = (UserError, OlderTaskDisturbed, BlobDamaged, BlobMissing)
+"""Errors that the same job would meet again."""
 
 
 def own_name() -> str:
@@ -43,11 +46,12 @@ def own_name() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty where it is gone."""
+    """When a process started, in the kernel's ticks; empty where it is gone, or dead and not yet buried."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
+        facts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
         return ""
+    return "" if facts[0] in "ZX" else facts[19]
 
 
 def _is_dead(owner: str) -> bool:
@@ -79,7 +83,7 @@ class Heart(threading.Thread):
             except LeaseLost as error:
                 self.lost = error
                 return
-            except AffineryError as error:  # a busy or absent database: the lease outlasts three missed beats
+            except Exception as error:  # noqa: BLE001 - a busy or absent database: the lease outlasts three beats
                 log.warning("A heartbeat of job %s was missed: %s", self.held.job.id, error)
 
     def check(self) -> None:
@@ -142,12 +146,11 @@ class Worker:
             with heart.beating():
                 self._run(held, heart)
         except (LeaseLost, StaleFence) as error:
-            self.listener.failed(held.job, error, "lost")
+            self._lost(held, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is written down as the job's reason
             self._failed(held, error)
         except BaseException:  # Ctrl-C, SystemExit: the job goes back, its checkpoints stay
-            with self.services.sessions.begin() as session:
-                queue.release(session, held)
+            self._give_back(held)
             raise
         with self.services.sessions.read() as session:
             return queue.get(session, held.job.id)
@@ -157,17 +160,45 @@ class Worker:
             owners = {job.owner for job in queue.list_all(session, ["running"]) if job.owner}
             dead = [owner for owner in owners if owner != self.owner and _is_dead(owner)]
             queue.owners_gone(session, dead)
-            return queue.claim(session, self.owner)
+            hopeless = queue.give_up(session)
+            held = queue.claim(session, self.owner)
+        for job, reason in hopeless:
+            self._end_runs(job, "FAILED")
+            self.listener.failed(job, reason, job.state)
+        return held
+
+    def _give_back(self, held: Claim) -> None:
+        try:
+            with self.services.sessions.begin() as session:
+                queue.release(session, held)
+        except AffineryError as error:  # the interruption itself must go on; the lease runs out by itself
+            log.warning("Job %s could not be given back: %s", held.job.id, error)
+
+    def _lost(self, held: Claim, error: Exception) -> None:
+        """The job is another's by now, or was cancelled: then its runs end too."""
+        with self.services.sessions.read() as session:
+            job = queue.get(session, held.job.id)
+        if job.state == "cancelled":
+            self._end_runs(job, "KILLED")
+        self.listener.failed(job, error, job.state if job.state == "cancelled" else "lost")
 
     def _failed(self, held: Claim, error: Exception) -> None:
-        lasting = isinstance(error, (UserError, OlderTaskDisturbed)) or getattr(error, "lasting", False)
+        lasting = isinstance(error, LASTING) or getattr(error, "lasting", False)
         message = str(error) or type(error).__name__
         try:
             with self.services.sessions.begin() as session:
                 state = queue.fail(session, held, message, may_heal=not lasting)
         except LeaseLost:
-            state = "lost"
+            self._lost(held, error)
+            return
+        if state == "failed":
+            self._end_runs(held.job, "FAILED")
         self.listener.failed(held.job, error, state)
+
+    def _end_runs(self, job: JobRecord, status: str) -> None:
+        """Ends the MLflow runs of a job that will have no result."""
+        for key in _keys(self.services.runs / job.id).values():
+            self.services.tracking.finish(key, status)
 
     def _run(self, held: Claim, heart: Heart) -> None:
         job, services = held.job, self.services
@@ -175,7 +206,6 @@ class Worker:
         folder = services.runs / job.id
         self.listener.stage(job, "checking the data")
         learners, plan = self._plan(job)
-        stage = publishing.stage_of(services, learners)
         keys = self._open_runs(job, folder, learners, plan)
         heart.check()
         wanted = ray_train.resources(services.ray_address)
@@ -191,18 +221,24 @@ class Worker:
                     )
             self.listener.progress(job, line)
 
-        checkpoint = ray_train.train(plan, folder, held.fence, wanted, on_progress)
+        checkpoint = ray_train.train(plan, folder, held.fence, wanted, on_progress, heart.check)
         heart.check()
+        stage = publishing.stage_of(services, learners)
         self.listener.stage(job, "drawing and judging samples")
         fresh = _read_adapters(checkpoint, plan)
         model = publishing.compose(services, stage, fresh)
         judged = {task.name: self._judge(model, plan, i) for i, task in enumerate(learners)}
         results = publishing.read_results(folder, checkpoint, learners, judged, fresh, keys)
+        self._record_runs(folder, results)
         self.listener.stage(job, "proving that nothing older changed")
+        heart.check()
         published, certificate = publishing.publish(
             services, held, plan, stage, model, results, EXPERIMENT, started_at
         )
-        self._close_runs(folder, results, {record.task: record.ref for record in published})
+        refs = {record.task: record.ref for record in published}
+        for learnt in results:
+            services.tracking.set_tags(learnt.key, {"affinery.adapter": refs[learnt.task.name]})
+            services.tracking.finish(learnt.key)
         self.listener.published(job, published, certificate)
 
     def _plan(self, job: JobRecord) -> tuple[list[TaskRecord], TrainingPlan]:
@@ -245,11 +281,9 @@ class Worker:
         self, job: JobRecord, folder: Path, learners: Sequence[TaskRecord], plan: TrainingPlan
     ) -> dict[str, str]:
         """One MLflow run a task, the same ones for every attempt of a job."""
-        path = folder / "mlflow.json"
-        if path.exists():
-            known: dict[str, str] = json.loads(path.read_bytes())
-            return known
-        keys = {}
+        keys = _keys(folder)
+        if keys:
+            return keys
         for task, planned in zip(learners, plan.tasks, strict=True):
             params = plan.recipe.to_dict() | {
                 f"{task.kind}.{name}": value for name, value in task.config.items()
@@ -268,7 +302,7 @@ class Worker:
                 "affinery.dataset": planned.dataset_digest,
             }
             keys[task.name] = self.services.tracking.start_run(EXPERIMENT, task.name, params, tags)
-        publishing.remember(path, keys)
+        publishing.remember(folder / KEYS, keys)
         return keys
 
     def _judge(self, model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
@@ -280,7 +314,7 @@ class Worker:
         split = load_split(Path(task.pack), model.spec.image_size, model.spec.channels)
         return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
 
-    def _close_runs(self, folder: Path, results: Sequence[publishing.Learnt], refs: dict[str, str]) -> None:
+    def _record_runs(self, folder: Path, results: Sequence[publishing.Learnt]) -> None:
         """Pictures, figures and the adapter itself, to MLflow; the pictures stay beside the run too."""
         from trainers.pictures import loss_curve, png, tile
 
@@ -307,8 +341,13 @@ class Worker:
             for picture in ("samples.png", "loss.png"):
                 tracking.log_artifact(learnt.key, pictures / picture, "pictures")
             tracking.log_artifact(learnt.key, learnt.file, "adapter")
-            tracking.set_tags(learnt.key, {"affinery.adapter": refs[name]})
-            tracking.finish(learnt.key, "FINISHED")
+
+
+def _keys(folder: Path) -> dict[str, str]:
+    """By task, the keys of a job's MLflow runs; none where it has not begun."""
+    path = folder / KEYS
+    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    return known
 
 
 def _furthest(folder: Path) -> int:

@@ -109,7 +109,7 @@ class CoTraining:
         self.step = 0
         self.stacked, groups = self._parameters()
         self.optimizer = torch.optim.AdamW(
-            groups, betas=(0.9, 0.99), eps=1e-7, weight_decay=recipe.weight_decay
+            groups, betas=(0.9, 0.99), eps=1e-7, weight_decay=recipe.weight_decay, fused=True
         )
         self.average = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
 
@@ -196,8 +196,7 @@ class CoTraining:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.recipe.ema_decay, (self.step + 1) / (self.step + 10))
-        for name, tensor in self.trained().items():
-            self.average[name].lerp_(tensor, 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), list(self.trained().values()), 1 - decay)
 
     def run(self, on_step: Callable[[int, list[float]], None] | None = None) -> None:
         """Trains to the end, from wherever it stands."""

@@ -4,7 +4,7 @@
 
 It is computed on the frozen layer's own output y0 = W x + b̂, which stays whole:
 
-    y = y0 + a ⊙ (y0 − b̂) + b + s · W_up ReLU(W_down x)
+    y = (1 + a) ⊙ y0 + (b − a ⊙ b̂) + s · W_up ReLU(W_down x)
 
 Shape legend: B samples, S slots, G tasks in the batch, L positions (tokens or pixels) a sample.
 """
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affinery.adapters.contract import AdaptedLayer, Config
-from affinery.adapters.routing import AnyMix, EqualBlocks, OneTask, Route
+from affinery.adapters.routing import EqualBlocks, OneTask, Route
 from affinery.errors import ConfigInvalid
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -49,9 +49,18 @@ def suited(layer: nn.Module) -> Adaptable:
     return layer
 
 
-def affiner(y0: Tensor, bias: Tensor | float, a: Tensor, b: Tensor, low_rank: Tensor) -> Tensor:
-    """y0 + a ⊙ (y0 − b̂) + b + low_rank   (DiffScaler, eq. 5); all broadcast to y0's shape (…, out)."""
-    return y0 + (a * (y0 - bias) + b + low_rank)
+def affiner(
+    x: Tensor, y0: Tensor, bias: Tensor | float, a: Tensor, b: Tensor, s: Tensor, down: Tensor, up: Tensor
+) -> Tensor:
+    """(1 + a) ⊙ (W x) + b̂ + b + s · W_up ReLU(W_down x)   (DiffScaler, eq. 5), for G tasks side by side.
+
+    x: (G, L, in); y0 = W x + b̂: (G, L, out); bias b̂: (out,) or 0; a, b: (G, out); s: (G,); down: (G, d, in);
+    up: (G, out, d) → (G, L, out). At a = b = s = 0 the result is y0 to the bit.
+    """
+    shift = b - a * bias  # what turns (1 + a) y0 into (1 + a) W x + b̂ + b
+    hidden = F.relu(torch.bmm(x, down.transpose(1, 2)))
+    low = torch.baddbmm(shift[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
+    return torch.addcmul(low, y0, (1 + a)[:, None])
 
 
 class AffinerLayer(AdaptedLayer):
@@ -139,22 +148,22 @@ class AffinerLayer(AdaptedLayer):
         """x: (B, L, in); y0: (B, L, out) → (B, L, out)."""
         plan = self.route.plan
         if isinstance(plan, OneTask):
-            own = self.tensors(plan.slot)
-            low = F.linear(F.relu(F.linear(x, own["down"])), own["s"] * own["up"])
-            return affiner(y0, bias, own["a"], own["b"], low)
-        if isinstance(plan, EqualBlocks):
+            # One batched product of batch one: a plain product. A slot's own rank alone decides its shape, so
+            # the result does not depend, to the bit, on which other tasks are loaded.
+            tensors, count = [part[None] for part in self.tensors(plan.slot).values()], 1
+        elif isinstance(plan, EqualBlocks):
             rows = slice(plan.first, plan.first + plan.count)
-            a, b, s, down, up = (p[rows] for p in (self.a, self.b, self.s, self.down, self.up))
-            grouped = (plan.count, -1)
+            tensors, count = [stack[rows] for stack in self.stacks()], plan.count
         else:
-            assert isinstance(plan, AnyMix)
-            a, b, s, down, up = (p[plan.slots] for p in (self.a, self.b, self.s, self.down, self.up))
-            grouped = (len(x), -1)
-        x_g = x.reshape(*grouped, self.inputs)  # (G, B/G·L, in)
-        y_g = y0.reshape(*grouped, self.outputs)
-        hidden = F.relu(x_g @ down.transpose(1, 2))  # (G, B/G·L, d)
-        low = hidden @ (s[:, None, None] * up).transpose(1, 2)
-        return affiner(y_g, bias, a[:, None], b[:, None], low).reshape(y0.shape)
+            tensors, count = [stack[plan.slots] for stack in self.stacks()], len(x)
+        a, b, s, down, up = tensors
+        x_g = x.reshape(count, -1, self.inputs)  # (G, B/G·L, in)
+        y_g = y0.reshape(count, -1, self.outputs)
+        return affiner(x_g, y_g, bias, a, b, s, down, up).reshape(y0.shape)
+
+    def stacks(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """a, b, s, down, up of all slots: the order of `tensors` too."""
+        return self.a, self.b, self.s, self.down, self.up
 
 
 def centre_pixels(conv: Convolution, x: Tensor, size: torch.Size) -> Tensor:

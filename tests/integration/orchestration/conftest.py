@@ -1,0 +1,44 @@
+"""Workspaces to learn in, copied for each test, and one Ray for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestration import ray_train
+from orchestration.services import Services
+from orchestration.tracking import open_tracking
+from tests import learning_world as world
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has brought up, which takes it ten seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    open_tracking(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", folder / "spool").prepare()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")
+
+
+@pytest.fixture
+def services(
+    tmp_path: Path, sqlite_template: Path, mlflow_template: Path, tiny_backbone: Path
+) -> Iterator[Services]:
+    """A workspace with the tiny backbone in it, and nothing else."""
+    made = world.make_space(tmp_path / "space", sqlite_template, mlflow_template, tiny_backbone)
+    yield made
+    made.sessions.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray on this machine, with two logical processors, for every test that trains."""
+    ray_train.start_ray(ray_train.Resources(cpus=2))
+    yield
+    ray_train.stop_ray()
