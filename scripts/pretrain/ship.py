@@ -2,7 +2,7 @@
 
     python scripts/pretrain/ship.py runs/garments --data pretraining.npz
 
-The spec gets the settings that were found to suit this backbone (scripts/pretrain/README.md says how).
+The spec gets the settings that were found to suit this backbone .
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from trainers.pictures import loss_curve, png, tile, titled
 ASSETS = Path("affinery_app/assets/backbones")
 NAME = "tiny-dit"
 DEFAULTS = {
-    "sampler": {"steps": 25, "guidance": 1.5},
-    "recipe": {"steps": 500, "batch": 64, "lr": 3e-3, "class_lr": 3e-2, "ema_decay": 0.99},
+    "sampler": {"steps": 25, "guidance": 1.3},
+    "recipe": {"steps": 600, "batch": 64, "lr": 3e-3, "class_lr": 3e-2, "ema_decay": 0.99},
     "kinds": {"affiner": {"rank": 8}},
 }
 SHOWN = (
