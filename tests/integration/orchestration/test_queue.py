@@ -229,7 +229,7 @@ def test_a_job_given_back_is_the_next_ones_at_once_and_no_failure(line: Sessions
 
 def test_what_may_heal_is_tried_again_after_a_growing_delay_until_it_is_too_often(line: Sessions) -> None:
     job = put(line, "a").id
-    delays = []
+    delays, ended = [], ""
     for number in range(1, queue.MAX_ATTEMPTS + 1):
         held = take(line)
         before = utc_now()
