@@ -23,6 +23,8 @@ from affinery.errors import ConfigInvalid
 from trainers.errors import TrainingDiverged
 from trainers.recipe import Recipe
 
+ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -166,6 +168,7 @@ class CoTraining:
                 raise TrainingDiverged(data.meta.task, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
+        self._drop_rounding()
         self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.recipe.rate(self.step)
@@ -173,6 +176,20 @@ class CoTraining:
         self._average()
         self.step += 1
         return values
+
+    @torch.no_grad()
+    def _drop_rounding(self) -> None:
+        """Sets gradients to zero that are rounding error beside the largest of their task's tensor.
+
+        Some directions have no effect at all, like a shift of all keys, which softmax does not see. Their
+        gradient is nothing but rounding, which depends on what else is in the batch, and Adam would blow it
+        up to full steps.
+        """
+        for parameter in self.stacked:
+            if parameter.grad is not None and parameter.grad.dim() > 1:
+                sizes = parameter.grad.abs()  # (S, …)
+                largest = sizes.amax(dim=tuple(range(1, sizes.dim())), keepdim=True)
+                parameter.grad.masked_fill_(sizes < ROUNDING * largest, 0)
 
     @torch.no_grad()
     def _clip(self) -> None:

@@ -1,0 +1,412 @@
+"""Training: tasks and backbone feel nothing of each other, and a broken run ends like an unbroken one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from affinery import draw
+from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
+from affinery.composed import ComposedModel
+from affinery.errors import ConfigInvalid
+from tests import tiny_models as tiny
+from trainers.checkpoints import checkpoints_in, restore_checkpoint, save_checkpoint
+from trainers.errors import CheckpointUnreadable, TrainingDiverged
+from trainers.loop import CoTraining, TaskData, TaskStream
+from trainers.recipe import Recipe
+
+MASKED = Recipe(steps=6, batch=8, warmup=2, mask_ratio=0.5, unmasked_share=0.34, seed=5)
+UNMASKED = replace(MASKED, mask_ratio=0.0)
+both = pytest.mark.parametrize("recipe", [MASKED, UNMASKED], ids=["masked", "unmasked"])
+
+
+def data(meta: AdapterMeta, images_a_class: int = 7) -> TaskData:
+    """Random images, other ones for every task."""
+    classes = len(meta.class_names)
+    generator = torch.Generator().manual_seed(sum(meta.task.encode()))
+    images = torch.randint(
+        0, 256, (classes * images_a_class, 1, 8, 8), generator=generator, dtype=torch.uint8
+    )
+    return TaskData(meta, images, torch.arange(len(images)) % classes)
+
+
+DIGITS = data(tiny.meta("digits", (4, 6), 2))
+LETTERS = data(tiny.meta("letters", (6, 11), 3), 4)
+ANIMALS = data(tiny.meta("animals", (20, 21), 5), 9)
+
+
+def training(tasks: Sequence[TaskData], recipe: Recipe) -> CoTraining:
+    return CoTraining(ComposedModel(tiny.backbone(), tiny.FINGERPRINT), tasks, recipe)
+
+
+def trained(tasks: Sequence[TaskData], recipe: Recipe) -> list[Adapter]:
+    run = training(tasks, recipe)
+    run.run()
+    return run.finish()
+
+
+def furthest(one: Adapter, other: Adapter) -> float:
+    """The largest difference of any tensor, relative to the largest value of that part in any layer."""
+    assert one.tensors.keys() == other.tensors.keys()
+    largest: dict[str, float] = {}
+    apart: dict[str, float] = {}
+    for name, tensor in one.tensors.items():
+        part = name.split(".")[-1]
+        largest[part] = max(largest.get(part, 0), float(tensor.abs().max()))
+        apart[part] = max(apart.get(part, 0), float((tensor - other.tensors[name]).abs().max()))
+    return max(apart[part] / largest[part] for part in apart)
+
+
+@both
+def test_training_together_gives_what_training_alone_gives(recipe: Recipe) -> None:
+    for together in ([DIGITS, LETTERS], [LETTERS, DIGITS], [DIGITS, LETTERS, ANIMALS]):
+        for task, adapter in zip(together, trained(together, recipe), strict=True):
+            [alone] = trained([task], recipe)
+            assert adapter.meta == alone.meta
+            assert furthest(alone, adapter) <= 1e-5
+
+
+def test_after_many_steps_too_nothing_of_the_others_has_seeped_in() -> None:
+    """Directions without effect, as a shift of all keys, must not drift with the rounding of the batch."""
+    long = replace(MASKED, steps=60)
+    together, alone = trained([DIGITS, LETTERS, ANIMALS], long), trained([DIGITS], long)
+    assert furthest(alone[0], together[0]) <= 1e-5
+
+
+def test_training_together_gives_the_losses_of_training_alone() -> None:
+    together, alone = training([DIGITS, LETTERS], MASKED), training([LETTERS], MASKED)
+    for _ in range(4):
+        assert together.train_step()[1] == pytest.approx(alone.train_step()[0], rel=1e-5)
+
+
+def test_clipping_one_task_does_not_reach_another() -> None:
+    """One task's huge gradients are cut; the other's step is that of its training alone."""
+    tight = replace(UNMASKED, clip_norm=1e-3)
+    bright = replace(DIGITS, images=torch.full_like(DIGITS.images, 255))
+    _, beside = trained([bright, LETTERS], tight)
+    [alone] = trained([LETTERS], tight)
+    assert furthest(alone, beside) <= 1e-5
+
+
+@both
+def test_the_same_training_twice_gives_the_same_bytes(recipe: Recipe) -> None:
+    first, second = (trained([DIGITS, LETTERS], recipe) for _ in range(2))
+    assert [adapter_bytes(one) for one in first] == [adapter_bytes(one) for one in second]
+
+
+def test_another_seed_gives_another_adapter() -> None:
+    assert furthest(*trained([DIGITS], MASKED), *trained([DIGITS], replace(MASKED, seed=6))) > 1e-3
+
+
+@both
+def test_training_changes_no_byte_of_the_backbone(recipe: Recipe) -> None:
+    run = training([DIGITS, LETTERS], replace(recipe, weight_decay=0.1))
+    before = {name: tensor.numpy().tobytes() for name, tensor in run.model.frozen_state().items()}
+    run.run()
+    run.finish()
+    assert {name: t.numpy().tobytes() for name, t in run.model.frozen_state().items()} == before
+    assert before == tiny.digests(tiny.backbone())
+
+
+def test_the_null_row_never_trains_and_every_class_row_does() -> None:
+    run = training([DIGITS, LETTERS], replace(MASKED, steps=12))
+    null = run.model.class_table()[run.model.null_row].clone()
+    run.run()
+    run.finish()
+    table = run.model.class_table()
+    assert torch.equal(table[run.model.null_row], null)
+    assert all(not torch.equal(table[row], null) for row in range(4, 11))
+
+
+def test_only_what_is_declared_as_trained_has_gradients() -> None:
+    run = training([DIGITS, LETTERS], MASKED)
+    run.train_step()
+    declared = {id(tensor) for tensor in run.trained().values()}
+    assert {id(p) for p in run.model.parameters() if p.grad is not None} <= declared
+    assert {id(p) for p in run.model.parameters() if p.requires_grad} == declared
+
+
+def test_every_part_of_an_adapter_has_moved_after_training() -> None:
+    run = training([DIGITS], MASKED)
+    start = run.model.adapter("digits").tensors
+    run.run()
+    [end] = run.finish()
+    assert all(not torch.equal(tensor, start[name]) for name, tensor in end.tensors.items())
+
+
+def test_slot_zero_stays_the_untouched_backbone() -> None:
+    run = training([DIGITS, LETTERS], replace(MASKED, weight_decay=0.1))
+    run.run()
+    for layer in run.model.layers.values():
+        assert all(bool((tensor == 0).all()) for tensor in layer.tensors(0).values())
+
+
+def test_images_are_learnt() -> None:
+    """Two classes, black and white: the loss falls, and what is drawn has the class's brightness."""
+    images = torch.cat([torch.zeros(8, 1, 8, 8), torch.full((8, 1, 8, 8), 255.0)]).byte()
+    plain = TaskData(tiny.meta("shades", (4, 6), 4), images, torch.tensor([0] * 8 + [1] * 8))
+    run = training([plain], Recipe(steps=150, batch=32, lr=5e-3, class_lr=3e-2, label_dropout=0.1))
+    losses = [run.train_step()[0] for _ in range(150)]
+    run.finish()
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+    black, white = (draw(run.model, "shades", label, n=8).mean() for label in (0, 1))
+    assert float(white - black) > 0.2
+
+
+@both
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_resumed_from_a_checkpoint_a_training_ends_with_the_same_bytes(
+    at: int, recipe: Recipe, tmp_path: Path
+) -> None:
+    whole = [adapter_bytes(adapter) for adapter in trained([DIGITS, LETTERS], recipe)]
+    first = training([DIGITS, LETTERS], recipe)
+    for _ in range(at):
+        first.train_step()
+    save_checkpoint(first, tmp_path)
+    first.train_step()  # what happens after the checkpoint is lost, and must not matter
+    second = training([DIGITS, LETTERS], recipe)
+    restore_checkpoint(second, tmp_path)
+    assert second.step == at
+    second.run()
+    assert [adapter_bytes(adapter) for adapter in second.finish()] == whole
+
+
+def test_restored_into_a_training_that_is_further_on_a_checkpoint_still_holds(tmp_path: Path) -> None:
+    whole = [adapter_bytes(adapter) for adapter in trained([DIGITS], MASKED)]
+    run = training([DIGITS], MASKED)
+    save_checkpoint(run, tmp_path / "start")
+    run.train_step()
+    run.train_step()
+    restore_checkpoint(run, tmp_path / "start")
+    run.run()
+    assert [adapter_bytes(adapter) for adapter in run.finish()] == whole
+
+
+def state(run: CoTraining) -> dict[str, bytes]:
+    found = {name: tensor.detach().numpy().tobytes() for name, tensor in run.trained().items()}
+    found |= {f"average {name}": tensor.numpy().tobytes() for name, tensor in run.average.items()}
+    return found | {
+        f"stream {i}": s.generator.get_state().numpy().tobytes() for i, s in enumerate(run.streams)
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    run = training([DIGITS, LETTERS], MASKED)
+    run.train_step()
+    save_checkpoint(run, tmp_path)
+    return tmp_path
+
+
+def torn_tensors(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped_bit(folder: Path) -> None:
+    content = bytearray((folder / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "state.safetensors").write_bytes(content)
+
+
+def torn_record(folder: Path) -> None:
+    path = folder / "state.json"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def listed_record(folder: Path) -> None:
+    (folder / "state.json").write_text("[]")
+
+
+def no_tensors(folder: Path) -> None:
+    (folder / "state.safetensors").unlink()
+
+
+def no_record(folder: Path) -> None:
+    (folder / "state.json").unlink()
+
+
+def newer_tensors(folder: Path) -> None:
+    """Killed between the two files, in a folder that was written to before."""
+    run = training([DIGITS, LETTERS], MASKED)
+    save_checkpoint(run, folder / "newer")
+    (folder / "newer" / "state.safetensors").replace(folder / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [torn_tensors, flipped_bit, torn_record, listed_record, no_tensors, no_record, newer_tensors],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_a_torn_checkpoint_is_refused_and_nothing_changes(
+    spoil: Callable[[Path], None], checkpoint: Path
+) -> None:
+    spoil(checkpoint)
+    run = training([DIGITS, LETTERS], MASKED)
+    before = state(run)
+    with pytest.raises(CheckpointUnreadable):
+        restore_checkpoint(run, checkpoint)
+    assert state(run) == before
+    assert run.step == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        training([LETTERS, DIGITS], MASKED),
+        training([DIGITS], MASKED),
+        training([DIGITS, LETTERS], replace(MASKED, lr=2e-3)),
+        training([DIGITS, data(tiny.meta("letters", (6, 11), 4))], MASKED),
+        training([DIGITS, data(tiny.meta("letters", (7, 12), 3))], MASKED),
+    ],
+    ids=["in another order", "of one task", "of another recipe", "of another rank", "of other rows"],
+)
+def test_a_checkpoint_of_another_training_is_refused_and_nothing_changes(
+    other: CoTraining, checkpoint: Path
+) -> None:
+    before = state(other)
+    with pytest.raises(CheckpointUnreadable, match="belongs to another training"):
+        restore_checkpoint(other, checkpoint)
+    assert state(other) == before
+
+
+def test_a_checkpoint_of_another_backbone_is_refused_and_nothing_changes(checkpoint: Path) -> None:
+    wider = tiny.backbone(config={"width": 32, "depth": 2, "heads": 2, "patch": 4})
+    run = CoTraining(ComposedModel(wider, tiny.FINGERPRINT), [DIGITS, LETTERS], MASKED)
+    before = state(run)
+    with pytest.raises(CheckpointUnreadable, match="is missing or has another shape"):
+        restore_checkpoint(run, checkpoint)
+    assert state(run) == before
+
+
+def test_checkpoints_are_found_the_furthest_first_and_unreadable_ones_left_out(tmp_path: Path) -> None:
+    run = training([DIGITS], MASKED)
+    for step in (1, 2, 3):
+        run.train_step()
+        save_checkpoint(run, tmp_path / f"{9 - step}")
+    for name, text in {"torn": '{"step": 9', "list": "[]", "null": '{"step": null}', "text": '"x"'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(text)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["6", "7", "8"]
+    assert checkpoints_in(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_task(value: float) -> None:
+    run = training([DIGITS, LETTERS], MASKED)
+    run.train_step()
+    with torch.no_grad():
+        run.model.class_rows[1].fill_(value)
+    before = run.step
+    with pytest.raises(TrainingDiverged, match="The loss of 'letters' is no number after step 1") as raised:
+        run.train_step()
+    assert raised.value.args == ("letters", before)
+    assert raised.value.lasting
+
+
+def test_an_adapter_with_values_that_are_no_numbers_is_not_handed_out() -> None:
+    run = training([DIGITS, LETTERS], MASKED)
+    run.run()
+    run.average["class_rows.1"][0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match="letters"):
+        run.finish()
+
+
+def test_a_learning_rate_far_too_high_diverges_or_ends_finite() -> None:
+    try:
+        [adapter] = trained(
+            [DIGITS], replace(UNMASKED, steps=40, lr=1e5, class_lr=1e5, warmup=0, clip_norm=1e5)
+        )
+    except TrainingDiverged:
+        return
+    assert all(bool(tensor.isfinite().all()) for tensor in adapter.tensors.values())
+
+
+def test_a_model_that_holds_tasks_already_is_not_trained_on() -> None:
+    """Weight decay would reach the older task's tensors, which lie in the same stacks."""
+    model = tiny.composed(tiny.two_tasks()[1])
+    before = tiny.digests(model)
+    with pytest.raises(ConfigInvalid, match="holds tasks already"):
+        CoTraining(model, [DIGITS], MASKED)
+    assert tiny.digests(model) == before
+
+
+def test_no_tasks_are_refused() -> None:
+    with pytest.raises(ConfigInvalid, match="there is none to train"):
+        training([], MASKED)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0] * 14, "class 'digits 1' of task 'digits' has no image"),
+        ([0, 1] * 6 + [2, 2], "its labels are not those"),
+        ([0, 1] * 6 + [-1, 0], "its labels are not those"),
+        ([0, 1] * 6, "its labels are not those"),
+    ],
+)
+def test_labels_that_do_not_fit_the_task_are_refused(labels: list[int], says: str) -> None:
+    with pytest.raises(ConfigInvalid, match=says):
+        training([replace(DIGITS, labels=torch.tensor(labels))], MASKED)
+
+
+def stream(recipe: Recipe, task: TaskData = LETTERS) -> TaskStream:
+    return TaskStream(task, recipe, tiny.NULL, tokens=16, steps=1000)
+
+
+def test_a_batch_holds_the_tasks_own_rows_and_the_null_row_for_the_share_dropped() -> None:
+    batch = stream(replace(MASKED, batch=4000, label_dropout=0.1)).next(masked=False)
+    assert set(batch.rows.tolist()) == {3, 6, 7, 8, 9, 10}
+    assert float((batch.rows == 3).float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert 3 not in stream(replace(MASKED, batch=4000, label_dropout=0.0)).next(masked=False).rows
+    assert batch.keep is None
+    assert float(batch.x0.min()) >= -1
+    assert float(batch.x0.max()) <= 1
+
+
+def test_classes_are_drawn_evenly_however_many_images_each_has() -> None:
+    images = torch.zeros(101, 1, 8, 8, dtype=torch.uint8)
+    images[100] = 255
+    uneven = TaskData(tiny.meta("digits", (4, 6)), images, torch.tensor([0] * 100 + [1]))
+    batch = stream(replace(MASKED, batch=4000, label_dropout=0.0), uneven).next(masked=False)
+    white = batch.x0.flatten(1).mean(dim=1) > 0
+    assert torch.equal(white, batch.rows == 5)
+    assert float(white.float().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_every_image_belongs_to_the_class_that_its_row_says() -> None:
+    labels = torch.randint(0, 5, (60,), generator=torch.Generator().manual_seed(1))
+    labels[:5] = torch.arange(5)
+    images = (labels * 50).byte()[:, None, None, None].expand(-1, 1, 8, 8)
+    task = TaskData(LETTERS.meta, images, labels)
+    batch = stream(replace(MASKED, batch=500, label_dropout=0.0), task).next(masked=False)
+    found = ((batch.x0[:, 0, 0, 0] + 1) * 127.5 / 50).round().long() + 6
+    assert torch.equal(found, batch.rows)
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.5, 8), (0.9, 2), (0.999, 1), (0.01, 16)])
+def test_a_mask_keeps_its_share_of_the_tokens_each_once_and_in_order(ratio: float, kept: int) -> None:
+    batch = stream(replace(MASKED, mask_ratio=ratio, batch=50)).next(masked=True)
+    assert batch.keep is not None
+    assert batch.keep.shape == (50, kept)
+    assert bool((batch.keep.diff(dim=1) > 0).all())
+    assert 0 <= int(batch.keep.min()) <= int(batch.keep.max()) < 16
+
+
+def test_the_last_share_of_the_steps_is_unmasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training([DIGITS], replace(MASKED, steps=10, unmasked_share=0.3))
+    seen: list[bool] = []
+    denoise = run.model.denoise
+
+    def noted(x: Tensor, t: Tensor, rows: Tensor, plan: object, keep: Tensor | None = None) -> Tensor:
+        seen.append(keep is not None)
+        return denoise(x, t, rows, run.plan, keep)
+
+    monkeypatch.setattr(run.model, "denoise", noted)
+    run.run()
+    assert seen == [True] * 7 + [False] * 3
