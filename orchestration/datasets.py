@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import unicodedata
@@ -320,6 +321,8 @@ def _examine(file: _Found, content: bytes) -> tuple[int, int, str]:
                 return width, height, str(image.mode)
     except DatasetInvalid:
         raise
+    except Image.DecompressionBombError as error:
+        raise DatasetInvalid(file.name, f"its pixels are over {LARGEST_PIXELS:,}") from error
     except Exception as error:  # a decoder may raise anything on hostile bytes
         raise DatasetInvalid(
             file.name, f"it cannot be read as an image ({error}); mend or remove it"
@@ -346,6 +349,7 @@ def _repo(data: Path) -> Iterator[Repo]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    _mend_locks(data)
     try:
         with Repo(str(data)) as repo:
             yield repo
@@ -354,6 +358,17 @@ def _repo(data: Path) -> Iterator[Repo]:
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             raise cause from error
         raise DatasetUnavailable(str(data), str(cause) or type(cause).__name__) from error
+
+
+def _mend_locks(data: Path) -> None:
+    """A full disk tears DVC's list of who reads and writes what, and DVC then refuses everything."""
+    path = data / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(path.read_bytes() or b"{}")
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink(missing_ok=True)
 
 
 def ensure(data: Path, dvc_path: str, digest: str) -> Path:
