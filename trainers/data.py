@@ -50,14 +50,17 @@ def square(image: Image, size: int, channels: int) -> np.ndarray:
     from PIL import ImageOps
 
     image = _eight_bits(ImageOps.exif_transpose(image))
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, (0, 0, 0, 255)), image)
     image = image.convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    resized = image.resize((size, size), Pillow.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    middle = image.crop((left, top, left + side, top + side))  # resize(box=…) would look beyond its border
+    resized = middle.resize((size, size), Pillow.Resampling.BICUBIC)
     pixels = np.asarray(resized, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from affinery.tensor_files import read_json
 from trainers.errors import DatasetChanged
 
 SCHEMA = 1
@@ -106,7 +107,7 @@ def read_manifest(pack: Path) -> Manifest:
     path = pack / MANIFEST
     try:
         body = path.read_bytes()
-        raw = json.loads(body)
+        raw = read_json(body)
         if raw["schema"] != SCHEMA:
             raise DatasetChanged(
                 str(pack), f"its manifest has schema {raw['schema']}, this Affinery reads {SCHEMA}"
