@@ -8,21 +8,25 @@ the same.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from affinery import tensor_files
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-OPERATIONS, STATE = "operations.jsonl", "state.json"
+OPERATIONS, STATE, REFUSED = "operations.jsonl", "state.json", "refused.jsonl"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+WRITING, REPLAYING = ".writing", ".replaying"
 KEY_TAG = "affinery.key"
 BATCH = 500
 AGAIN_SECONDS = 15.0
@@ -53,6 +57,12 @@ class _Run:
         tensor_files.write_whole(
             self.folder / STATE, json.dumps({"run_id": self.run_id, "offset": self.offset}).encode()
         )
+
+    def set_aside(self, raw: bytes, reason: str) -> None:
+        """Keeps what can never be replayed beside the spool, with the reason, so that the rest goes on."""
+        entry = {"reason": reason, "operations": raw.decode("utf-8", "replace")}
+        with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 class Tracking:
@@ -104,8 +114,9 @@ class Tracking:
     def _append(self, key: str, operation: Mapping[str, Any]) -> None:
         folder = self.spool / key
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / OPERATIONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(operation, ensure_ascii=False) + "\n")
+        with _alone(folder / WRITING), (folder / OPERATIONS).open("ab+") as file:
+            _drop_torn_line(file)
+            file.write(json.dumps(operation, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -120,24 +131,28 @@ class Tracking:
         self._last_flush = time.monotonic()
         if self._last_flush < self._not_before:
             return False
-        keys = [key] if key is not None else sorted(path.name for path in self.spool.glob("*"))
-        whole = True
+        keys = (
+            [key]
+            if key is not None
+            else sorted(path.parent.name for path in self.spool.glob(f"*/{OPERATIONS}"))
+        )
+        errors: list[str] = []
         for each in keys:
             try:
                 self._replay(each)
             except Exception as error:  # noqa: BLE001 - whatever MLflow or the network raise, the spool stays
-                self.last_error = f"{type(error).__name__}: {error}"
-                self._not_before = time.monotonic() + AGAIN_SECONDS
-                whole = False
-                break
-        else:
-            self.last_error = None
-        return whole
+                errors.append(f"{type(error).__name__}: {error}")
+                if not _refused(error):
+                    self._not_before = time.monotonic() + AGAIN_SECONDS
+                    break
+        self.last_error = errors[-1] if errors else None
+        return not errors
 
     def pending(self) -> int:
         """How many runs hold something that MLflow has not got yet."""
         return sum(
-            self._read(path.name).offset < (path / OPERATIONS).stat().st_size for path in self.spool.glob("*")
+            self._read(path.parent.name).offset < path.stat().st_size
+            for path in self.spool.glob(f"*/{OPERATIONS}")
         )
 
     def _read(self, key: str) -> _Run:
@@ -149,6 +164,11 @@ class Tracking:
             return _Run(folder)
 
     def _replay(self, key: str) -> None:
+        """One process at a time: two that both found no run in MLflow would make two."""
+        with _alone(self.spool / key / REPLAYING):
+            self._replay_alone(key)
+
+    def _replay_alone(self, key: str) -> None:
         run = self._read(key)
         with (run.folder / OPERATIONS).open("rb") as file:
             file.seek(run.offset)
@@ -157,19 +177,19 @@ class Tracking:
         lines = fresh[: fresh.rfind(b"\n") + 1].splitlines(keepends=True)
         at = 0
         while at < len(lines):
-            operation = json.loads(lines[at])
-            taken = 1
-            if operation["op"] == "metrics":
-                points = list(operation["points"])
-                while at + taken < len(lines) and len(points) < BATCH:
-                    following = json.loads(lines[at + taken])
-                    if following["op"] != "metrics":
-                        break
-                    points += following["points"]
-                    taken += 1
-                operation = {"op": "metrics", "points": points}
-            self._apply(run, key, operation)
-            run.offset += sum(len(line) for line in lines[at : at + taken])
+            operation, taken = _next_operation(lines, at)
+            raw = b"".join(lines[at : at + taken])
+            if operation is None:
+                run.set_aside(raw, "it was cut off when it was written")
+            else:
+                try:
+                    self._apply(run, key, operation)
+                except Exception as error:
+                    # What MLflow refuses it refuses for ever; anything else is tried again.
+                    if not _refused(error) or operation["op"] == "create":
+                        raise
+                    run.set_aside(raw, str(error))
+            run.offset += len(raw)
             run.save()
             at += taken
 
@@ -230,6 +250,52 @@ class Tracking:
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         return self._client
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Holds a lock that ends with this process, whatever becomes of it."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """A line without its end is of a process that died in the middle of it; nothing was promised of it."""
+    end = file.seek(0, os.SEEK_END)
+    start = end
+    while start and (file.seek(start - 1), file.read(1))[1] != b"\n":
+        start -= 1
+    if start < end:
+        file.truncate(start)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether MLflow answered, and will answer so for ever; other runs may still be replayed."""
+    return getattr(error, "error_code", None) in REFUSALS
+
+
+def _next_operation(lines: Sequence[bytes], at: int) -> tuple[dict[str, Any] | None, int]:
+    """The operation at a line, with the metrics of the lines after it. → it (or None), its lines"""
+    operation = _parsed(lines[at])
+    if operation is None or operation["op"] != "metrics":
+        return operation, 1
+    points, taken = list(operation["points"]), 1
+    while at + taken < len(lines) and len(points) < BATCH:
+        following = _parsed(lines[at + taken])
+        if following is None or following["op"] != "metrics":
+            break
+        points += following["points"]
+        taken += 1
+    return {"op": "metrics", "points": points}, taken
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "op" in found else None
 
 
 def _now() -> int:

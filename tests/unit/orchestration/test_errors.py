@@ -1,0 +1,61 @@
+"""Every error of the orchestration says something, and arrives whole out of a Ray worker."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from affinery.errors import AffineryError
+from orchestration import errors
+
+ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "JobNotFound": ("abc", 2),
+    "TaskIsBusy": ("digits", "learning"),
+    "TasksDoNotMatch": ("digits", "is named twice"),
+    "NeedNotMet": ("0123456789", ("digits", "letters"), "failed", "the loss is no number"),
+    "WorkersDied": (5,),
+    "StageMoved": ("dit@1",),
+    "DataUnwritable": ("/data", "No space left on device"),
+    "LeaseLost": ("abc", 3),
+    "RayUnavailable": ("this machine", "no port is free"),
+    "TrainingFailed": ("out of memory",),
+    "TrainingStopped": ("/runs/1",),
+    "OlderTaskDisturbed": ("digits@1", "its stored file has been changed"),
+    "DatasetInvalid": ("cats/1.png", "it is empty"),
+    "DatasetUnavailable": ("/data", "the remote is away"),
+}
+
+
+def every_class() -> list[type[AffineryError]]:
+    return [
+        found
+        for _, found in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(found, errors.OrchestrationError) and found is not errors.OrchestrationError
+    ]
+
+
+def test_every_error_has_an_example_here() -> None:
+    assert {found.__name__ for found in every_class()} == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_error_survives_pickling_with_its_words_and_its_exit_code(name: str) -> None:
+    kind: type[AffineryError] = getattr(errors, name)
+    error = kind(*ARGUMENTS[name])
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(arrived) is kind
+    assert arrived.args == error.args
+    assert str(arrived) == str(error)
+    assert arrived.exit_code == error.exit_code in (1, 2)
+    assert inspect.getdoc(kind)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_error_names_everything_that_it_was_given_in_words(name: str) -> None:
+    text = str(getattr(errors, name)(*ARGUMENTS[name]))
+    for value in ARGUMENTS[name]:
+        if isinstance(value, str) and not value.isdigit():
+            assert value in text
+    assert "(" not in text[:1]
