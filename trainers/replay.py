@@ -8,10 +8,8 @@ holds, and the result says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -19,10 +17,10 @@ from safetensors.torch import load, save
 from affinery import tensor_files
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
+from affinery.errors import ConfigInvalid
 from trainers.errors import GoldenUnreadable
 
 RECORD_KEY = "affinery.golden"
-RECORD_KEYS = {"task", "rows", "seed", "sampler", "backbone", "environment", "threads"}
 THREADS_LIMIT = 1024
 BATCH = 8
 SEED = 20_240_415
@@ -40,64 +38,79 @@ class Replay:
     same_environment: bool
 
 
+@dataclass(frozen=True)
+class Golden:
+    """What a golden batch was drawn with. rows: of the class table, one an image; seed: the first image's."""
+
+    task: str
+    rows: tuple[int, ...]
+    seed: int
+    sampler: SamplerSettings
+    backbone: str
+    environment: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.task, self.backbone, self.environment)):
+            raise ValueError("its task, backbone or environment is not text")
+        if not all(type(n) is int for n in (self.seed, self.threads, self.sampler.steps, *self.rows)):
+            raise ValueError("its rows, seed, steps or threads are not whole numbers")
+        if not self.rows or not 1 <= self.threads <= THREADS_LIMIT:
+            raise ValueError(f"it was drawn with {len(self.rows)} images on {self.threads} threads")
+
+
 def golden_bytes(model: ComposedModel, task: str, environment_digest: str) -> bytes:
     """Draws the golden batch of a task and packs it with all that is needed to draw it again."""
     slot = model.task(task)
     count = len(slot.meta.class_names)
-    rows = [slot.row(i % count) for i in range(BATCH)]
-    images = _draw(model, task, rows, SETTINGS)
-    record = {
-        "task": task,
-        "rows": rows,
-        "seed": SEED,
-        "sampler": asdict(SETTINGS),
-        "backbone": model.fingerprint,
-        "environment": environment_digest,
-        "threads": torch.get_num_threads(),
-    }
-    return save(
-        {"images": images}, metadata={RECORD_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
+    rows = tuple(slot.row(i % count) for i in range(BATCH))
+    golden = Golden(
+        task, rows, SEED, SETTINGS, model.fingerprint, environment_digest, torch.get_num_threads()
     )
+    record = json.dumps(asdict(golden), sort_keys=True, ensure_ascii=False)
+    return save({"images": _draw(model, golden)}, metadata={RECORD_KEY: record})
 
 
-def read_golden(path: Path) -> Mapping[str, Any]:
+def read_golden(path: Path) -> Golden:
     """The record of a golden file. Raises GoldenUnreadable."""
     try:
-        record: dict[str, Any] = tensor_files.read_json(tensor_files.read_header(path).metadata[RECORD_KEY])
-        if missing := RECORD_KEYS - record.keys():
-            raise ValueError(f"its record lacks {sorted(missing)[0]!r}")
-        if type(record["threads"]) is not int or not 1 <= record["threads"] <= THREADS_LIMIT:
-            raise ValueError(f"it was drawn with {record['threads']!r} threads")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raw = tensor_files.read_json(tensor_files.read_header(path).metadata[RECORD_KEY])
+        sampler = SamplerSettings(**raw.pop("sampler"))
+        return Golden(**{**raw, "rows": tuple(raw["rows"]), "sampler": sampler})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ConfigInvalid) as error:
         raise GoldenUnreadable(str(path), f"{error}.") from error
-    return record
 
 
-def replay(model: ComposedModel, golden: Path, environment_digest: str) -> Replay:
+def replay(model: ComposedModel, path: Path, environment_digest: str) -> Replay:
     """Draws a golden batch again with this model, which may hold more tasks by now.
 
-    Raises GoldenUnreadable.
+    Raises GoldenUnreadable and UnknownName.
     """
-    record = read_golden(golden)
-    then = load(golden.read_bytes()).get("images")
+    golden = read_golden(path)
+    then = load(path.read_bytes()).get("images")
     spec = model.spec
-    if then is None or then.shape != (len(record["rows"]), spec.channels, spec.image_size, spec.image_size):
-        raise GoldenUnreadable(str(golden), "its images are missing, or not of this backbone's size.")
+    if then is None or then.shape != (len(golden.rows), spec.channels, spec.image_size, spec.image_size):
+        raise GoldenUnreadable(str(path), "its images are missing, or not of this backbone's size.")
+    low, high = model.task(golden.task).meta.block
+    if not all(low <= row < high for row in golden.rows):
+        raise GoldenUnreadable(str(path), f"its rows are not those of task {golden.task!r}.")
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(record["threads"]))
+    torch.set_num_threads(golden.threads)
     try:
-        now = _draw(model, record["task"], record["rows"], SamplerSettings(**record["sampler"]))
+        now = _draw(model, golden)
+    except ConfigInvalid as error:
+        raise GoldenUnreadable(str(path), str(error)) from error
     finally:
         torch.set_num_threads(threads)
-    same = record["environment"] == environment_digest and record["backbone"] == model.fingerprint
+    same = golden.environment == environment_digest and golden.backbone == model.fingerprint
     difference = float((now - then).abs().max())
     if torch.equal(now, then):
         level = "bit-exact"
     else:
         level = "tolerance" if not same and difference <= TOLERANCE else "failed"
-    return Replay(str(record["task"]), level, difference, same)
+    return Replay(golden.task, level, difference, same)
 
 
-def _draw(model: ComposedModel, task: str, rows: list[int], settings: SamplerSettings) -> torch.Tensor:
-    draws = [Draw(task, int(row), SEED + i) for i, row in enumerate(rows)]
-    return sample(model, draws, settings)
+def _draw(model: ComposedModel, golden: Golden) -> torch.Tensor:
+    draws = [Draw(golden.task, row, golden.seed + i) for i, row in enumerate(golden.rows)]
+    return sample(model, draws, golden.sampler)

@@ -42,18 +42,20 @@ class TrainingSession:
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         path = Path(plan.backbone_file)
+        if len({task.kind for task in plan.tasks}) != 1:
+            raise ConfigInvalid("kind", "tasks that train together must be of one kind, and one at least.")
         found = inspect_backbone(path)
         if found.fingerprint != plan.fingerprint:
             raise AdapterBackboneMismatch(plan.tasks[0].name, found.fingerprint, plan.fingerprint)
-        if len({task.kind for task in plan.tasks}) != 1:
-            raise ConfigInvalid("kind", "tasks that train together must be of one kind.")
         backbone = load_backbone(path).to(device())
         self.model = ComposedModel(backbone, plan.fingerprint, plan.tasks[0].kind)
         self.training = CoTraining(self.model, [self._data(task) for task in plan.tasks], plan.recipe)
 
     def _data(self, task: PlannedTask) -> TaskData:
         spec = self.model.spec
-        verify_pack(Path(task.pack), task.dataset_digest)
+        classes = verify_pack(Path(task.pack), task.dataset_digest).classes
+        if classes != task.class_names:
+            raise ConfigInvalid("task", f"{task.name!r}: its classes are not those of its dataset.")
         split = load_split(Path(task.pack), spec.image_size, spec.channels)
         meta = AdapterMeta(
             task.name,

@@ -1,0 +1,106 @@
+"""Recognition: a classifier of the real images tells plain things apart, and says so by class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from affinery.diffusion.sampling import SamplerSettings
+from tests import tiny_models as tiny
+from trainers.data import Images, Split
+from trainers.evaluation import Recogniser, judge, recognised, recognition, shifted, train_recogniser
+
+
+def shades(count: int, classes: int, seed: int = 0, size: int = 8) -> tuple[Tensor, Tensor]:
+    """(n, 1, H, W) bytes: each class a grey of its own, with a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    base = labels.float()[:, None, None, None] * 255 / max(1, classes - 1)
+    noise = 10 * torch.randn(count, 1, size, size, generator=generator)
+    return (base + noise).clamp(0, 255).byte(), labels
+
+
+def unit(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    images, labels = shades(60, 3)
+    return train_recogniser(unit(images), labels, 3, steps=60)
+
+
+def test_plain_classes_are_told_apart(recogniser: Recogniser) -> None:
+    images, labels = shades(30, 3, seed=1)
+    assert torch.equal(recognised(recogniser, unit(images), batch=7), labels)
+
+
+def test_recognition_is_counted_by_class(recogniser: Recogniser) -> None:
+    samples, asked = shades(6, 3)
+    samples[2::3] = samples[0]  # what was asked for as class 2 was drawn as class 0
+    real, real_labels = shades(9, 3, seed=2)
+    found = recognition(recogniser, unit(samples), asked, unit(real), real_labels, 3)
+    assert found.by_class == (1.0, 1.0, 0.0)
+    assert found.share == pytest.approx(2 / 3)
+    assert (found.real_accuracy, found.samples, found.real_images) == (1.0, 6, 9)
+
+
+def test_the_same_seed_trains_the_same_classifier_and_leaves_the_global_stream_alone() -> None:
+    images, labels = shades(12, 2)
+    torch.manual_seed(7)
+    expected = torch.randn(2)
+    torch.manual_seed(7)
+    one, two = (train_recogniser(unit(images), labels, 2, steps=3, seed=5) for _ in range(2))
+    assert tiny.digests(one) == tiny.digests(two)
+    assert torch.equal(torch.randn(2), expected)
+    other = train_recogniser(unit(images), labels, 2, steps=3, seed=6)
+    assert tiny.digests(one) != tiny.digests(other)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_very_few_images_are_enough_to_train_on(count: int) -> None:
+    images, labels = shades(count, 2)
+    assert recognised(train_recogniser(unit(images), labels, 2, steps=2), unit(images)).shape == (count,)
+
+
+def test_images_are_moved_by_one_pixel_at_most() -> None:
+    x = torch.zeros(1, 1, 5, 5)
+    x[0, 0, 2, 2] = 1
+    places = {
+        tuple((shifted(x, torch.Generator().manual_seed(seed))[0, 0] > 0).nonzero()[0].tolist())
+        for seed in range(60)
+    }
+    assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
+
+
+def split(classes: int, held_out: int) -> Split:
+    train, held = shades(6 * classes, classes), shades(held_out, classes, seed=1)
+    return Split(Images(*train), Images(*held))
+
+
+SETTINGS = SamplerSettings(steps=2, guidance=1.0)
+
+
+def test_a_task_is_judged_on_all_its_classes_alike() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    found = judge(model, "letters", split(3, 6), SETTINGS, count=9)
+    assert found.images.shape == (9, 1, 8, 8)
+    assert torch.bincount(found.labels).tolist() == [3, 3, 3]
+    assert found.recognition is not None
+    assert len(found.recognition.by_class) == 3
+    assert 0 <= found.recognition.share <= 1
+    assert found.recognition.real_accuracy == 1.0
+
+
+def test_every_class_is_drawn_even_if_fewer_images_were_asked_for() -> None:
+    found = judge(tiny.composed(*tiny.two_tasks()), "letters", split(3, 0), SETTINGS, count=1)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert found.recognition is None  # nothing was kept back to judge the classifier by
+
+
+def test_one_class_alone_has_nothing_to_be_told_apart_from() -> None:
+    model = tiny.composed(tiny.adapter(tiny.meta("faces", (4, 5))))
+    found = judge(model, "faces", split(1, 5), SETTINGS, count=4)
+    assert found.recognition is None
+    assert found.images.shape == (4, 1, 8, 8)
