@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, printable, say, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say, size, table
 
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace
@@ -138,8 +138,16 @@ def result(
     say()
     print(tree(graph, node.node_id, "up"))
     say()
-    print(
-        f"picture   {picture}\nbundle    {export.path} ({size(export.size_bytes)})\nworkspace {space.folder}"
+    fields(
+        [
+            ("picture", picture),
+            ("bundle", f"{export.path} ({size(export.size_bytes)})"),
+            ("registry", space.registry_url),
+            ("blobs", space.folder / "blobs"),
+            ("data", f"{space.data} (DVC; remote {space.folder / 'dvc-remote'})"),
+            ("mlflow", space.tracking.uri),
+            ("runs", f"{space.runs} (checkpoints, pictures)"),
+        ]
     )
     say(f"\n{seconds:.0f} s. Next:")
     option = "" if space.folder.name == "affinery-workspace" else f" -w {printable(space.folder)}"

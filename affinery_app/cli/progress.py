@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -133,8 +134,42 @@ class Screen(Lines):
             self._bars.update(self._entry, note=doing)
 
     def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
-        self._entry = None
+        self._end_bar("done")
         super().published(job, adapters, certificate)
+
+    def failed(self, job: JobRecord, error: Exception, state: str) -> None:
+        self._end_bar("failed")
+        super().failed(job, error, state)
+
+    def _end_bar(self, note: str) -> None:
+        if self._bars is not None and self._entry is not None:
+            self._bars.update(self._entry, note=note)
+            self._bars.stop_task(self._entry)
+        self._entry = None
+
+
+class JsonLines(Lines):
+    """A worker's doings on stdout, one JSON object a line, for programs."""
+
+    def started(self, job: JobRecord, resumed_from: int) -> None:
+        self._tell(job, "started", tasks=list(job.tasks), resumed_from=resumed_from)
+
+    def progress(self, job: JobRecord, line: ProgressLine) -> None:
+        self._tell(job, "progress", step=line.step, of=line.steps, losses=line.losses)
+
+    def stage(self, job: JobRecord, doing: str) -> None:
+        self._tell(job, "stage", doing=doing)
+
+    def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
+        refs = [record.ref for record in adapters]
+        self._tell(job, "published", adapters=refs, certificate=certificate.level)
+
+    def failed(self, job: JobRecord, error: Exception, state: str) -> None:
+        self.failures += state != "queued"
+        self._tell(job, "failed", error=str(error), state=state)
+
+    def _tell(self, job: JobRecord, event: str, **facts: object) -> None:
+        print(json.dumps({"event": event, "job": job.id} | facts, ensure_ascii=False), flush=True)
 
 
 def losses(line: ProgressLine) -> str:

@@ -55,11 +55,11 @@ def _drain(space: Workspace) -> int:
     return screen.failures
 
 
-def worker(workspace: WorkspaceOption = None) -> None:
+def worker(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Train what is scheduled as it comes, until stopped (Ctrl-C or SIGTERM gives the job back)."""
     import signal
 
-    from affinery_app.cli.progress import Lines
+    from affinery_app.cli.progress import JsonLines, Lines
     from affinery_app.wiring import open_workspace
     from orchestration.ray_train import stop_ray
     from orchestration.worker import Worker
@@ -68,6 +68,6 @@ def worker(workspace: WorkspaceOption = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     say("worker: waiting for jobs")
     try:
-        Worker(services, Lines()).serve()
+        Worker(services, JsonLines() if as_json else Lines()).serve()
     finally:
         stop_ray()
