@@ -17,6 +17,8 @@ from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid, UnknownName
 from tests import tiny_models as tiny
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
 Layer = tuple[Callable[[], nn.Module], tuple[int, ...]]
 
 LAYERS: dict[str, Layer] = {

@@ -46,7 +46,7 @@ def refusal(path: Path) -> str:
     began = time.monotonic()
     with pytest.raises(BackboneFileInvalid) as inspected:
         inspect_backbone(path)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     with pytest.raises(BackboneFileInvalid) as loaded:
         load_backbone(path)
     assert str(inspected.value) == str(loaded.value)

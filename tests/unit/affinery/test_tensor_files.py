@@ -88,7 +88,7 @@ def test_a_header_that_cannot_be_believed_is_refused_at_once(what: str, tmp_path
     began = time.monotonic()
     with pytest.raises(NotSafetensors):
         read_header(path)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", b"\x89PNG\r\n\x1a\n" * 9, b"\xff" * 8, b"\xff" * 64])
