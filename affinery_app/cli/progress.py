@@ -185,7 +185,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     """A certificate in words."""
     results = certificate.results
     backbone, null_row = results["backbone"], results["null_row"]
-    equal = f"{backbone['tensors']} tensors equal to the bit, fingerprint {backbone['fingerprint'][:12]}"
+    equal = f"{backbone['tensors']} tensors equal to the bit, {backbone['fingerprint'][:12]}"
     lines = [
         f"certificate ({certificate.level}): nothing older changed",
         f"  backbone {backbone['ref']}: {equal}",
