@@ -104,6 +104,8 @@ def _replay(
         raise OlderTaskDisturbed(
             record.ref, "it was registered without golden images, so it cannot be replayed"
         )
+    if tensor_files.sha256_file(store.path(record.golden_blob)) != record.golden_blob:
+        raise OlderTaskDisturbed(record.ref, "the file of its golden images has been changed")
     outcome = replay(model, store.path(record.golden_blob), environment_digest)
     if outcome.level == "failed":
         raise OlderTaskDisturbed(

@@ -93,15 +93,26 @@ def compose(services: Services, stage: Stage, fresh: Sequence[Adapter]) -> Compo
     return model
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """By task, (step, loss) over all attempts of a job; of two that tell of one step, the later counts."""
-    points: dict[str, dict[int, float]] = {}
+def points(folder: Path) -> dict[str, dict[int, tuple[float, float]]]:
+    """By task and step, (loss, time) over all attempts of a job.
+
+    What a later attempt does again comes out the same; the earlier line counts, as MLflow has its time.
+    """
+    found: dict[str, dict[int, tuple[float, float]]] = {}
     for path in sorted(folder.glob(f"attempt-*/{PROGRESS}"), key=lambda p: int(p.parent.name.split("-")[1])):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().split(b"\n")[:-1]:  # a torn last line is no line
             report = json.loads(line)
             for task, loss in report["losses"].items():
-                points.setdefault(task, {})[int(report["step"])] = float(loss)
-    return {task: sorted(by_step.items()) for task, by_step in points.items()}
+                found.setdefault(task, {}).setdefault(int(report["step"]), (float(loss), report["time"]))
+    return found
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """By task, (step, loss) over all attempts of a job."""
+    return {
+        task: sorted((step, loss) for step, (loss, _) in by_step.items())
+        for task, by_step in points(folder).items()
+    }
 
 
 def publish(

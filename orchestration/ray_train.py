@@ -176,15 +176,16 @@ def finished_checkpoint(folder: Path, plan: TrainingPlan) -> Path | None:
         record = json.loads((checkpoint / RECORD).read_bytes())
         if record["step"] < plan.recipe.steps:
             return None
-        if record["recipe"] != plan.recipe.to_dict() or record["tasks"] != [task.name for task in plan.tasks]:
-            continue
         try:
-            for i in range(len(plan.tasks)):
-                read_adapter(checkpoint / adapter_name(i))
+            found = [read_adapter(checkpoint / adapter_name(i)).meta for i in range(len(plan.tasks))]
         except AdapterFileInvalid as error:
             log.warning("%s It is written again.", error)
             continue
-        return checkpoint
+        planned = [(task.name, task.block, plan.fingerprint) for task in plan.tasks]
+        if record["recipe"] == plan.recipe.to_dict() and planned == [
+            (meta.task, meta.block, meta.backbone) for meta in found
+        ]:
+            return checkpoint
     return None
 
 

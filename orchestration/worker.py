@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from affinery.errors import AffineryError, UserError
 from orchestration import datasets, publishing, queue, ray_train
 from orchestration.errors import LeaseLost, OlderTaskDisturbed
-from orchestration.jobs import Claim, JobRecord
+from orchestration.jobs import LIVE, Claim, JobRecord
 from orchestration.services import Listener, Services
+from orchestration.tracking import Point
 from registry import backbones, tasks
 from registry import datasets as recorded
 from registry.columns import utc_now
@@ -175,12 +176,12 @@ class Worker:
             log.warning("Job %s could not be given back: %s", held.job.id, error)
 
     def _lost(self, held: Claim, error: Exception) -> None:
-        """The job is another's by now, or was cancelled: then its runs end too."""
+        """The job is another's by now, was cancelled (its runs end too), or was done before the error."""
         with self.services.sessions.read() as session:
             job = queue.get(session, held.job.id)
         if job.state == "cancelled":
             self._end_runs(job, "KILLED")
-        self.listener.failed(job, error, job.state if job.state == "cancelled" else "lost")
+        self.listener.failed(job, error, "lost" if job.state in LIVE else job.state)
 
     def _failed(self, held: Claim, error: Exception) -> None:
         lasting = isinstance(error, LASTING) or getattr(error, "lasting", False)
@@ -208,6 +209,7 @@ class Worker:
         learners, plan = self._plan(job)
         keys = self._open_runs(job, folder, learners, plan)
         heart.check()
+        told = publishing.points(folder)
         wanted = ray_train.resources(services.ray_address)
         self.listener.started(job, _furthest(folder))
 
@@ -215,10 +217,8 @@ class Worker:
             heart.check()
             heart.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
             for name, loss in line.losses.items():
-                if name in keys:
-                    services.tracking.log_metrics(
-                        keys[name], [("loss", loss, line.step, int(line.time * 1000))]
-                    )
+                if line.step not in told.get(name, {}):
+                    services.tracking.log_metrics(keys[name], [_point(line.step, loss, line.time)])
             self.listener.progress(job, line)
 
         checkpoint = ray_train.train(plan, folder, held.fence, wanted, on_progress, heart.check)
@@ -327,6 +327,9 @@ class Worker:
             pictures.mkdir(parents=True, exist_ok=True)
             (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
             (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
+            # Once more and whole: what a worker that was killed had not passed on is in no other place.
+            whole = publishing.points(folder).get(name, {})
+            tracking.log_metrics(learnt.key, [_point(step, *told) for step, told in sorted(whole.items())])
             now = int(time.time() * 1000)
             last = learnt.curve[-1][0] if learnt.curve else 0
             if learnt.judgement.recognition is not None:
@@ -341,6 +344,10 @@ class Worker:
             for picture in ("samples.png", "loss.png"):
                 tracking.log_artifact(learnt.key, pictures / picture, "pictures")
             tracking.log_artifact(learnt.key, learnt.file, "adapter")
+
+
+def _point(step: int, loss: float, at: float) -> Point:
+    return ("loss", loss, step, int(at * 1000))
 
 
 def _keys(folder: Path) -> dict[str, str]:

@@ -140,3 +140,15 @@ def schedule(services: Services, *names: str, after: tuple[str, ...] = (), **rec
 def job(services: Services, job_id: str) -> JobRecord:
     with services.sessions.read() as session:
         return queue.get(session, job_id)
+
+
+def train_here(services: Services, job_id: str) -> None:
+    """Leaves a finished checkpoint of a job, as an attempt does that dies before it publishes. No Ray."""
+    from orchestration.worker import Worker
+    from trainers.session import TrainingSession
+
+    _, plan = Worker(services, Heard())._plan(job(services, job_id))
+    training = TrainingSession(plan)
+    while not training.advance().done:
+        continue
+    training.save(services.runs / job_id / "attempt-1" / "ray" / "checkpoint")

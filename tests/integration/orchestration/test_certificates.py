@@ -1,0 +1,262 @@
+"""Whatever is not what it was when an older task was learnt is found before anything new is published."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from affinery.adapters.files import read_adapter
+from affinery.composed import ComposedModel
+from affinery.errors import AffineryError
+from orchestration import additions, publishing, queue
+from orchestration.certificates import prove
+from orchestration.environment import environment_fingerprint
+from orchestration.errors import OlderTaskDisturbed, StageMoved
+from orchestration.jobs import JobRecord
+from orchestration.services import Services
+from orchestration.worker import Worker
+from registry import adapters, backbones, blobs, tasks
+from registry.errors import BlobDamaged, BlobMissing
+from tests import learning_world as world
+
+DIGEST = str(environment_fingerprint()["digest"])
+
+
+@pytest.fixture(scope="session")
+def learnt_space(
+    tmp_path_factory: pytest.TempPathFactory,
+    sqlite_template: Path,
+    mlflow_template: Path,
+    tiny_backbone: Path,
+) -> Path:
+    """A workspace with one task learnt, and another trained to its end but not published yet."""
+    folder = tmp_path_factory.mktemp("learnt") / "space"
+    services = world.make_space(folder, sqlite_template, mlflow_template, tiny_backbone)
+    for seed, name in enumerate(("old", "new")):
+        world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y", seed=seed), name)
+    world.train_here(services, world.schedule(services, "old").id)
+    assert Worker(services, world.Heard()).drain() == 1
+    world.train_here(services, world.schedule(services, "new").id)
+    services.sessions.engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def space(tmp_path: Path, learnt_space: Path) -> Iterator[Services]:
+    shutil.copytree(learnt_space, tmp_path / "space")
+    services = world.open_space(tmp_path / "space")
+    yield services
+    services.sessions.engine.dispose()
+
+
+def flip(path: Path, at: int = -3) -> None:
+    """Changes one bit of a file, near its end unless told otherwise."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+@dataclass
+class Stored:
+    """Where the bytes of the older task and its backbone lie."""
+
+    adapter: Path
+    golden: Path
+    backbone: Path
+
+
+def stored(space: Services) -> Stored:
+    with space.sessions.read() as session:
+        record = adapters.get(session, "old")
+        backbone = backbones.get(session, "tiny")
+    assert record.golden_blob is not None
+    return Stored(
+        *(space.store.path(d) for d in (record.blob_digest, record.golden_blob, backbone.blob_digest))
+    )
+
+
+def composed(space: Services) -> tuple[ComposedModel, publishing.Stage]:
+    """The model that the new task's results join."""
+    with space.sessions.read() as session:
+        learner = tasks.get(session, "new")
+    stage = publishing.stage_of(space, [learner])
+    found = [
+        read_adapter(path) for path in space.runs.glob("*/attempt-1/ray/checkpoint/adapter-0.safetensors")
+    ]
+    fresh = [adapter for adapter in found if adapter.meta.task == "new"]
+    return publishing.compose(space, stage, fresh), stage
+
+
+def test_a_training_that_was_finished_is_published_without_training_or_ray(space: Services) -> None:
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 1
+    assert heard.published_refs == ["new@1"]
+    assert heard.steps == []
+    assert heard.resumed == [8]
+    assert not ray.is_initialized()
+    (certificate,) = heard.certificates
+    assert certificate.level == "bit-exact"
+    assert [entry["ref"] for entry in certificate.results["replay"]] == ["old@1"]
+
+
+def test_a_finished_checkpoint_with_a_torn_adapter_is_not_taken_for_one(space: Services) -> None:
+    from orchestration.ray_train import finished_checkpoint
+
+    job = next(job for job in _jobs(space) if job.tasks == ("new",))
+    _, plan = Worker(space, world.Heard())._plan(job)
+    folder = space.runs / job.id
+    found = finished_checkpoint(folder, plan)
+    assert found is not None
+    adapter = found / "adapter-0.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-10])
+    assert finished_checkpoint(folder, plan) is None
+
+
+def _jobs(space: Services) -> list[JobRecord]:
+    with space.sessions.read() as session:
+        return queue.list_all(session)
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "said"),
+    [
+        ("adapter", OlderTaskDisturbed, "old@1 is not what it was"),
+        ("golden", OlderTaskDisturbed, "golden images has been changed"),
+        ("backbone", BlobDamaged, "Restore it from a backup"),
+    ],
+)
+def test_one_flipped_bit_in_what_is_stored_of_older_things_stops_the_publication_for_good(
+    space: Services, which: str, error: type[AffineryError], said: str
+) -> None:
+    flip(getattr(stored(space), which))
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 0
+    ((job, found, state),) = heard.failures
+    assert (job.tasks, state, job.attempts) == (("new",), "failed", 1)
+    assert isinstance(found, error)
+    assert said in str(found)
+    with space.sessions.read() as session:
+        assert [record.ref for record in adapters.list_all(session)] == ["old@1"]
+        assert tasks.get(session, "new").state == "failed"
+        assert blobs.live_uploads(session) == []
+
+
+def test_a_blob_that_is_gone_is_told_and_not_tried_again(space: Services) -> None:
+    stored(space).adapter.unlink()
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 0
+    ((_, error, state),) = heard.failures
+    assert isinstance(error, BlobMissing)
+    assert state == "failed"
+
+
+def test_after_the_blob_is_restored_the_task_is_published_from_its_checkpoint(space: Services) -> None:
+    path = stored(space).adapter
+    whole = path.read_bytes()
+    flip(path)
+    assert Worker(space, world.Heard()).drain() == 0
+    path.write_bytes(whole)
+    recipe = _jobs(space)[-1].recipe
+    again = additions.schedule_again(space.sessions, ["new"], recipe)
+    world.train_here(space, again.id)
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 1
+    assert heard.published_refs == ["new@1"]
+
+
+def _backbone_weight(model: ComposedModel) -> None:
+    next(iter(model.frozen_state().values())).view(-1)[0] += 1e-3
+
+
+def _null_row(model: ComposedModel) -> None:
+    model.backbone.class_table.data[model.null_row, 0] += 1e-6
+
+
+def _older_row(model: ComposedModel) -> None:
+    model.class_rows[model.task("old").slot - 1].data[0, 0] += 1e-6
+
+
+def _older_tensor(model: ComposedModel) -> None:
+    layer = next(iter(model.layers.values()))
+    part = next(iter(layer.tensors(model.task("old").slot).values()))
+    part.data.view(-1)[0] += 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_backbone_weight, "tiny@1 is not what it was"),
+        (_null_row, "is not what it was"),
+        (_older_row, "old@1 is not what it was"),
+        (_older_tensor, "old@1 is not what it was"),
+    ],
+)
+def test_a_number_changed_in_the_composed_model_is_found(
+    space: Services, change: Callable[[ComposedModel], None], said: str
+) -> None:
+    model, stage = composed(space)
+    assert prove(model, stage.backbone, stage.older, space.store, DIGEST).level == "bit-exact"
+    with torch.no_grad():
+        change(model)
+    with pytest.raises(OlderTaskDisturbed, match=said):
+        prove(model, stage.backbone, stage.older, space.store, DIGEST)
+
+
+def test_in_another_environment_the_certificate_says_tolerance_where_bits_differ(space: Services) -> None:
+    model, stage = composed(space)
+    elsewhere = prove(model, stage.backbone, stage.older, space.store, "another environment")
+    assert elsewhere.level in ("bit-exact", "tolerance")
+    assert not elsewhere.results["replay"][0]["same_environment"]
+
+
+def test_a_task_that_was_published_meanwhile_is_in_the_proof(
+    space: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the proof and the publication another worker publishes; the job is tried again with it."""
+    real = prove
+
+    def and_then_another_publishes(*given: object) -> object:
+        certificate = real(*given)  # type: ignore[arg-type]
+        monkeypatch.setattr(publishing, "prove", real)
+        job = world.schedule(space, "old2")
+        world.train_here(space, job.id)
+        assert Worker(space, world.Heard(), "another").run_next() is not None
+        return certificate
+
+    world.add_dataset(space, world.image_folder(space.data.parent / "more", "x", seed=9), "old2")
+    monkeypatch.setattr(publishing, "prove", and_then_another_publishes)
+    monkeypatch.setattr(queue, "RETRY_SECONDS", 0)
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 1
+    ((_, error, state),) = heard.failures
+    assert isinstance(error, StageMoved)
+    assert state == "queued"
+    (certificate,) = heard.certificates
+    assert {entry["ref"] for entry in certificate.results["adapters"]} == {"old@1", "old2@1"}
+
+
+def test_a_worker_that_lost_its_job_while_it_proved_publishes_nothing(
+    space: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = prove
+
+    def and_meanwhile_it_is_cancelled(*given: object) -> object:
+        with space.sessions.begin() as session:
+            queue.cancel(session, _jobs(space)[-1].id)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publishing, "prove", and_meanwhile_it_is_cancelled)
+    heard = world.Heard()
+    assert Worker(space, heard).drain() == 0
+    ((_, _, state),) = heard.failures
+    assert state == "cancelled"
+    with space.sessions.read() as session:
+        assert [record.ref for record in adapters.list_all(session)] == ["old@1"]
+        assert blobs.live_uploads(session) == []
