@@ -87,12 +87,16 @@ class TrainingSession:
         return Progress(training.step, recipe.steps, losses)
 
     def save(self, folder: Path) -> None:
-        """Writes a checkpoint; once the training is done, the finished adapters beside it."""
+        """Writes a checkpoint; once the training is done, the finished adapters beside it.
+
+        The adapters come first: where a checkpoint says that the training is done, they are there.
+        Raises TrainingDiverged.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(self.training, folder)
         if self.training.step >= self.plan.recipe.steps:
             for i, adapter in enumerate(self.training.finish()):
                 tensor_files.write_whole(folder / adapter_name(i), adapter_bytes(adapter))
+        save_checkpoint(self.training, folder)
 
     def restore(self, folder: Path) -> None:
         """Goes on from a checkpoint. Raises CheckpointUnreadable."""

@@ -16,6 +16,7 @@ from affinery.backbones.files import inspect_backbone, save_backbone
 from affinery.composed import ComposedModel
 from affinery.errors import AdapterBackboneMismatch, BackboneFileInvalid, ConfigInvalid, UnknownName
 from tests import tiny_models as tiny
+from trainers.checkpoints import checkpoints_in
 from trainers.errors import CheckpointUnreadable, DatasetChanged
 from trainers.packs import PackWriter
 from trainers.pictures import loss_curve, png, tile, titled
@@ -120,6 +121,19 @@ def test_resumed_after_its_end_a_training_hands_out_the_same_adapters(
     again.restore(tmp_path / "end")
     assert again.advance().done
     assert finished(again, tmp_path / "again") == whole
+
+
+def test_a_save_that_ends_early_leaves_nothing_that_calls_itself_finished(
+    plan: TrainingPlan, tmp_path: Path
+) -> None:
+    session = TrainingSession(plan)
+    while not session.advance().done:
+        pass
+    (tmp_path / "end" / "state.safetensors").mkdir(parents=True)  # what cannot be written to
+    with pytest.raises(OSError, match="directory"):
+        session.save(tmp_path / "end")
+    assert (tmp_path / "end" / adapter_name(1)).is_file()
+    assert checkpoints_in(tmp_path) == []
 
 
 def test_a_checkpoint_of_another_plan_is_refused(plan: TrainingPlan, tmp_path: Path) -> None:
