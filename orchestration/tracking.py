@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 OPERATIONS, STATE, REFUSED = "operations.jsonl", "state.json", "refused.jsonl"
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+"""Not BAD_REQUEST: so MLflow also names a database that is damaged for a while."""
 WRITING, REPLAYING = ".writing", ".replaying"
 KEY_TAG = "affinery.key"
 BATCH = 500

@@ -1,0 +1,117 @@
+"""The use cases between the registry and the rest: each is one transaction, and refused leaves nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from affinery.errors import BackboneFileInvalid, ConfigInvalid, UnknownName
+from orchestration import additions, queue
+from orchestration.errors import NeedNotMet, TaskIsBusy
+from orchestration.services import Services
+from registry import backbones, blobs, tasks
+from registry.errors import NotFound, TaskExists
+from tests import learning_world as world
+
+
+@pytest.fixture
+def space(services: Services, tmp_path: Path) -> Services:
+    """A workspace with a backbone and two datasets."""
+    for seed, name in enumerate(("shapes", "shades")):
+        world.add_dataset(services, world.image_folder(tmp_path / name, "x", "y", seed=seed), name)
+    return services
+
+
+def known(space: Services) -> list[str]:
+    with space.sessions.read() as session:
+        return [task.name for task in tasks.list_all(session)]
+
+
+def jobs(space: Services) -> list[str]:
+    with space.sessions.read() as session:
+        return [job.id for job in queue.list_all(session)]
+
+
+def keyed(space: Services, *names: str, key: str) -> str:
+    return additions.schedule(
+        space.sessions, names, names, backbone="tiny", kind="affiner", config={}, recipe={}, key=key
+    ).id
+
+
+def test_the_same_request_twice_registers_and_queues_once(space: Services) -> None:
+    assert keyed(space, "shapes", key="once") == keyed(space, "shapes", key="once")
+    assert known(space) == ["shapes"]
+    assert len(jobs(space)) == 1
+
+
+def test_a_task_name_used_twice_is_refused_and_nothing_changes(space: Services) -> None:
+    world.schedule(space, "shapes")
+    before = jobs(space)
+    with pytest.raises(TaskExists):
+        world.schedule(space, "shades", "shapes")
+    assert (known(space), jobs(space)) == (["shapes"], before)
+
+
+def test_a_refused_schedule_leaves_no_task(space: Services) -> None:
+    ended = world.schedule(space, "shades")
+    with space.sessions.begin() as session:
+        queue.cancel(session, ended.id)
+    for refused, given in (
+        (NotFound, {"sources": ["nothing"]}),
+        (NotFound, {"backbone": "nothing"}),
+        (UnknownName, {"kind": "nothing"}),
+        (ConfigInvalid, {"recipe": {"steps": 0}}),
+        (ConfigInvalid, {"recipe": {"stepps": 1}}),
+        (ConfigInvalid, {"sources": ["shapes", "shades"]}),
+        (NeedNotMet, {"after": [ended.id]}),
+    ):
+        request: dict[str, object] = {
+            "names": ["shapes"],
+            "sources": ["shapes"],
+            "backbone": "tiny",
+            "kind": "affiner",
+            "config": {},
+            "recipe": {},
+        }
+        with pytest.raises(refused):
+            additions.schedule(space.sessions, **(request | given))  # type: ignore[arg-type]
+    assert known(space) == ["shades"]
+    assert jobs(space) == [ended.id]
+
+
+def test_a_task_that_waits_is_not_scheduled_again_but_one_that_was_cancelled_is(space: Services) -> None:
+    job = world.schedule(space, "shapes")
+    with pytest.raises(TaskIsBusy):
+        additions.schedule_again(space.sessions, ["shapes"], world.RECIPE)
+    with space.sessions.begin() as session:
+        queue.cancel(session, job.id)
+    assert additions.schedule_again(space.sessions, ["shapes"], world.RECIPE).state == "queued"
+
+
+def test_a_backbone_file_that_is_none_is_refused_and_no_byte_is_stored(
+    space: Services, tmp_path: Path, tiny_backbone: Path
+) -> None:
+    before = sorted(space.store.digests())
+    whole = tiny_backbone.read_bytes()
+    for content in (b"", b"no safetensors", whole[:-4], whole + b"x", whole[:200]):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(BackboneFileInvalid):
+            additions.add_backbone(space.sessions, space.store, tmp_path / "file", "other")
+    assert sorted(space.store.digests()) == before
+    with space.sessions.read() as session:
+        assert [record.ref for record in backbones.list_all(session)] == ["tiny@1"]
+        assert blobs.live_uploads(session) == []
+
+
+def test_the_same_backbone_twice_is_one_version(space: Services, tiny_backbone: Path) -> None:
+    first, _ = additions.add_backbone(space.sessions, space.store, tiny_backbone, "tiny")
+    assert first.ref == "tiny@1"
+
+
+def test_a_composition_of_nothing_or_of_what_was_not_learnt_is_refused(space: Services) -> None:
+    world.schedule(space, "shapes")
+    with pytest.raises(ConfigInvalid, match="name one adapter or more"):
+        additions.compose_tasks(space.sessions, "all", [])
+    with pytest.raises(NotFound):
+        additions.compose_tasks(space.sessions, "all", ["shapes"])
