@@ -10,6 +10,8 @@ import typer
 
 from affinery_app.cli import adapter, backbone, compose, dataset, demo, lineage, run, sample, task, workspace
 
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
 app = typer.Typer(
     name="affinery",
     help="One frozen diffusion backbone that keeps learning: tasks, adapters, lineage, one model to ship.",
@@ -70,6 +72,11 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _interrupted() -> int:
+    print("\ninterrupted: what was finished is kept; the same command goes on from here.", file=sys.stderr)
+    return INTERRUPTED
 
 
 if __name__ == "__main__":
