@@ -142,13 +142,23 @@ def job(services: Services, job_id: str) -> JobRecord:
         return queue.get(session, job_id)
 
 
-def train_here(services: Services, job_id: str) -> None:
-    """Leaves a finished checkpoint of a job, as an attempt does that dies before it publishes. No Ray."""
+def train_here(services: Services, job_id: str) -> Path:
+    """Leaves a finished checkpoint of a job, as an attempt that dies before it publishes. → its folder"""
+    import torch
+
+    from orchestration.ray_train import resources
     from orchestration.worker import Worker
     from trainers.session import TrainingSession
 
     _, plan = Worker(services, Heard())._plan(job(services, job_id))
-    training = TrainingSession(plan)
-    while not training.advance().done:
-        continue
-    training.save(services.runs / job_id / "attempt-1" / "ray" / "checkpoint")
+    folder = services.runs / job_id / "attempt-1" / "ray" / "checkpoint"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(resources().cpus)  # as a Ray worker does
+    try:
+        training = TrainingSession(plan)
+        while not training.advance().done:
+            continue
+        training.save(folder)
+    finally:
+        torch.set_num_threads(threads)
+    return folder

@@ -52,8 +52,9 @@ def learnt(
     sqlite_template: Path,
     mlflow_template: Path,
     tiny_backbone: Path,
-    local_ray: None,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Learnt]:
+    request.getfixturevalue("local_ray")
     folder = tmp_path_factory.mktemp("worker")
     services = world.make_space(folder / "a space", sqlite_template, mlflow_template, tiny_backbone)
     for seed, (name, classes) in enumerate(SETS.items()):
