@@ -19,7 +19,7 @@ def test_two_processes_in_one_environment_have_one_fingerprint_and_torch_is_not_
     done = subprocess.run([sys.executable, "-c", PRINT], capture_output=True, text=True, check=True)
     theirs, version, torch_loaded = json.loads(done.stdout)
     assert theirs == environment_fingerprint()
-    assert version == code_version()
+    assert version.split()[0] == code_version().split()[0]  # the checkout itself may change meanwhile
     assert not torch_loaded
 
 
