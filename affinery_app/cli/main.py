@@ -61,10 +61,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what was finished is kept; the same command goes on from here.", file=sys.stderr
-        )
-        sys.exit(130)
+        sys.exit(_interrupted())
+    except SystemExit as end:  # Typer ends with this code on Ctrl-C, and says nothing
+        sys.exit(_interrupted() if end.code == INTERRUPTED else end.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
