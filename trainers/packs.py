@@ -1,7 +1,8 @@
 """Dataset packs: a dataset as two files, whatever number of images it has.
 
     images.zip      the images' own bytes, not compressed again, in a fixed order with fixed times
-    manifest.json   every image's entry, class, SHA-256 and size; its own SHA-256 is the dataset's digest
+    manifest.json   every image's entry, class, SHA-256 and size, and the archive's; its own SHA-256 is
+                    the dataset's digest, which so pins every byte of both files
 
 The same images under the same class names always give the same bytes. Nothing is decoded here.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from affinery.tensor_files import read_json
+from affinery.tensor_files import read_json, sha256_file
 from trainers.errors import DatasetChanged
 
 SCHEMA = 1
@@ -40,13 +41,14 @@ class PackedImage:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a pack holds. digest: the SHA-256 of the manifest's bytes."""
+    """What a pack holds. archive: the SHA-256 of images.zip; digest: that of the manifest's bytes."""
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     images: tuple[PackedImage, ...]
     licence: str
     source: str
+    archive: str
     digest: str
 
 
@@ -96,6 +98,7 @@ class PackWriter:
             "images": [asdict(image) for image in self.images],
             "licence": self.licence,
             "source": self.source,
+            "archive": sha256_file(self.folder / IMAGES),
         }
         body = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
         (self.folder / MANIFEST).write_bytes(body)
@@ -118,6 +121,7 @@ def read_manifest(pack: Path) -> Manifest:
             tuple(PackedImage(**image) for image in raw["images"]),
             str(raw["licence"]),
             str(raw["source"]),
+            str(raw["archive"]),
             hashlib.sha256(body).hexdigest(),
         )
     except FileNotFoundError as error:
@@ -133,8 +137,11 @@ def verify_pack(pack: Path, digest: str) -> Manifest:
         raise DatasetChanged(
             str(pack), f"{MANIFEST} was edited: its SHA-256 is {manifest.digest[:12]}, not {digest[:12]}"
         )
-    for fault in differences(pack, manifest):
-        raise DatasetChanged(str(pack), fault)
+    if not (pack / IMAGES).is_file():
+        raise DatasetChanged(str(pack), f"{IMAGES} is missing")
+    if sha256_file(pack / IMAGES) != manifest.archive:
+        elsewhere = f"{IMAGES} was changed outside its images, in the archive's own records"
+        raise DatasetChanged(str(pack), next(differences(pack, manifest), elsewhere))
     return manifest
 
 
@@ -151,11 +158,14 @@ def differences(pack: Path, manifest: Manifest) -> Iterator[str]:
             for name in names:
                 if name not in expected:
                     continue
-                image, found = expected[name], hashlib.sha256(archive.read(name)).hexdigest()
+                image = expected[name]
+                try:
+                    found = hashlib.sha256(archive.read(name)).hexdigest()
+                except zipfile.BadZipFile as error:
+                    yield f"{image.source_name} ({name}) was changed: {error}"
+                    continue
                 if found != image.sha256:
                     digests = f"its SHA-256 is {found[:12]}, not {image.sha256[:12]}"
                     yield f"{image.source_name} ({name}) was changed: {digests}"
-    except FileNotFoundError:
-        yield f"{IMAGES} is missing"
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         yield f"{IMAGES} is damaged: {error}"

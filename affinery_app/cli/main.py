@@ -55,6 +55,8 @@ def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted."""
     from affinery.errors import AffineryError
 
+    # Threads of torch that wait by spinning take the processor from Ray's processes, and from each other.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except AffineryError as error:

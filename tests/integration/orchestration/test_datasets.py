@@ -304,7 +304,7 @@ def _removed_image(pack: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (_edited_byte, "images.zip"),
+        (_edited_byte, r"y/1.png \(0001/000001.png\) was changed"),
         (_edited_manifest, "manifest.json was edited"),
         (_replaced_image, r"y/2.png \(0001/000002.png\) was changed"),
         (_removed_image, r"x/0.png \(0000/000000.png\) was taken out"),

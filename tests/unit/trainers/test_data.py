@@ -120,6 +120,16 @@ def test_an_entry_twice_is_refused(tmp_path: Path) -> None:
         verify_pack(folder, digest)
 
 
+def test_a_byte_changed_outside_every_image_is_found_too(tmp_path: Path) -> None:
+    folder = pack(tmp_path / "1", TWO)
+    digest = read_manifest(folder).digest
+    content = bytearray((folder / IMAGES).read_bytes())
+    content[10] ^= 1  # the first entry's time, which no reader looks at
+    (folder / IMAGES).write_bytes(content)
+    with pytest.raises(DatasetChanged, match="outside its images"):
+        verify_pack(folder, digest)
+
+
 def test_an_edited_manifest_a_missing_archive_and_a_torn_one_are_told_apart(tmp_path: Path) -> None:
     folder = pack(tmp_path / "1", TWO)
     digest = read_manifest(folder).digest
