@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -55,6 +56,8 @@ def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted."""
     from affinery.errors import AffineryError
 
+    # Imports make hundreds of thousands of objects that stay: looking for garbage among them is time lost.
+    gc.set_threshold(100_000, 50, 50)
     # Threads of torch that wait by spinning take the processor from Ray's processes, and from each other.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
