@@ -8,8 +8,8 @@ import signal
 # As the command line does, before torch is loaded: threads that wait do not starve Ray's processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Whoever starts the tests in the background of a shell has them ignore Ctrl-C, and so every process they start:
-# the tests of Ctrl-C would wait for ever.
+# A shell has what it starts in the background ignore Ctrl-C, and so all that these tests start:
+# those of Ctrl-C would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.postgres",)
