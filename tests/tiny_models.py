@@ -90,3 +90,9 @@ def inputs(count: int, seed: int = 0, size: int = 8, channels: int = 1) -> tuple
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, channels, size, size, generator=generator)
     return x, torch.randint(1000, (count,), generator=generator)
+
+
+def same_weights(one: Backbone, other: Backbone) -> bool:
+    """Whether two backbones are equal to the bit."""
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())

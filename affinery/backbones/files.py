@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -109,9 +108,3 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Writes the weights and the spec; the file is there whole or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     tensor_files.write_whole(path, save(state, metadata={SPEC_KEY: backbone.spec.to_json()}))
-
-
-def same_weights(one: Backbone, other: Backbone) -> bool:
-    """Whether two backbones are equal to the bit."""
-    theirs = other.state_dict()
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())

@@ -14,6 +14,7 @@ from typing import BinaryIO, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from affinery.tensor_files import make_durable
 from registry.digests import checked_digest
 from registry.errors import BlobDamaged, BlobMissing, StorageError, StorageFull, StorageReadOnly
 
@@ -63,7 +64,7 @@ class LocalStore:
         _make_folder(place.parent)
         # An equal blob may stand there already; if its bytes were damaged, this mends them.
         incoming.replace(place)
-        _sync_folder(place.parent)
+        make_durable(place.parent)
 
     def _explained(self, error: OSError, size_bytes: int) -> StorageError:
         if error.errno in _FULL:
@@ -124,15 +125,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    make_durable(folder.parent)
 
 
 STORE = LocalStore

@@ -10,7 +10,7 @@ import torch
 from affinery.adapters import kind, kinds
 from affinery.backbones import architecture, architectures
 from affinery.backbones.contract import Backbone, BackboneSpec, on_meta, parameter_count
-from affinery.backbones.files import inspect_backbone, load_backbone, same_weights, save_backbone
+from affinery.backbones.files import inspect_backbone, load_backbone, save_backbone
 from affinery.composed import ComposedModel
 from tests import tiny_models as tiny
 
@@ -110,7 +110,7 @@ def test_no_parameter_of_a_frozen_backbone_trains(arch: str) -> None:
 def test_saved_and_loaded_it_is_the_same_to_the_bit(arch: str, tmp_path: Path) -> None:
     model = built(arch)
     save_backbone(model, tmp_path / "backbone")
-    assert same_weights(load_backbone(tmp_path / "backbone"), model)
+    assert tiny.same_weights(load_backbone(tmp_path / "backbone"), model)
     found = inspect_backbone(tmp_path / "backbone")
     assert found.spec == EXAMPLES[arch]
     assert found.parameters == parameter_count(model)

@@ -20,7 +20,6 @@ from affinery.backbones.files import (
     inspect_backbone,
     load_backbone,
     read_spec,
-    same_weights,
     save_backbone,
 )
 from affinery.errors import BackboneFileInvalid, UnknownName
@@ -55,7 +54,7 @@ def refusal(path: Path) -> str:
 
 def test_saved_and_loaded_a_backbone_is_the_same_to_the_bit(path: Path) -> None:
     loaded = load_backbone(path)
-    assert same_weights(loaded, tiny.backbone())
+    assert tiny.same_weights(loaded, tiny.backbone())
     assert loaded.spec == tiny.spec()
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert not loaded.training
