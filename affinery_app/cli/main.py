@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli import adapter, backbone, compose, dataset, demo, lineage, run, sample, task, workspace
+from affinery_app.cli import (
+    adapter,
+    backbone,
+    compose,
+    dataset,
+    demo,
+    lineage,
+    run,
+    sample,
+    serve,
+    task,
+    workspace,
+)
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
@@ -28,6 +40,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(task.app, name="task")
 app.command("run")(run.run)
 app.command("worker")(run.worker)
+app.command("serve")(serve.serve)
 app.add_typer(adapter.app, name="adapter")
 app.command("lineage")(lineage.lineage)
 app.command("compose")(compose.compose)

@@ -87,7 +87,17 @@ def compose_client() -> list[str] | None:
 
 
 def test_the_team_has_every_part_it_needs() -> None:
-    needed = {"postgres", "mlflow", "store", "store-init", "migrate", "ray-head", "ray-worker", "worker"}
+    needed = {
+        "postgres",
+        "mlflow",
+        "store",
+        "store-init",
+        "migrate",
+        "ray-head",
+        "ray-worker",
+        "worker",
+        "service",
+    }
     assert needed <= set(SERVICES)
 
 
@@ -194,7 +204,7 @@ def test_every_affinery_command_in_the_file_is_a_real_one() -> None:
     for service in (each for each in SERVICES.values() if "build" in each):
         calls += affinery_calls(words(service))
         calls += affinery_calls(list(service.get("healthcheck", {}).get("test", [])))
-    assert {call[0] for call in calls} >= {"migrate", "worker"}
+    assert {call[0] for call in calls} >= {"migrate", "worker", "serve"}
     for call in calls:
         assert_command_exists(call)
 
