@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from affinery.errors import ConfigInvalid
 from affinery.tensor_files import read_json
+
+if TYPE_CHECKING:
+    from affinery.backbones.text_encoder import TextEncoder
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SIDE_LIMIT, CHANNELS_LIMIT, STEPS_LIMIT = 8192, 256, 100_000
@@ -36,15 +40,79 @@ SCHEDULE_RANGES = {
 }
 SAMPLER_RANGES = {"steps": (1, STEPS_LIMIT), "guidance": (0, 1000)}
 
+ROLES = {
+    "stem": "the first layer: patch embedding, conv_in",
+    "time": "the MLP of the time step, shared by all blocks",
+    "modulation": "what turns the time step and the class into a block's shifts, scales and gates",
+    "qkv": "queries, keys and values in one layer",
+    "query": "queries of an attention",
+    "key": "keys of an attention",
+    "value": "values of an attention",
+    "proj": "an attention's output projection",
+    "fc1": "an MLP's first layer",
+    "fc2": "an MLP's second layer",
+    "conv": "a convolution in the middle of the network",
+    "linear": "any other linear layer in the middle of the network",
+    "norm": "a normalisation with weights of its own",
+    "head": "the last layers, after the blocks",
+    "attention": "a whole attention branch, whose output is added to the stream",
+    "mlp": "a whole feed-forward branch, whose output is added to the stream",
+    "block": "a whole block of the network",
+}
+LAYER_ROLES = frozenset(ROLES) - {"attention", "mlp", "block"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that adapters may change: one layer, or a whole branch or block of the network.
+
+    role: a key of `ROLES`. block: the block or stage that it lies in, from 0 in forward order.
+    """
+
+    module: nn.Module
+    role: str
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The space that a latent backbone denoises in: z = (encode(image) − shift) · scaling.
+
+    channels: of a latent; factor: pixels a latent pixel, along each side. vae: the config of diffusers'
+    `AutoencoderKL` whose weights the backbone file holds under `vae.`; None where it holds none.
+    """
+
+    channels: int
+    factor: int
+    scaling: float = 1.0
+    shift: float = 0.0
+    vae: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a text-conditional backbone is told: (B, length, width) embeddings of captions.
+
+    encoder: the config of the text encoder whose weights and vocabulary the file holds under `text.`; None
+    where it holds none.
+    """
+
+    length: int
+    width: int
+    encoder: dict[str, Any] | None = None
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
     """The facts of one backbone version that are not weights.
 
     arch: a file's name in `affinery/backbones/`; config: the arguments that build it.
+    class_names: the N classes it was pretrained on; the unconditional ("null") row has index N. A backbone
+    without classes has the null row alone.
+    image_size, channels: of the images that it draws, in pixels; what it denoises are those images, or their
+    latents where `latent` is given.
     prediction: what the network's output means, in diffusers' words.
     schedule: the arguments of diffusers' `DDIMScheduler` that fix the noise schedule.
-    class_names: the N classes it was pretrained on; the unconditional ("null") row has index N.
     defaults: sampling and training settings that were found to suit it (guidance, steps, recipe …).
     """
 
@@ -56,6 +124,8 @@ class BackboneSpec:
     prediction: str = "epsilon"
     schedule: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    latent: Latent | None = None
+    text: Text | None = None
 
     @property
     def num_classes(self) -> int:
@@ -66,8 +136,17 @@ class BackboneSpec:
         """Row of the class table that means "no class"; a task's rows come after it (DiffScaler, eq. 1)."""
         return len(self.class_names)
 
+    def latent_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
+        """(C, H, W) of what is denoised, for images of the backbone's size or another."""
+        size = image_size or self.image_size
+        if self.latent is None:
+            return self.channels, size, size
+        return self.latent.channels, size // self.latent.factor, size // self.latent.factor
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """What does not apply to a backbone (its latent space, its text) is left out."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> BackboneSpec:
@@ -78,7 +157,12 @@ class BackboneSpec:
         names = raw["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("class_names is not a list of names")
-        spec = cls(**raw | {"class_names": tuple(names)})
+        parts: dict[str, Any] = {"class_names": tuple(names)}
+        if "latent" in raw:
+            parts["latent"] = Latent(**raw["latent"])
+        if "text" in raw:
+            parts["text"] = Text(**raw["text"])
+        spec = cls(**raw | parts)
         spec.check()
         return spec
 
@@ -106,6 +190,22 @@ class BackboneSpec:
             raise ValueError("defaults.sampler may hold steps and guidance only")
         for name, value in sampler.items():
             _check_range(f"defaults.sampler.{name}", value, SAMPLER_RANGES[name], whole=name == "steps")
+        self._check_spaces()
+
+    def _check_spaces(self) -> None:
+        if self.latent is not None:
+            _check_range("latent.channels", self.latent.channels, (1, CHANNELS_LIMIT), whole=True)
+            _check_range("latent.factor", self.latent.factor, (1, 256), whole=True)
+            _check_range("latent.scaling", self.latent.scaling, (1e-6, 1e6), whole=False)
+            _check_range("latent.shift", self.latent.shift, (-1e6, 1e6), whole=False)
+            if self.image_size % self.latent.factor:
+                raise ValueError(f"image_size {self.image_size} is no multiple of {self.latent.factor}")
+        if self.text is not None:
+            _check_range("text.length", self.text.length, (1, 65_536), whole=True)
+            _check_range("text.width", self.text.width, (1, 65_536), whole=True)
+        for config in (self.latent and self.latent.vae, self.text and self.text.encoder):
+            if config is not None and not isinstance(config, dict):
+                raise ValueError("the config of its VAE or its text encoder is not a JSON object")
 
 
 def _check_range(name: str, value: object, limits: tuple[float, float], whole: bool) -> None:
@@ -116,9 +216,28 @@ def _check_range(name: str, value: object, limits: tuple[float, float], whole: b
 
 
 class Backbone(nn.Module):
-    """A denoiser with a class table. Subclasses live one to a file in this folder, as its `BACKBONE`."""
+    """A denoiser with a class table. Subclasses live one to a file in this folder, as its `BACKBONE`.
+
+    Shape legend: B samples; (C, H, W) what is denoised, `spec.latent_shape()`; D width of the class table;
+    T tokens, K kept tokens, P values of a patch; L, E length and width of a text embedding.
+    """
 
     spec: BackboneSpec
+    vae: nn.Module | None
+    text: TextEncoder | None
+
+    def attach(self, spec: BackboneSpec) -> None:
+        """Takes the spec and builds the VAE and the text encoder that it names. Every constructor calls it."""
+        self.spec = spec
+        self.vae = self.text = None
+        if spec.latent is not None and spec.latent.vae is not None:
+            from affinery.backbones.latent_space import build_vae
+
+            self.vae = build_vae(spec.latent)
+        if spec.text is not None and spec.text.encoder is not None:
+            from affinery.backbones.text_encoder import TextEncoder
+
+            self.text = TextEncoder(spec.text)
 
     @classmethod
     @abstractmethod
@@ -126,8 +245,11 @@ class Backbone(nn.Module):
         """An untrained backbone of this spec, on the current default device."""
 
     @abstractmethod
-    def adaptable(self) -> Mapping[str, nn.Module]:
-        """The layers that adapters may change, by their name in `named_modules()`, in forward order."""
+    def sites(self) -> Mapping[str, Site]:
+        """What adapters may change, by name in `named_modules()`, in forward order.
+
+        All layers with weights are there except the class table, and the branches and blocks around them.
+        """
 
     @property
     @abstractmethod
@@ -135,26 +257,74 @@ class Backbone(nn.Module):
         """(N + 1, D): the classes' embeddings, the null row last."""
 
     @abstractmethod
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor, keep: Tensor | None = None) -> Tensor:
+    def denoise(
+        self,
+        x: Tensor,
+        t: Tensor,
+        classes: Tensor,
+        keep: Tensor | None = None,
+        text: Tensor | None = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:
         """The network's prediction.
 
-        x: (B, C, H, W); t: (B,) time steps; classes: (B, D) embeddings of the labels;
-        keep: (B, K) positions of the tokens to compute, the rest being dropped before the first block.
-        → (B, C, H, W), or (B, K, P) patches where `keep` was given.
+        x: (B, C, H, W), of any size that the architecture can take; t: (B,) time steps;
+        classes: (B, D) embeddings of the labels;
+        keep: (B, K) positions of the tokens to compute, the rest being dropped before the first block;
+        text: (B, L, E) embeddings of captions, for text-conditional backbones;
+        hint: (B, *hint_shape) what a spatial condition adds to the output of the first layer.
+        → (B, C, H, W), or (B, K, P) patches where `keep` was given. A learned variance doubles C.
         """
 
     @abstractmethod
-    def patches(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, T, P): the image as the tokens that `denoise` predicts when masked."""
+    def hint_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
+        """(C', H', W') of a spatial condition, which is added after the first layer."""
 
     @property
-    @abstractmethod
     def tokens(self) -> int:
-        """How many tokens an image has."""
+        """How many tokens an image has; 0 where there are none to be masked."""
+        return 0
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, T, P): the image as the tokens that `denoise` predicts when masked."""
+        raise ConfigInvalid("mask_ratio", f"{self.spec.arch} has no tokens to mask; train it with 0.")
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, text: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W); t, labels: (B,), label N meaning "no class" → (B, C, H, W)."""
-        return self.denoise(x, t, self.class_table[labels])
+        return self.denoise(x, t, self.class_table[labels], text=text)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, channels, H, W) in [−1, 1] → what is denoised: the images, or their latents.
+
+        A latent is the mode of the VAE's posterior, so the same image always has the same one.
+        """
+        latent = self.spec.latent
+        if latent is None:
+            return images
+        if self.vae is None:
+            raise ConfigInvalid("backbone", "it denoises latents, but its file holds no VAE to make them.")
+        z: Tensor = self.vae.encode(images).latent_dist.mode()
+        return (z - latent.shift) * latent.scaling
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """The inverse of `encode`. → (B, channels, H, W) in [−1, 1]"""
+        latent = self.spec.latent
+        if latent is None:
+            return x.clamp(-1, 1)
+        if self.vae is None:
+            raise ConfigInvalid("backbone", "it draws latents, but its file holds no VAE to decode them.")
+        images: Tensor = self.vae.decode(x / latent.scaling + latent.shift).sample
+        return images.clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """Captions, "" meaning none → (B, L, E)."""
+        if self.text is None:
+            raise ConfigInvalid("captions", f"this backbone ({self.spec.arch}) has no text encoder.")
+        embeddings: Tensor = self.text(captions)
+        return embeddings
 
     def freeze(self) -> Backbone:
         """Stops every parameter from training. → self"""
