@@ -11,7 +11,23 @@ from affinery.errors import UnknownName
 if TYPE_CHECKING:
     from affinery.backbones.contract import Backbone
 
-SHARED = {"contract", "files"}
+SHARED = {
+    "contract",
+    "diffusers_folder",
+    "diffusers_schedule",
+    "dit_conversion",
+    "dit_spec",
+    "files",
+    "foreign_tensors",
+    "imports",
+    "latent_space",
+    "model_folder",
+    "network_config",
+    "official_dit",
+    "patch_transformer",
+    "text_encoder",
+    "unet_stages",
+}
 
 
 def architectures() -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from affinery import tensor_files
 from affinery.backbones import architecture
@@ -14,6 +17,7 @@ from affinery.backbones.contract import Backbone, BackboneSpec, on_meta, paramet
 from affinery.errors import BackboneFileInvalid, UnknownName
 
 SPEC_KEY = "affinery.backbone"
+DTYPES = {torch.float32: ("F32", "32-bit floats"), torch.uint8: ("U8", "bytes")}
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,19 @@ def inspect_backbone(path: Path) -> BackboneFile:
         raise BackboneFileInvalid(str(path), str(error)) from error
     except Exception as error:  # a hostile or mistaken config may fail anywhere in a constructor
         raise BackboneFileInvalid(str(path), f"its config builds no {spec.arch}: {error}") from error
+    _check_tensors(path, skeleton.state_dict())
+    _check_values(path)
+    if skeleton.text is not None:
+        _check_vocabulary(path, spec)
+    digest = tensor_files.fingerprint(path, spec.to_json())
+    return BackboneFile(path, spec, digest, parameter_count(skeleton))
+
+
+def _check_tensors(path: Path, needed: Mapping[str, Tensor]) -> None:
+    """The file must hold these tensors, in their shapes: weights as F32, a vocabulary as bytes."""
     entries = tensor_files.read_header(path).tensors
     found = {name: entry.shape for name, entry in entries.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in needed.items()}
     if missing := sorted(expected.keys() - found.keys()):
         raise BackboneFileInvalid(str(path), f"{_some(missing)} missing, which its architecture needs.")
     if unknown := sorted(found.keys() - expected.keys()):
@@ -74,21 +88,32 @@ def inspect_backbone(path: Path) -> BackboneFile:
                 str(path),
                 f"tensor {name!r} has the shape {list(found[name])}, but the spec needs {list(shape)}.",
             )
-        if entries[name].dtype != "F32":
+        dtype, words = DTYPES[needed[name].dtype]
+        if entries[name].dtype != dtype:
             raise BackboneFileInvalid(
                 str(path),
-                f"tensor {name!r} holds {entries[name].dtype}; convert it to F32 (32-bit floats) first.",
+                f"tensor {name!r} holds {entries[name].dtype}; convert it to {dtype} ({words}) first.",
             )
-    _check_finite(path)
-    digest = tensor_files.fingerprint(path, spec.to_json())
-    return BackboneFile(path, spec, digest, parameter_count(skeleton))
 
 
-def _check_finite(path: Path) -> None:
+def _check_values(path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         for name in sorted(file.keys()):
             if not bool(file.get_tensor(name).isfinite().all()):
                 raise BackboneFileInvalid(str(path), f"tensor {name!r} holds values that are not finite.")
+
+
+def _check_vocabulary(path: Path, spec: BackboneSpec) -> None:
+    from affinery.backbones.text_encoder import tokenizer
+
+    assert spec.text is not None
+    settings = spec.text.encoder or {}
+    with safe_open(path, framework="pt") as file:
+        vocab, merges = (bytes(file.get_tensor(name).numpy()) for name in ("text.vocab", "text.merges"))
+    try:
+        tokenizer(vocab, merges, settings["pad"], settings["clip"]["vocab_size"])
+    except Exception as error:  # the library's own errors have no common base
+        raise BackboneFileInvalid(str(path), f"its vocabulary is none: {error}") from error
 
 
 def _some(names: list[str]) -> str:
