@@ -8,65 +8,25 @@ Names of parameters are those of the official checkpoints (`blocks.i.attn.qkv`, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
-from affinery.backbones.contract import Backbone, BackboneSpec
-from affinery.errors import ConfigInvalid
+from affinery.backbones.contract import BackboneSpec, Site
+from affinery.backbones.patch_transformer import PatchTransformer, position_table, sinusoid
 
-LIMITS = {"width": 65_536, "depth": 256, "heads": 1024, "patch": 1024}
-
-
-@dataclass(frozen=True)
-class DiTConfig:
-    """mlp_ratio: the MLP's hidden width over the model's; learn_sigma: it predicts a variance too."""
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    mlp_ratio: float = 4.0
-    learn_sigma: bool = False
-
-    def __post_init__(self) -> None:
-        for name, most in LIMITS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ConfigInvalid(name, f"{value!r} is not a whole number from 1 to {most}.")
-        if type(self.mlp_ratio) not in (int, float) or not 0.01 <= self.mlp_ratio <= 64:
-            raise ConfigInvalid("mlp_ratio", f"{self.mlp_ratio!r} is not a number from 0.01 to 64.")
-        if type(self.learn_sigma) is not bool:
-            raise ConfigInvalid("learn_sigma", f"{self.learn_sigma!r} is neither true nor false.")
-        if self.width % 4 or self.width % self.heads:
-            raise ConfigInvalid("width", f"{self.width} must be a multiple of 4 and of heads = {self.heads}.")
-
-
-def sinusoid(positions: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """positions: (B,) → (B, dim): cosines, then sines, of geometrically spaced frequencies."""
-    half = dim // 2
-    frequencies = torch.exp(
-        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=positions.device) / half
-    )
-    angles = positions[:, None].float() * frequencies[None]  # (B, dim/2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def position_table(dim: int, side: int) -> Tensor:
-    """→ (1, side², dim): fixed 2-D sine-cosine positions, half the width for columns, half for rows."""
-    axis = torch.arange(side, dtype=torch.float64)
-    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    omega = 1.0 / 10_000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4.0))
-
-    def encode(coordinate: Tensor) -> Tensor:
-        angles = coordinate.reshape(-1)[:, None] * omega[None]
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    return torch.cat([encode(columns), encode(rows)], dim=1).float()[None]
+BLOCK_SITES = {
+    "": "block",
+    ".adaLN_modulation.1": "modulation",
+    ".attn": "attention",
+    ".attn.qkv": "qkv",
+    ".attn.proj": "proj",
+    ".mlp": "mlp",
+    ".mlp.fc1": "fc1",
+    ".mlp.fc2": "fc2",
+}
 
 
 def linear_at(module: nn.Module, path: str) -> nn.Linear:
@@ -81,12 +41,14 @@ class TimestepEmbedder(nn.Module):
 
     FREQUENCIES = 256
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, frequency_shift: int) -> None:
         super().__init__()
+        self.frequency_shift = frequency_shift
         self.mlp = nn.Sequential(nn.Linear(self.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        hidden: Tensor = self.mlp(sinusoid(t, self.FREQUENCIES).to(next(self.mlp.parameters()).dtype))
+        frequencies = sinusoid(t, self.FREQUENCIES, self.frequency_shift)
+        hidden: Tensor = self.mlp(frequencies.to(next(self.mlp.parameters()).dtype))
         return hidden
 
 
@@ -110,11 +72,11 @@ def gelu_tanh() -> nn.Module:
 class DiTBlock(nn.Module):
     """Attention and MLP, each modulated and gated by the conditioning (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, mlp_norm_eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, num_heads=heads, qkv_bias=True)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=mlp_norm_eps)
         self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio), act_layer=gelu_tanh)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -142,27 +104,24 @@ class FinalLayer(nn.Module):
         return patches
 
 
-class DiT(Backbone):
+class DiT(PatchTransformer):
     """A class-conditional diffusion transformer. The spec's config holds what `DiTConfig` names."""
 
+    arch = "dit"
+    usual_profile = "official"
+
     def __init__(self, spec: BackboneSpec) -> None:
-        super().__init__()
-        config = DiTConfig(**spec.config)
+        super().__init__(spec)
+        config, profile = self.config, self.profile
         width, patch = config.width, config.patch
-        if spec.image_size % patch:
-            raise ConfigInvalid(
-                "image_size", f"{spec.image_size} is not a multiple of the patch side {patch}."
-            )
-        self.spec = spec
-        self.patch = patch
-        self.side = spec.image_size // patch
-        self.out_channels = spec.channels * (2 if config.learn_sigma else 1)
-        self.x_embedder = PatchEmbed(spec.image_size, patch, spec.channels, width, bias=True)
-        self.t_embedder = TimestepEmbedder(width)
+        self.x_embedder = PatchEmbed(
+            self.side * patch, patch, self.in_channels, width, bias=True, strict_img_size=False
+        )
+        self.t_embedder = TimestepEmbedder(width, profile.frequency_shift)
         self.y_embedder = LabelEmbedder(spec.num_classes, width)
         self.pos_embed = nn.Parameter(position_table(width, self.side), requires_grad=False)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+            DiTBlock(width, config.heads, config.mlp_ratio, profile.mlp_norm_eps) for _ in range(config.depth)
         )
         self.final_layer = FinalLayer(width, patch * patch * self.out_channels)
 
@@ -189,45 +148,41 @@ class DiT(Backbone):
             nn.init.zeros_(linear.bias)
         return self
 
-    def adaptable(self) -> Mapping[str, nn.Module]:
-        """qkv (fused), proj, fc1, fc2 and adaLN of every block; no embedding, and not the final layer."""
-        parts = ("adaLN_modulation.1", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-        return {
-            f"blocks.{i}.{part}": block.get_submodule(part)
-            for i, block in enumerate(self.blocks)
-            for part in parts
-        }
+    def sites(self) -> Mapping[str, Site]:
+        found = {"x_embedder.proj": Site(self.x_embedder.proj, "stem")}
+        for i in (0, 2):
+            found[f"t_embedder.mlp.{i}"] = Site(self.t_embedder.mlp[i], "time")
+        for i, block in enumerate(self.blocks):
+            for part, role in BLOCK_SITES.items():
+                found[f"blocks.{i}{part}"] = Site(block.get_submodule(part.removeprefix(".")), role, i)
+        for part in ("adaLN_modulation.1", "linear"):
+            found[f"final_layer.{part}"] = Site(self.final_layer.get_submodule(part), "head")
+        return found
 
     @property
     def class_table(self) -> Tensor:
         return self.y_embedder.embedding_table.weight
 
     @property
-    def tokens(self) -> int:
-        return self.side * self.side
+    def positions(self) -> Tensor:
+        return self.pos_embed
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor, keep: Tensor | None = None) -> Tensor:
-        tokens = self.x_embedder(x) + self.pos_embed  # (B, T, D)
-        if keep is not None:
-            tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[-1]))  # (B, K, D)
-        condition = self.t_embedder(t) + classes  # (B, D)
+    def stem(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.x_embedder(x)
+        return tokens
+
+    def condition(self, t: Tensor, classes: Tensor) -> Tensor:
+        embedded: Tensor = self.t_embedder(t)
+        return embedded + classes
+
+    def trunk(self, tokens: Tensor, condition: Tensor) -> Tensor:
         for block in self.blocks:
             tokens = block(tokens, condition)
-        patches: Tensor = self.final_layer(tokens, condition)  # (B, T or K, p²·C)
-        return patches if keep is not None else self.unpatch(patches)
+        return tokens
 
-    def patches(self, x: Tensor) -> Tensor:
-        batch, channels, _, _ = x.shape
-        side, p = self.side, self.patch
-        grid = x.reshape(batch, channels, side, p, side, p)
-        return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, side * side, p * p * channels)
-
-    def unpatch(self, patches: Tensor) -> Tensor:
-        """(B, T, p²·C) → (B, C, H, W): the inverse of `patches`."""
-        batch = patches.shape[0]
-        side, p, channels = self.side, self.patch, self.out_channels
-        grid = patches.reshape(batch, side, side, p, p, channels)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, side * p, side * p)
+    def head(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        patches: Tensor = self.final_layer(tokens, condition)
+        return patches
 
 
 BACKBONE = DiT
