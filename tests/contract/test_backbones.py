@@ -26,6 +26,7 @@ from tests import tiny_unets
 
 EXAMPLES: dict[str, BackboneSpec] = {
     "dit": tiny.spec(),
+    "dit_diffusers": tiny.spec(arch="dit_diffusers"),
     "unet": tiny_unets.unet_spec(),
     "unet_condition": tiny_unets.text_spec(),
 }
