@@ -44,7 +44,7 @@ LETTERS = "abcdefgh"
 PIECES = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "ab", "abc</w>", START, END]
 VOCAB = json.dumps({piece: i for i, piece in enumerate(PIECES)}).encode()
 MERGES = b"a b\nab c</w>"
-CLIP = {
+CLIP: dict[str, Any] = {
     "vocab_size": len(PIECES),
     "hidden_size": 12,
     "intermediate_size": 16,
@@ -84,14 +84,14 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def built(spec: BackboneSpec, seed: int = 0) -> Backbone:
+def built(spec: BackboneSpec, seed: int = 0, vocab: bytes = VOCAB, merges: bytes = MERGES) -> Backbone:
     """Frozen, with random weights and, where it has a text encoder, the vocabulary."""
     torch.manual_seed(seed)
     model = architecture(spec.arch).build(spec)
     randomised(model, seed)
     if model.text is not None:
-        model.text.get_buffer("vocab").copy_(as_bytes(VOCAB))
-        model.text.get_buffer("merges").copy_(as_bytes(MERGES))
+        model.text.get_buffer("vocab").copy_(as_bytes(vocab))
+        model.text.get_buffer("merges").copy_(as_bytes(merges))
     return model.freeze()
 
 
