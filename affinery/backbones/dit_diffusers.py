@@ -70,14 +70,9 @@ TABLE, POSITIONS = "emb.class_embedder.embedding_table.weight", "pos_embed.pos_e
 class Conditioned(nn.Module):
     """Stands where a block embeds time step and class, and hands on what was embedded once for all blocks."""
 
-    def forward(
-        self,
-        timestep: Tensor | None,  # noqa: ARG002 - as diffusers calls it
-        class_labels: Tensor,
-        hidden_dtype: torch.dtype | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """class_labels: (B, D), the conditioning → (B, D)."""
-        return class_labels
+    def forward(self, _timestep: Tensor | None, condition: Tensor, **_settings: object) -> Tensor:
+        """condition: (B, D), where diffusers hands the class labels → (B, D)."""
+        return condition
 
 
 class DiffusersDiT(PatchTransformer):

@@ -155,7 +155,7 @@ def spec_of(
         config=config,
         class_names=names,
         image_size=side * (latent.factor if latent else 1),
-        channels=3 if latent else channels,
+        channels=_image_channels(latent) if latent else channels,
         prediction=facts.get("prediction", "epsilon"),
         schedule=facts.get("schedule", dict(OFFICIAL_SCHEDULE)),
         defaults=facts.get("defaults", {}),
@@ -166,3 +166,7 @@ def spec_of(
     except ValueError as error:
         raise ConfigInvalid("spec", f"{error}.") from error
     return spec
+
+
+def _image_channels(latent: Latent) -> Any:
+    return 3 if latent.vae is None else latent.vae.get("in_channels", 3)

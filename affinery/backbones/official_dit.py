@@ -49,19 +49,21 @@ def read_official(
     heads: int | None = None,
     profile: str | None = None,
     null_index: int | None = None,
+    vae: Mapping[str, Tensor] | None = None,
     **facts: Unpack[Facts],
 ) -> DiT:
     """The frozen backbone of a checkpoint.
 
     Shapes tell width, depth, patch, channels, classes, learned sigma and size, and heads where the width is
     an official one. null_index: the row that means "no class", where it is not the last; the rows after it
-    become classes like those before it. All else that is not given is as in the official checkpoints.
+    become classes like those before it. vae: the state dict of the VAE that latent.vae describes. All else
+    that is not given is as in the official checkpoints.
 
     Raises BackboneFileInvalid, or ConfigInvalid for a setting that cannot be.
     """
     source = str(path)
     checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    tensors = dict(checkpoint.tensors)
+    tensors = checkpoint.tensors | {f"vae.{name}": tensor for name, tensor in (vae or {}).items()}
     sizes = _sizes(tensors, source)
     known = DiTConfig.of(checkpoint.spec, DiT.usual_profile) if checkpoint.spec else None
     config = DiTConfig(

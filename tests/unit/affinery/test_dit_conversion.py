@@ -20,6 +20,7 @@ from affinery.backbones.dit_diffusers import DiffusersDiT, from_diffusers, to_di
 from affinery.backbones.dit_spec import PROFILES
 from affinery.errors import BackboneFileInvalid, ConfigInvalid
 from tests import tiny_models as tiny
+from tests import tiny_unets
 
 AnyDiT = TypeVar("AnyDiT", bound=Backbone)
 CLOSE = 1e-5
@@ -262,6 +263,15 @@ def test_a_network_that_diffusers_does_not_have_is_not_converted() -> None:
         from_native(odd)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"mlp_ratio": 2}, {"profile": "none"}, {"profile": []}, {"width": 2**40}, {"depth": 0}, {"speed": 1}],
+)
+def test_a_setting_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigInvalid, match=next(iter(changes))):
+        DiffusersDiT.build(replace(theirs().spec, config=CONFIG | changes))
+
+
 @pytest.mark.parametrize("part", ["class_embedder.embedding_table.weight", "timestep_embedder.linear_2.bias"])
 def test_copies_that_were_trained_apart_are_refused(part: str) -> None:
     model = random_real()
@@ -301,6 +311,21 @@ def test_weights_trained_as_official_are_read_as_such_from_a_diffusers_folder() 
     read = from_diffusers(config, state, profile="official")
     assert read.spec.config["profile"] == "official"
     assert difference(read(*batch()), trained(*batch())) <= CLOSE
+
+
+def test_a_vae_comes_along_between_our_layouts_and_stays_out_of_diffusers_transformer() -> None:
+    spec_with_vae = replace(native().spec, image_size=24, latent=tiny_unets.LATENT)
+    one = DiT.build(spec_with_vae)
+    one.freeze()
+    other = from_native(one)
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(other.encode(images), one.encode(images))
+    assert tiny.same_weights(to_native(other), one)
+    with torch.no_grad():
+        other.get_parameter("vae.decoder.conv_in.weight").zero_()
+    assert float(one.get_parameter("vae.decoder.conv_in.weight").abs().max()) > 0
+    _, state = to_diffusers(from_native(with_profile(one, "diffusers")))
+    assert not [name for name in state if "vae" in name]
 
 
 def test_masks_and_compilation_take_no_graph_break() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from affinery.backbones.files import load_backbone
 from affinery.backbones.official_dit import TABLE, read_official, write_official
 from affinery.errors import BackboneFileInvalid, ConfigInvalid
 from tests import tiny_models as tiny
+from tests import tiny_unets
 
 SUFFIXES = (".pt", ".safetensors")
 every_container = pytest.mark.parametrize("suffix", SUFFIXES)
@@ -212,6 +214,22 @@ def test_a_table_without_a_null_row_is_refused(tmp_path: Path) -> None:
         read_official(path, class_names=("coat", "bag", "boot"))
 
 
+def test_a_vae_is_read_with_a_checkpoint_and_is_not_written_into_one(tmp_path: Path) -> None:
+    spec = BackboneSpec(**{**vars(latent_spec()), "image_size": 16, "latent": tiny_unets.LATENT})
+    one = DiT.build(spec)
+    one.freeze()
+    write_official(one, tmp_path / "dit.pt")
+    alone = read_official(tmp_path / "dit.pt")
+    assert alone.spec.latent == replace(tiny_unets.LATENT, vae=None)
+    assert not [name for name in alone.state_dict() if name.startswith("vae.")]
+    assert one.vae is not None
+    whole = read_official(tmp_path / "dit.pt", latent=tiny_unets.LATENT, vae=one.vae.state_dict())
+    assert whole.spec == one.spec
+    assert tiny.same_weights(whole, one)
+    with pytest.raises(BackboneFileInvalid, match=r"no tensor 'vae\."):
+        read_official(tmp_path / "dit.pt", latent=tiny_unets.LATENT)
+
+
 class Trap:
     """A pickle of this makes a folder when it is read without care."""
 
@@ -227,7 +245,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     said = refusal(path)
     assert "code from a file is never run here" in said
     assert "mkdir" in said
-    (tmp_path / "old.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung"), protocol=2))
     assert "code" in refusal(tmp_path / "old.pt")
     assert not (tmp_path / "sprung").exists()
 
