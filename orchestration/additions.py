@@ -28,30 +28,40 @@ from registry.storage.contract import BlobStore
 OWNER = "affinery"
 
 
-def add_backbone(sessions: Sessions, store: BlobStore, file: Path, name: str) -> tuple[BackboneRecord, int]:
-    """Checks a backbone file, stores its bytes, registers it. → its record and its count of parameters
+def add_backbone(
+    sessions: Sessions,
+    store: BlobStore,
+    path: Path,
+    name: str,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> tuple[BackboneRecord, int]:
+    """Checks a backbone, stores its bytes, registers it. → its record and its count of parameters
 
-    Raises BackboneFileInvalid, and the registry's NameInvalid; then nothing is stored.
+    path: a backbone file, or what is converted to one: a diffusers folder, an official DiT checkpoint.
+    on_note: told what a conversion assumed. Raises BackboneFileInvalid, and the registry's NameInvalid; then
+    nothing is stored.
     """
     from affinery.backbones.files import inspect_backbone
+    from affinery.backbones.imports import as_backbone_file
 
     name = naming.checked("backbone", name)
-    found = inspect_backbone(file)
-    with uploading(sessions, OWNER):
-        digest = store.put_file(file)
-        size_bytes = store.size_bytes(digest)
-        with sessions.begin() as session:
-            blobs.commit(session, digest, size_bytes)
-            record = backbones.register(
-                session,
-                name=name,
-                fingerprint=found.fingerprint,
-                blob_digest=digest,
-                size_bytes=size_bytes,
-                num_classes=found.spec.num_classes,
-                null_index=found.spec.null_index,
-                spec=json.loads(found.spec.to_json()),
-            )
+    with as_backbone_file(path, on_note) as file:
+        found = inspect_backbone(file)
+        with uploading(sessions, OWNER):
+            digest = store.put_file(file)
+            size_bytes = store.size_bytes(digest)
+            with sessions.begin() as session:
+                blobs.commit(session, digest, size_bytes)
+                record = backbones.register(
+                    session,
+                    name=name,
+                    fingerprint=found.fingerprint,
+                    blob_digest=digest,
+                    size_bytes=size_bytes,
+                    num_classes=found.spec.num_classes,
+                    null_index=found.spec.null_index,
+                    spec=json.loads(found.spec.to_json()),
+                )
     return record, found.parameters
 
 

@@ -7,26 +7,34 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
 
 
 @app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A safetensors file that holds a backbone and its spec.")],
+    path: Annotated[
+        Path, typer.Argument(help="A backbone file, a diffusers folder, or an official DiT checkpoint.")
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Its name in the registry.", show_default="the file's")
+        str | None, typer.Option(help="Its name in the registry.", show_default="the file's or the folder's")
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a backbone. The same bytes again change nothing."""
+    """Register a backbone, converted to one file where it is not. The same weights again change nothing."""
     from affinery_app.wiring import open_workspace
     from orchestration.additions import add_backbone
 
     space = open_workspace(workspace)
-    record, parameters = add_backbone(space.sessions, space.store, file, name or file.stem)
+    record, parameters = add_backbone(
+        space.sessions,
+        space.store,
+        path,
+        name or (path.resolve().name if path.is_dir() else path.stem),
+        on_note=lambda note: say(f"note: {note}"),
+    )
     if as_json:
         emit(record.to_json() | {"parameters": parameters})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -51,8 +54,9 @@ def text_pipeline() -> Any:
     merges: Any = [tuple(line.split()) for line in MERGES.decode().splitlines()]
     unet = UNet2DConditionModel(**TEXT_UNET | {"in_channels": 4, "out_channels": 4})
     encoder = CLIPTextModel(CLIPTextConfig(**CLIP, bos_token_id=18, eos_token_id=19))
-    parts = [randomised(part).eval().requires_grad_(False) for part in (AutoencoderKL(**VAE), encoder, unet)]
-    vae, encoder, unet = parts
+    vae = AutoencoderKL(**VAE)
+    for part in (vae, encoder, unet):
+        randomised(part).eval().requires_grad_(False)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
@@ -374,3 +378,32 @@ def test_weights_that_are_cut_off_or_not_finite_are_refused(text_folder: Path) -
     state["conv_in.bias"][0] = float("nan")
     save_file(state, file)
     assert "'conv_in.bias' holds values that are not finite" in refusal(text_folder)
+
+
+def dit_pipeline() -> Any:
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        **ONE_LAYER_DIT, in_channels=4, out_channels=8, sample_size=8, num_embeds_ada_norm=2
+    )
+    parts = [randomised(part).eval().requires_grad_(False) for part in (transformer, AutoencoderKL(**VAE))]
+    for name, parameter in transformer.named_parameters():
+        if ".norm1.emb." in name:  # every block has a copy of the first one's
+            parameter.copy_(transformer.get_parameter(re.sub(r"blocks\.\d+\.", "blocks.0.", name)))
+    return DiTPipeline(*parts, DDIMScheduler(clip_sample=False))
+
+
+def test_a_transformer_pipeline_becomes_a_latent_backbone_with_named_classes(tmp_path: Path) -> None:
+    pipeline = dit_pipeline()
+    pipeline.save_pretrained(tmp_path / "dit")
+    edit(tmp_path / "dit" / "model_index.json", id2label={"0": "cat", "1": "dog"})
+    backbone = read_folder(tmp_path / "dit")
+    assert backbone.spec.arch == "dit_diffusers"
+    assert backbone.spec.class_names == ("cat", "dog")
+    assert backbone.spec.image_size == 16
+    assert backbone.spec.schedule["clip_sample"] is False
+    x, t = tiny.inputs(3, channels=4)
+    labels = torch.tensor([0, 1, 2])
+    expected = pipeline.transformer(x, timestep=t, class_labels=labels).sample
+    torch.testing.assert_close(backbone(x, t, labels), expected, rtol=1e-5, atol=1e-5)
+    drawn = pipeline.vae.decode(x / 0.18215).sample.clamp(-1, 1)
+    torch.testing.assert_close(backbone.decode(x), drawn)
