@@ -214,10 +214,7 @@ def load_bundle(folder: Path) -> ComposedModel:
     fingerprint = inspect_backbone(path).fingerprint
     if fingerprint != manifest.backbone.get("fingerprint"):
         raise BundleInvalid(str(folder), "its backbone is not the one that the manifest names.")
-    kinds = {task["kind"] for task in manifest.tasks} or {"affiner"}
-    if len(kinds) > 1:
-        raise BundleInvalid(str(folder), f"its tasks are of several kinds: {', '.join(sorted(kinds))}.")
-    model = ComposedModel(load_backbone(path), fingerprint, kinds.pop())
+    model = ComposedModel(load_backbone(path), fingerprint)
     for task in manifest.tasks:
         adapter = read_adapter(folder / task["file"])
         if adapter.meta.task != task["name"]:

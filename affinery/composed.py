@@ -7,27 +7,35 @@ works alike for every task. Rows of tasks that are not loaded equal the null row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from affinery.adapters import kind as kind_named
-from affinery.adapters.contract import AdaptedLayer, Config
+from affinery.adapters.contract import Config, Kind
 from affinery.adapters.files import Adapter, AdapterMeta
-from affinery.adapters.routing import Plan, Route, plan_for
-from affinery.backbones.contract import Backbone
+from affinery.adapters.routing import BACKBONE, Plan, Route, fixed_plan, plan_for
+from affinery.adapters.sites import AdaptedSite, Bank
+from affinery.backbones.contract import Backbone, Site
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
 
 
 @dataclass(frozen=True)
 class TaskSlot:
-    """One task of a composed model: its slot in every stack and its record."""
+    """One task of a composed model: its group, its slot in that group's stacks, and its record."""
 
+    group: int
     slot: int
     meta: AdapterMeta
+    rows: nn.Parameter  # (M, D)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.group, self.slot
 
     def row(self, label: str | int) -> int:
         """The row of one of the task's classes, given by name or by position. Raises UnknownName."""
@@ -41,27 +49,52 @@ class TaskSlot:
         return self.meta.block[0] + label
 
 
-class ComposedModel(nn.Module):
-    """A backbone and the adapters on it. It takes the backbone over and wraps its layers in place."""
+@dataclass
+class Group:
+    """Tasks of one kind and one config. sites: the modules that they change; free: slots given back."""
 
-    def __init__(self, backbone: Backbone, fingerprint: str, kind: str = "affiner") -> None:
+    number: int
+    kind: Kind[Any]
+    config: Config
+    sites: tuple[str, ...]
+    used: int = 1  # slots ever given out, slot 0 included
+    free: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What of a task could not be folded into the weights, by site, with the reason."""
+
+    task: str
+    reasons: Mapping[str, str]
+
+
+class ComposedModel(nn.Module):
+    """A backbone and the adapters on it. It takes the backbone over and wraps its modules in place."""
+
+    def __init__(self, backbone: Backbone, fingerprint: str) -> None:
         super().__init__()
         self.backbone = backbone.freeze()
         self.spec = backbone.spec
         self.fingerprint = fingerprint
-        self.kind = kind_named(kind)
         self.route = Route()
         self.slots: dict[str, TaskSlot] = {}
-        self.class_rows = nn.ParameterList()  # by task, in the order of slots: (M, D)
-        self.layers: dict[str, AdaptedLayer] = {}
-        for name, layer in backbone.adaptable().items():
-            wrapped = self.kind.wrap(layer, self.route)
-            backbone.set_submodule(name, wrapped)
-            self.layers[name] = wrapped
+        self.groups: dict[int, Group] = {}
+        self.adapted: dict[str, AdaptedSite] = {}
+        self.disabled: set[str] = set()
+        self.sites: dict[str, Site] = dict(backbone.sites())
+        self._holders = {name: _holder(backbone, name) for name in self.sites}
+        self._rows = nn.ParameterDict()
+        self._folded: _Fold | None = None
+        self._compiled: Any = None
 
     @property
     def null_row(self) -> int:
         return self.spec.null_index
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.class_table.device
 
     def task(self, name: str) -> TaskSlot:
         """Raises UnknownName."""
@@ -69,16 +102,21 @@ class ComposedModel(nn.Module):
             raise UnknownName("task in this model", name, self.slots)
         return self.slots[name]
 
-    def _check(self, meta: AdapterMeta) -> Config:
-        """Whether a task may join this model. → its kind's settings. Nothing is changed."""
+    def targets(self, kind: Kind[Any], config: Config) -> tuple[str, ...]:
+        """The modules that tasks of this kind and config change. Raises ConfigInvalid where there is none."""
+        found = tuple(name for name, site in self.sites.items() if kind.targets(name, site, config))
+        if not found:
+            raise ConfigInvalid("targets", f"{kind.name} finds nothing to adapt in this {self.spec.arch}.")
+        return found
+
+    def _check(self, meta: AdapterMeta) -> tuple[Kind[Any], Config]:
+        """Whether a task may join this model. → its kind and settings. Nothing is changed."""
+        if self._folded is not None:
+            raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
         if meta.backbone != self.fingerprint:
             raise AdapterBackboneMismatch(meta.task, self.fingerprint, meta.backbone)
         if meta.task in self.slots:
             raise ConfigInvalid("task", f"{meta.task!r} is in this model already; remove it or name another.")
-        if meta.kind != self.kind.name:
-            raise ConfigInvalid(
-                "kind", f"{meta.task!r} is of kind {meta.kind!r}, this model of {self.kind.name!r}."
-            )
         low, high = meta.block
         if meta.null_index != self.null_row or low <= self.null_row or high - low != len(meta.class_names):
             raise ConfigInvalid(
@@ -90,13 +128,44 @@ class ComposedModel(nn.Module):
                 raise ConfigInvalid(
                     "block", f"{meta.task!r} and {other.meta.task!r} claim the same class rows."
                 )
-        return self.kind.config(meta.config)
+        kind = kind_named(meta.kind)
+        return kind, kind.config(meta.config)
 
-    def _make_room(self, meta: AdapterMeta, config: Config) -> TaskSlot:
-        """A slot in every layer for a task that was checked."""
-        slot = max(layer.add_slot(config) for layer in self.layers.values())
-        self.class_rows.append(nn.Parameter(self._null_rows(len(meta.class_names))))
-        self.slots[meta.task] = TaskSlot(slot, meta)
+    def _group(self, kind: Kind[Any], config: Config) -> Group:
+        """The group of tasks of this kind and config, its modules wrapped if it is new."""
+        for group in self.groups.values():
+            if group.kind is kind and group.config == config:
+                return group
+        sites = self.targets(kind, config)
+        banks = {name: Bank(kind, config, self.sites[name]) for name in sites}
+        group = Group(max(self.groups, default=0) + 1, kind, config, sites)
+        for name, bank in banks.items():
+            self._adapted(name).banks[str(group.number)] = bank
+        self.groups[group.number] = group
+        return group
+
+    def _adapted(self, name: str) -> AdaptedSite:
+        if name not in self.adapted:
+            parent, attribute = self._holders[name]
+            self.adapted[name] = AdaptedSite(self.sites[name], self.route)
+            setattr(parent, attribute, self.adapted[name])
+        return self.adapted[name]
+
+    def banks(self, group: Group) -> dict[str, Bank]:
+        """A group's stacked tensors, by module."""
+        found = {name: self.adapted[name].bank(group.number) for name in group.sites}
+        return {name: bank for name, bank in found.items() if bank is not None}
+
+    def _join(self, meta: AdapterMeta, group: Group, spare: bool) -> TaskSlot:
+        """A slot for a task that was checked. spare: make room for more, so that loading many stays cheap."""
+        slot = group.free.pop() if group.free else group.used
+        group.used = max(group.used, slot + 1)
+        for bank in self.banks(group).values():
+            if slot >= bank.capacity:
+                bank.grow(slot + 1 + (slot // 2 if spare else 0))
+        rows = nn.Parameter(self._null_rows(len(meta.class_names)), requires_grad=False)
+        self._rows[_key(meta.task)] = rows
+        self.slots[meta.task] = TaskSlot(group.number, slot, meta, rows)
         return self.slots[meta.task]
 
     def _null_rows(self, count: int) -> Tensor:
@@ -107,9 +176,11 @@ class ComposedModel(nn.Module):
 
         Raises AdapterBackboneMismatch or ConfigInvalid; then nothing has changed.
         """
-        task = self._make_room(meta, self._check(meta))
-        for layer in self.layers.values():
-            layer.initialise(task.slot, generator)
+        kind, config = self._check(meta)
+        group = self._group(kind, config)
+        task = self._join(meta, group, spare=False)
+        for name, bank in self.banks(group).items():
+            bank.load(task.slot, kind.initial(self.sites[name], config, generator))
         return task
 
     def load(self, adapter: Adapter) -> TaskSlot:
@@ -117,21 +188,25 @@ class ComposedModel(nn.Module):
 
         Raises AdapterBackboneMismatch, AdapterFileInvalid or ConfigInvalid.
         """
-        config = self._check(adapter.meta)
+        kind, config = self._check(adapter.meta)
         given = adapter.layers()
-        self._check_fit(adapter, given, config)
-        task = self._make_room(adapter.meta, config)
-        for name, layer in self.layers.items():
-            layer.load(task.slot, given[name])
+        self._check_fit(adapter, given, kind, config)
+        group = self._group(kind, config)
+        task = self._join(adapter.meta, group, spare=True)
+        for name, bank in self.banks(group).items():
+            bank.load(task.slot, given[name])
         with torch.no_grad():
-            self.class_rows[-1].copy_(adapter.tensors["class_rows"])
+            task.rows.copy_(adapter.tensors["class_rows"])
         return task
 
-    def _check_fit(self, adapter: Adapter, given: dict[str, dict[str, Tensor]], config: Config) -> None:
+    def _check_fit(
+        self, adapter: Adapter, given: dict[str, dict[str, Tensor]], kind: Kind[Any], config: Config
+    ) -> None:
         """Every layer must be given, each part in its shape."""
         origin = f"the adapter of {adapter.meta.task!r}"
-        if given.keys() != self.layers.keys():
-            odd = sorted(given.keys() ^ self.layers.keys())
+        names = self.targets(kind, config)
+        if given.keys() != set(names):
+            odd = sorted(given.keys() ^ set(names))
             raise AdapterFileInvalid(
                 origin, f"layer {odd[0]!r} is on one side only: it was made for other layers."
             )
@@ -139,27 +214,63 @@ class ComposedModel(nn.Module):
         rows = adapter.tensors.get("class_rows")
         if rows is None or list(rows.shape) != shape:
             raise AdapterFileInvalid(origin, f"its class rows are not {shape[0]} × {shape[1]}.")
-        for name, layer in self.layers.items():
-            probe = self.kind.wrap(layer.base, Route())
-            try:
-                probe.load(probe.add_slot(config), given[name])
-            except ValueError as error:
-                raise AdapterFileInvalid(origin, f"layer {name!r}: {error}.") from error
+        for name in names:
+            shapes = {part: part_.shape for part, part_ in kind.parts(self.sites[name], config).items()}
+            found = {part: tuple(tensor.shape) for part, tensor in given[name].items()}
+            if found.keys() != shapes.keys():
+                raise AdapterFileInvalid(
+                    origin, f"layer {name!r}: the parts are {sorted(found)}, not {sorted(shapes)}."
+                )
+            for part, size in found.items():
+                if size != shapes[part]:
+                    raise AdapterFileInvalid(
+                        origin,
+                        f"layer {name!r}: part {part} has the shape {list(size)}, not {list(shapes[part])}.",
+                    )
+
+    def unload(self, name: str) -> None:
+        """Takes a task out; the others stay as they are, to the bit. Raises UnknownName or ConfigInvalid."""
+        task = self.task(name)
+        if self._folded is not None:
+            raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
+        group = self.groups[task.group]
+        for bank in self.banks(group).values():
+            bank.clear(task.slot)
+        group.free.append(task.slot)
+        del self.slots[name]
+        del self._rows[_key(name)]
+        self.disabled.discard(name)
+
+    @contextmanager
+    def disable(self, *names: str) -> Iterator[None]:
+        """For a while these tasks (all, where none is named) are computed as the untouched backbone."""
+        chosen = {self.task(name).meta.task for name in names} if names else set(self.slots)
+        before, self.disabled = self.disabled, self.disabled | chosen
+        try:
+            yield
+        finally:
+            self.disabled = before & self.slots.keys()
 
     def adapter(self, task: str) -> Adapter:
         """One task's tensors, copied out of the stacks."""
         found = self.task(task)
         tensors = {
             f"layers.{name}.{part}": tensor.detach().clone()
-            for name, layer in self.layers.items()
-            for part, tensor in layer.tensors(found.slot).items()
+            for name, bank in self.banks(self.groups[found.group]).items()
+            for part, tensor in bank.tensors(found.slot).items()
         }
-        tensors["class_rows"] = self._rows_of(found).detach().clone()
+        tensors["class_rows"] = found.rows.detach().clone()
         return Adapter(found.meta, tensors)
 
-    def _rows_of(self, task: TaskSlot) -> Tensor:
-        rows: Tensor = self.class_rows[task.slot - 1]
-        return rows
+    def merge(self, name: str, weights: Mapping[str, float], block: tuple[int, int]) -> TaskSlot:
+        """A new task that is the weighted sum of others of its kind: y + Σ weight · (their change of y).
+
+        It is exact in every layer. Its class rows, at `block`, are its members' one after the other.
+        Raises UnknownName or ConfigInvalid; then nothing has changed.
+        """
+        from affinery.merging import merged
+
+        return self.load(merged(self, name, weights, block))
 
     def class_table(self) -> Tensor:
         """(R, D): the whole table, up to the last row that a loaded task owns."""
@@ -169,7 +280,7 @@ class ComposedModel(nn.Module):
             low, high = task.meta.block
             if low > at:
                 parts.append(self._null_rows(low - at))
-            parts.append(self._rows_of(task))
+            parts.append(task.rows)
             at = high
         return torch.cat(parts)
 
@@ -183,35 +294,148 @@ class ComposedModel(nn.Module):
         task = (torch.bucketize(rows, lows, right=True) - 1).clamp(min=0)
         own = (rows >= lows[task]) & (rows < highs[task])
         at = torch.where(own, rows - lows[task] + firsts[task], rows.clamp(max=self.null_row))
-        table = torch.cat([self.backbone.class_table, *(self._rows_of(task) for task in tasks)])
+        table = torch.cat([self.backbone.class_table, *(task.rows for task in tasks)])
         return nn.functional.embedding(at, table)
 
     def plan(self, tasks: Sequence[str | None]) -> Plan:
-        """How a batch of these tasks is computed; None is the untouched backbone."""
-        slots = [0 if name is None else self.task(name).slot for name in tasks]
-        return plan_for(slots, self.backbone.class_table.device)
+        """How a batch of these tasks is computed; None is the untouched backbone. Raises UnknownName."""
+        if self._folded is not None:
+            return self._folded.plan(tasks)
+        off = self.disabled
+        places = [BACKBONE if name is None or name in off else self.task(name).place for name in tasks]
+        if self._compiled is not None:
+            return fixed_plan(places, sorted(self.groups), self.device)
+        return plan_for(places, self.device)
 
-    def denoise(self, x: Tensor, t: Tensor, rows: Tensor, plan: Plan, keep: Tensor | None = None) -> Tensor:
+    def denoise(
+        self,
+        x: Tensor,
+        t: Tensor,
+        rows: Tensor,
+        plan: Plan,
+        keep: Tensor | None = None,
+        text: Tensor | None = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:
         """The prediction for a batch that may mix tasks.
 
-        x: (B, C, H, W); t: (B,); rows: (B,) rows of the class table; keep: (B, K) or None
+        x: (B, C, H, W); t: (B,); rows: (B,) rows of the class table; keep, text, hint: as the backbone's
         → (B, C, H, W), or (B, K, P) patches where `keep` was given.
         """
+        compute = self._compiled or self.backbone.denoise
         with self.route.using(plan):
-            return self.backbone.denoise(x, t, self.embed(rows), keep)
+            out: Tensor = compute(x, t, self.embed(rows), keep, text, hint)
+        return out
 
     def forward(self, x: Tensor, t: Tensor, rows: Tensor, tasks: Sequence[str | None]) -> Tensor:
         return self.denoise(x, t, rows, self.plan(tasks))
 
-    def frozen_state(self) -> dict[str, Any]:
-        """The backbone's own tensors under their own names, as they were before any layer was wrapped."""
-        state = {}
-        for name, tensor in self.backbone.state_dict().items():
-            for layer in self.layers:
-                if name.startswith(f"{layer}."):
-                    inner = name.removeprefix(f"{layer}.")
-                    name = f"{layer}.{inner.removeprefix('base.')}" if inner.startswith("base.") else ""
-                    break
-            if name:
-                state[name] = tensor
-        return state
+    def compiled(self, **options: Any) -> ComposedModel:
+        """Compiles the backbone with its tasks as one graph, which serves every mix of them. → self
+
+        Every batch then takes every group's product, a row that is of another group with its slot 0.
+        options: of torch.compile.
+        """
+        self._compiled = torch.compile(self.backbone.denoise, **{"fullgraph": True} | options)
+        return self
+
+    def recompute(self, on: bool = True) -> ComposedModel:
+        """Gradient checkpointing: training computes each block twice and keeps only its input. → self"""
+        for name, site in self.sites.items():
+            if site.role in ("block", "residual"):
+                self._adapted(name).recomputed = on
+        return self
+
+    def fold(self, task: str) -> Remainder:
+        """Puts one task into the weights as far as that is exact; other tasks cannot be computed meanwhile.
+
+        → what stays beside the weights, and why. Raises UnknownName or ConfigInvalid.
+        """
+        found = self.task(task)
+        if self._folded is not None:
+            raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
+        self._folded = _Fold(self, found)
+        return Remainder(task, self._folded.reasons)
+
+    def unfold(self) -> None:
+        """Puts the backbone's own weights back, the very same tensors."""
+        if self._folded is None:
+            raise ConfigInvalid("model", "no task is folded into it.")
+        self._folded.undo()
+        self._folded = None
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The backbone's own tensors under their own names, as they were before any module was wrapped."""
+        return dict(_own_tensors(self.backbone, ""))
+
+
+class _Fold:
+    """A task folded into the weights: what was there before, and what of the task is left."""
+
+    def __init__(self, model: ComposedModel, task: TaskSlot) -> None:
+        self.task = task.meta.task
+        self.reasons: dict[str, str] = {}
+        self._place = task.place
+        self._device = model.device
+        self._layers: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
+        self._banks: list[tuple[Bank, int, dict[str, Tensor]]] = []
+        self._silent: list[tuple[AdaptedSite, str, Bank]] = []
+        group = model.groups[task.group]
+        with torch.no_grad():
+            for name, bank in model.banks(group).items():
+                parts = {part: tensor.clone() for part, tensor in bank.tensors(task.slot).items()}
+                folded = group.kind.fold(model.sites[name], group.config, parts)
+                self._put(model.sites[name].module, folded.weights)
+                if folded.rest is None:
+                    site = model.adapted[name]
+                    self._silent.append((site, str(group.number), bank))
+                    del site.banks[str(group.number)]
+                else:
+                    self.reasons[name] = folded.reason
+                    self._banks.append((bank, task.slot, parts))
+                    bank.load(task.slot, folded.rest)
+
+    def _put(self, layer: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        self._layers.append((layer, {name: layer._parameters[name] for name in weights}))
+        for name, tensor in weights.items():
+            layer.register_parameter(name, nn.Parameter(tensor.detach(), requires_grad=False))
+
+    def plan(self, tasks: Sequence[str | None]) -> Plan:
+        if any(name != self.task for name in tasks):
+            raise ConfigInvalid("model", f"{self.task!r} is folded into it, and no other task can be drawn.")
+        return plan_for([self._place] * len(tasks), self._device)
+
+    def undo(self) -> None:
+        for layer, weights in self._layers:
+            for name, parameter in weights.items():
+                layer.register_parameter(name, parameter)
+        for bank, slot, parts in self._banks:
+            bank.load(slot, parts)
+        for site, group, bank in self._silent:
+            site.banks[group] = bank
+
+
+def _key(task: str) -> str:
+    """A task's name as a module's attribute may be called."""
+    return task.encode().hex()
+
+
+def _holder(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds another, and under which attribute."""
+    parent, _, attribute = name.rpartition(".")
+    return root.get_submodule(parent), attribute
+
+
+def _own_tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """A module's tensors by name, as if no module in it had been wrapped."""
+    if isinstance(module, AdaptedSite):
+        yield from _own_tensors(module.base, prefix)
+        return
+    kept = module._non_persistent_buffers_set
+    own = [*module._parameters.items(), *((n, b) for n, b in module._buffers.items() if n not in kept)]
+    for name, tensor in own:
+        if tensor is not None:
+            yield f"{prefix}{name}", tensor.detach()
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _own_tensors(child, f"{prefix}{name}.")

@@ -150,7 +150,8 @@ def _kind_config(backbone: BackboneRecord, kind: str, given: Mapping[str, Any]) 
     from affinery.adapters import kind as kind_named
 
     advised: Mapping[str, Any] = backbone.spec.get("defaults", {}).get("kinds", {}).get(kind, {})
-    return kind_named(kind).config({**advised, **given}).to_dict()
+    config: dict[str, Any] = kind_named(kind).config({**advised, **given}).to_dict()
+    return config
 
 
 def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> CompositionRecord:

@@ -98,10 +98,6 @@ def _check_together(found: Sequence[TaskRecord]) -> None:
             raise TasksDoNotMatch(
                 other.name, f"is on {other.backbone}, but {found[0].name!r} is on {found[0].backbone}"
             )
-        if other.kind != found[0].kind:
-            raise TasksDoNotMatch(
-                other.name, f"is of kind {other.kind}, but {found[0].name!r} is of kind {found[0].kind}"
-            )
 
 
 def claim(session: Session, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:

@@ -63,7 +63,7 @@ def randomise(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 def adapter(record: AdapterMeta, seed: int = 1, base: Backbone | None = None) -> Adapter:
     """A trained adapter, as far as its tensors can tell: none of them is zero."""
-    model = ComposedModel(base or backbone(), record.backbone, record.kind)
+    model = ComposedModel(base or backbone(), record.backbone)
     model.start(record, torch.Generator().manual_seed(seed))
     return Adapter(record, randomise(dict(model.adapter(record.task).tensors), seed))
 

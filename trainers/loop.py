@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from affinery.adapters.files import Adapter, AdapterMeta
-from affinery.adapters.routing import EqualBlocks, Plan
+from affinery.adapters.routing import Plan
 from affinery.composed import ComposedModel
 from affinery.diffusion.objective import l_simple
 from affinery.diffusion.schedule import NoiseSchedule, stratified_steps
@@ -86,6 +87,16 @@ class TaskStream:
         return Batch(x0, rows, t, noise, keep)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """One stacked tensor (S, …) that trains. owners: (S,) which task has which slot, −1 none."""
+
+    name: str
+    tensor: Tensor
+    rate: float
+    owners: Tensor
+
+
 class CoTraining:
     """The training of one or more tasks on one backbone: built, resumed, stepped, finished."""
 
@@ -96,53 +107,64 @@ class CoTraining:
             # Their slots would lie in the same tensors, and weight decay would reach them.
             raise ConfigInvalid("model", "it holds tasks already; train in a model of its own.")
         self.model, self.recipe, self.tasks = model, recipe, list(tasks)
+        self.order = [data.meta.task for data in tasks]  # as asked for
         self.schedule = NoiseSchedule(model.spec)
         self.device = model.backbone.class_table.device
         for data in self.tasks:
             model.start(data.meta, torch.Generator().manual_seed(recipe.seed))
-        self.slots = [model.task(data.meta.task).slot for data in self.tasks]
+        # Tasks of one group lie beside each other, so that their batches make blocks.
+        self.tasks.sort(key=lambda data: model.task(data.meta.task).place)
+        self.slots = [model.task(data.meta.task) for data in self.tasks]
         self.streams = [
             TaskStream(data, recipe, model.null_row, model.backbone.tokens, self.schedule.steps)
             for data in self.tasks
         ]
-        # One task takes the batched product too: its numbers are then those of training beside others, to the
-        # bit wherever a matrix product treats its rows alike.
-        self.plan: Plan = EqualBlocks(self.slots[0], len(self.slots))
+        self.plan: Plan = model.plan([data.meta.task for data in self.tasks for _ in range(recipe.batch)])
         self.step = 0
-        self.stacked, groups = self._parameters()
+        self.stacks = self._stacks()
         self.optimizer = torch.optim.AdamW(
-            groups, betas=(0.9, 0.99), eps=1e-7, weight_decay=recipe.weight_decay, fused=True
+            self._parameter_groups(),
+            betas=(0.9, 0.99),
+            eps=1e-7,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.average = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
 
-    def _parameters(self) -> tuple[list[torch.nn.Parameter], list[dict[str, object]]]:
-        """The stacks, and the optimizer's groups: each part and the class rows at their own rate."""
-        factors = self.model.kind.learning_rates()
-        stacked, groups = [], []
-        for layer in self.model.layers.values():
-            for part, parameter in layer.named_parameters(recurse=False):
-                parameter.requires_grad_(True)
-                stacked.append(parameter)
-                groups.append({"params": [parameter], "lr": self.recipe.lr * factors.get(part, 1.0)})
-        for rows in self.model.class_rows:
-            rows.requires_grad_(True)
-            groups.append({"params": [rows], "lr": self.recipe.class_lr})
+    def _stacks(self) -> list[Stack]:
+        """Every stacked tensor of the tasks' groups, and which task of `tasks` is in which slot."""
+        found = []
+        for number, group in self.model.groups.items():
+            owners = [-1] * group.used
+            for i, task in enumerate(self.slots):
+                if task.group == number:
+                    owners[task.slot] = i
+            for site, bank in self.model.banks(group).items():
+                for part in bank.shapes:
+                    rate = self.recipe.lr * group.kind.learning_rates().get(part, 1.0)
+                    name = f"layers.{number}.{site}.{part}"
+                    found.append(
+                        Stack(name, bank.stack(part), rate, torch.tensor(owners, device=self.device))
+                    )
+        return found
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups: each part and the class rows at their own rate."""
+        for tensor in self.trained().values():
+            tensor.requires_grad_(True)
+        groups: list[dict[str, Any]] = [{"params": [stack.tensor], "lr": stack.rate} for stack in self.stacks]
+        groups += [{"params": [task.rows], "lr": self.recipe.class_lr} for task in self.slots]
         for group in groups:
             group["peak"] = group["lr"]
-        return stacked, groups
+        return groups
 
     def trained(self) -> dict[str, Tensor]:
         """Every tensor that trains, by name."""
-        found: dict[str, Tensor] = {}
-        for name, layer in self.model.layers.items():
-            for part, parameter in layer.named_parameters(recurse=False):
-                found[f"layers.{name}.{part}"] = parameter
-        for i, rows in enumerate(self.model.class_rows):
-            found[f"class_rows.{i}"] = rows
-        return found
+        rows = {f"class_rows.{i}": task.rows for i, task in enumerate(self.slots)}
+        return {stack.name: stack.tensor for stack in self.stacks} | rows
 
     def train_step(self) -> list[float]:
-        """One step of every task. → each task's mean loss. Raises TrainingDiverged."""
+        """One step of every task. → each task's mean loss, in the order asked for. Raises TrainingDiverged."""
         masked = self.recipe.mask_ratio > 0 and self.step < round(
             self.recipe.steps * (1 - self.recipe.unmasked_share)
         )
@@ -175,7 +197,8 @@ class CoTraining:
         self.optimizer.step()
         self._average()
         self.step += 1
-        return values
+        by_name = {data.meta.task: value for data, value in zip(self.tasks, values, strict=True)}
+        return [by_name[name] for name in self.order]
 
     @torch.no_grad()
     def _drop_rounding(self) -> None:
@@ -185,30 +208,32 @@ class CoTraining:
         gradient is nothing but rounding, which depends on what else is in the batch, and Adam would blow it
         up to full steps.
         """
-        for parameter in self.stacked:
-            if parameter.grad is not None and parameter.grad.dim() > 1:
-                sizes = parameter.grad.abs()  # (S, …)
+        for stack in self.stacks:
+            gradient = stack.tensor.grad
+            if gradient is not None and gradient.dim() > 1:
+                sizes = gradient.abs()  # (S, …)
                 largest = sizes.amax(dim=tuple(range(1, sizes.dim())), keepdim=True)
-                parameter.grad.masked_fill_(sizes < ROUNDING * largest, 0)
+                gradient.masked_fill_(sizes < ROUNDING * largest, 0)
 
     @torch.no_grad()
     def _clip(self) -> None:
         """Scales each task's gradient on its own to at most `clip_norm`, over all its tensors."""
-        squares = torch.zeros(max(self.slots) + 1, device=self.device)
-        gradients = [parameter.grad for parameter in self.stacked if parameter.grad is not None]
-        for gradient in gradients:
-            squares += gradient.flatten(1).square().sum(dim=1) if gradient.dim() > 1 else gradient.square()
-        for slot in self.slots:
-            rows = self.model.class_rows[slot - 1].grad
-            if rows is not None:
-                squares[slot] += rows.square().sum()
+        squares = torch.zeros(len(self.tasks) + 1, device=self.device)  # the last for slots of no task
+        for stack in self.stacks:
+            if stack.tensor.grad is not None:
+                own = stack.tensor.grad.reshape(len(stack.owners), -1).square().sum(dim=1)
+                squares.index_add_(0, stack.owners % len(squares), own.to(squares.dtype))
+        for i, task in enumerate(self.slots):
+            if task.rows.grad is not None:
+                squares[i] += task.rows.grad.square().sum()
         factors = (self.recipe.clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factors.reshape(-1, *[1] * (gradient.dim() - 1)))
-        for slot in self.slots:
-            rows = self.model.class_rows[slot - 1].grad
-            if rows is not None:
-                rows.mul_(factors[slot])
+        for stack in self.stacks:
+            if stack.tensor.grad is not None:
+                own = factors[stack.owners]
+                stack.tensor.grad.mul_(own.reshape(-1, *[1] * (stack.tensor.grad.dim() - 1)))
+        for factor, task in zip(factors, self.slots, strict=False):
+            if task.rows.grad is not None:
+                task.rows.grad.mul_(factor)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -228,7 +253,7 @@ class CoTraining:
             for name, tensor in self.trained().items():
                 tensor.copy_(self.average[name])
                 tensor.requires_grad_(False)
-        adapters = [self.model.adapter(data.meta.task) for data in self.tasks]
+        adapters = [self.model.adapter(name) for name in self.order]
         for adapter in adapters:
             if not all(bool(tensor.isfinite().all()) for tensor in adapter.tensors.values()):
                 raise TrainingDiverged(adapter.meta.task, self.step)

@@ -42,13 +42,11 @@ class TrainingSession:
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         path = Path(plan.backbone_file)
-        if len({task.kind for task in plan.tasks}) != 1:
-            raise ConfigInvalid("kind", "tasks that train together must be of one kind, and one at least.")
         found = inspect_backbone(path)
         if found.fingerprint != plan.fingerprint:
             raise AdapterBackboneMismatch(plan.tasks[0].name, found.fingerprint, plan.fingerprint)
         backbone = load_backbone(path).to(device())
-        self.model = ComposedModel(backbone, plan.fingerprint, plan.tasks[0].kind)
+        self.model = ComposedModel(backbone, plan.fingerprint)
         self.training = CoTraining(self.model, [self._data(task) for task in plan.tasks], plan.recipe)
 
     def _data(self, task: PlannedTask) -> TaskData:

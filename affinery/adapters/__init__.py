@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from affinery.errors import UnknownName
 
 if TYPE_CHECKING:
     from affinery.adapters.contract import Kind
 
-SHARED = {"contract", "files", "routing"}
+SHARED = {"bottleneck", "contract", "files", "layers", "routing", "sites"}
 
 
 def kinds() -> list[str]:
@@ -21,9 +21,9 @@ def kinds() -> list[str]:
     )
 
 
-def kind(name: str) -> Kind:
+def kind(name: str) -> Kind[Any]:
     """One kind. Raises UnknownName."""
     if name not in kinds():
         raise UnknownName("adapter kind", name, kinds())
-    found: Kind = import_module(f"{__name__}.{name.replace('-', '_')}").KIND
+    found: Kind[Any] = import_module(f"{__name__}.{name.replace('-', '_')}").KIND
     return found

@@ -5,48 +5,41 @@
 It is computed on the frozen layer's own output y0 = W x + b̂, which stays whole:
 
     y = (1 + a) ⊙ y0 + (b − a ⊙ b̂) + s · W_up ReLU(W_down x)
-
-Shape legend: B samples, S slots, G tasks in the batch, L positions (tokens or pixels) a sample.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affinery.adapters.contract import AdaptedLayer, Config
-from affinery.adapters.routing import EqualBlocks, OneTask, Route
+from affinery.adapters.contract import Folded, Kind, Part, TargetConfig, chosen, whole_number
+from affinery.adapters.layers import Linear, channel_axis, kaiming, low_rank, spread, widths
+from affinery.backbones.contract import LAYER_ROLES, Site
 from affinery.errors import ConfigInvalid
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Adaptable = nn.Linear | Convolution
+PARTS = ("a", "b", "low-rank")
+ROLES = LAYER_ROLES - {"stem", "time", "norm", "head", "head-modulation"}
 
 
 @dataclass(frozen=True)
-class AffinerConfig:
-    """rank: the width d of the low-rank branch (64 for DiT-XL's width of 1152, 32 for U-Nets)."""
+class AffinerConfig(TargetConfig):
+    """rank: the width d of the low-rank branch (64 for DiT-XL's width of 1152, 32 for U-Nets).
+
+    parts: which of a, b and the low-rank branch it has (the paper's ablation).
+    """
 
     rank: int = 64
+    parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or not 1 <= self.rank <= 4096:
-            raise ConfigInvalid("rank", f"{self.rank!r} is not a whole number from 1 to 4096.")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def suited(layer: nn.Module) -> Adaptable:
-    """The layer, if the Affiner is defined on it. Raises ConfigInvalid."""
-    if not isinstance(layer, Adaptable):
-        raise ConfigInvalid(type(layer).__name__, "the Affiner takes linear and convolution layers only.")
-    return layer
+        super().__post_init__()
+        whole_number("rank", self.rank, 1, 4096)
+        if not self.parts or set(self.parts) - set(PARTS) or len(set(self.parts)) < len(self.parts):
+            raise ConfigInvalid("parts", f"{list(self.parts)!r} is not a choice of {', '.join(PARTS)}.")
 
 
 def affiner(
@@ -63,153 +56,112 @@ def affiner(
     return torch.addcmul(low, y0, (1 + a)[:, None])
 
 
-class AffinerLayer(AdaptedLayer):
-    """A linear or convolution layer with an Affiner a slot.
-
-    Parameters: a, b (S, out); s (S,); down (S, d, in); up (S, out, d), where d is the largest rank of any
-    slot and the rows beyond a slot's own rank are zero.
-    """
-
-    base: Adaptable
-
-    def __init__(self, base: nn.Module, route: Route) -> None:
-        super().__init__(base, route)
-        self.base = suited(base)
-        if isinstance(self.base, nn.Linear):
-            self.inputs, self.outputs = self.base.in_features, self.base.out_features
-        else:
-            self.inputs, self.outputs = self.base.in_channels, self.base.out_channels
-        self.ranks = [0]
-        weight = self.base.weight  # whose device and number type all tensors share
-        self.a = nn.Parameter(weight.new_zeros(1, self.outputs))
-        self.b = nn.Parameter(weight.new_zeros(1, self.outputs))
-        self.s = nn.Parameter(weight.new_zeros(1))
-        self.down = nn.Parameter(weight.new_zeros(1, 0, self.inputs))
-        self.up = nn.Parameter(weight.new_zeros(1, self.outputs, 0))
-
-    def add_slot(self, config: Config) -> int:
-        assert isinstance(config, AffinerConfig)
-        wider = max(0, config.rank - self.down.shape[1])
-        self.a = nn.Parameter(F.pad(self.a.detach(), (0, 0, 0, 1)))
-        self.b = nn.Parameter(F.pad(self.b.detach(), (0, 0, 0, 1)))
-        self.s = nn.Parameter(F.pad(self.s.detach(), (0, 1)))
-        self.down = nn.Parameter(F.pad(self.down.detach(), (0, 0, 0, wider, 0, 1)))
-        self.up = nn.Parameter(F.pad(self.up.detach(), (0, wider, 0, 0, 0, 1)))
-        self.ranks.append(config.rank)
-        return len(self.ranks) - 1
-
-    @torch.no_grad()
-    def initialise(self, slot: int, generator: torch.Generator) -> None:
-        """a = b = s = 0; W_down, W_up Kaiming normal (fan in), so that s has a gradient at once."""
-        rank = self.ranks[slot]
-        down = torch.randn(rank, self.inputs, generator=generator) * math.sqrt(2.0 / self.inputs)
-        up = torch.randn(self.outputs, rank, generator=generator) * math.sqrt(2.0 / rank)
-        zeros = torch.zeros(self.outputs)
-        self.load(slot, {"a": zeros, "b": zeros, "s": torch.zeros(()), "down": down, "up": up})
-
-    def tensors(self, slot: int) -> dict[str, Tensor]:
-        rank = self.ranks[slot]
-        return {
-            "a": self.a[slot],
-            "b": self.b[slot],
-            "s": self.s[slot],
-            "down": self.down[slot, :rank],
-            "up": self.up[slot, :, :rank],
-        }
-
-    @torch.no_grad()
-    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        own = self.tensors(slot)
-        if own.keys() != tensors.keys():
-            raise ValueError(f"the parts are {sorted(tensors)}, but an Affiner has {sorted(own)}")
-        for part, tensor in tensors.items():
-            if tensor.shape != own[part].shape:
-                raise ValueError(
-                    f"{part} has the shape {list(tensor.shape)} instead of {list(own[part].shape)}"
-                )
-        for part, tensor in tensors.items():
-            own[part].copy_(tensor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, …, in) for a linear layer, (B, in, …) for a convolution → what the base gives, adapted."""
-        y0: Tensor = self.base(x)
-        if self.route.plan == OneTask(0):
-            return y0
-        bias = 0.0 if self.base.bias is None else self.base.bias
-        if isinstance(self.base, nn.Linear):
-            flat = x.reshape(len(x), -1, self.inputs)  # (B, L, in)
-            return self._adapt(flat, y0.reshape(len(x), -1, self.outputs), bias).reshape(y0.shape)
-        seen = centre_pixels(self.base, x, y0.shape[2:])  # (B, in, …), the size of y0
-        flat = seen.flatten(2).transpose(1, 2)
-        adapted = self._adapt(flat, y0.flatten(2).transpose(1, 2), bias)
-        return adapted.transpose(1, 2).reshape(y0.shape)
-
-    def _adapt(self, x: Tensor, y0: Tensor, bias: Tensor | float) -> Tensor:
-        """x: (B, L, in); y0: (B, L, out) → (B, L, out)."""
-        plan = self.route.plan
-        if isinstance(plan, OneTask):
-            # One batched product of batch one: a plain product. A slot's own rank alone decides its shape, so
-            # the result does not depend, to the bit, on which other tasks are loaded.
-            tensors, count = [part[None] for part in self.tensors(plan.slot).values()], 1
-        elif isinstance(plan, EqualBlocks):
-            rows = slice(plan.first, plan.first + plan.count)
-            tensors, count = [stack[rows] for stack in self.stacks()], plan.count
-        else:
-            tensors, count = [stack[plan.slots] for stack in self.stacks()], len(x)
-        a, b, s, down, up = tensors
-        x_g = x.reshape(count, -1, self.inputs)  # (G, B/G·L, in)
-        y_g = y0.reshape(count, -1, self.outputs)
-        return affiner(x_g, y_g, bias, a, b, s, down, up).reshape(y0.shape)
-
-    def stacks(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """a, b, s, down, up of all slots: the order of `tensors` too."""
-        return self.a, self.b, self.s, self.down, self.up
-
-
-def centre_pixels(conv: Convolution, x: Tensor, size: torch.Size) -> Tensor:
-    """The input pixel under the kernel's centre for each output pixel.
-
-    It is what a 1 × 1 convolution of the same stride sees. x: (B, in, …); size: the output's spatial size
-    → (B, in, *size). Pixels beyond the border are zero.
-    """
-    for axis, length in enumerate(size):
-        dim = axis + 2
-        stride, extent = conv.stride[axis], conv.dilation[axis] * (conv.kernel_size[axis] - 1)
-        padding = (
-            conv.padding[axis] if not isinstance(conv.padding, str) else _named_padding(conv.padding, extent)
-        )
-        first = extent // 2 - int(padding)
-        last = first + (length - 1) * stride
-        before, after = max(0, -first), max(0, last - x.shape[dim] + 1)
-        if before or after:
-            x = F.pad(x, (0, 0) * (x.dim() - dim - 1) + (before, after))
-        x = x.narrow(dim, first + before, last - first + 1)
-        x = x[(slice(None),) * dim + (slice(None, None, stride),)]
-    return x
-
-
-def _named_padding(name: str, extent: int) -> int:
-    return extent // 2 if name == "same" else 0
-
-
-class Affiner:
-    """The kind of the DiffScaler paper."""
+class Affiner(Kind[AffinerConfig]):
+    """The kind of the DiffScaler paper, on linear and convolution layers."""
 
     name = "affiner"
+    settings = AffinerConfig
 
-    def config(self, values: Mapping[str, Any]) -> AffinerConfig:
-        if unknown := sorted(values.keys() - {"rank"}):
-            raise ConfigInvalid("affiner", f"it has no setting {unknown[0]!r}; it has: rank.")
-        return AffinerConfig(**values)
+    def targets(self, name: str, site: Site, config: AffinerConfig) -> bool:
+        return isinstance(site.module, Linear) and chosen(name, site, config.targets, ROLES)
 
-    def adapts(self, layer: nn.Module) -> bool:
-        return isinstance(layer, Adaptable)
+    def parts(self, site: Site, config: AffinerConfig) -> dict[str, Part]:
+        """a, b: (out,); s: (); down: (d, in); up: (out, d)."""
+        if not isinstance(site.module, Linear):
+            kind = type(site.module).__name__
+            raise ConfigInvalid(kind, "the Affiner takes linear and convolution layers only.")
+        inputs, outputs = widths(site.module)
+        found: dict[str, Part] = {part: Part((outputs,)) for part in ("a", "b") if part in config.parts}
+        if "low-rank" in config.parts:
+            shapes = {"s": (), "down": (config.rank, inputs), "up": (outputs, config.rank)}
+            found |= {part: Part(shape) for part, shape in shapes.items()}
+        return found
 
-    def wrap(self, layer: nn.Module, route: Route) -> AffinerLayer:
-        return AffinerLayer(layer, route)
+    def initial(self, site: Site, config: AffinerConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """a = b = s = 0; W_down, W_up Kaiming normal (fan in), so that s has a gradient at once."""
+        shapes = {name: part.shape for name, part in self.parts(site, config).items()}
+        return {
+            name: kaiming(generator, *shape) if len(shape) == 2 else torch.zeros(shape)
+            for name, shape in shapes.items()
+        }
+
+    def adapt(
+        self, site: Site, config: AffinerConfig, parts: Mapping[str, Tensor], x: Tensor, y: Tensor
+    ) -> Tensor:
+        layer = site.module
+        assert isinstance(layer, Linear)
+        bias = layer.bias
+        if len(parts) == 5 and isinstance(layer, nn.Linear):
+            tasks = len(parts["s"])
+            tokens, outputs = (v.reshape(tasks, -1, v.shape[-1]) for v in (x, y))
+            shift = 0.0 if bias is None else bias.to(y.dtype)
+            return affiner(tokens, outputs, shift, **parts).reshape(y.shape)
+        axis = channel_axis(layer, y)
+        out = y
+        if "a" in parts:
+            out = y * spread(1 + parts["a"], y, axis)
+            if bias is not None:
+                out = out - spread(parts["a"] * bias.to(y.dtype), y, axis)
+        if "b" in parts:
+            out = out + spread(parts["b"], y, axis)
+        if "s" in parts:
+            out = out + low_rank(layer, x, y, parts["down"], parts["s"][:, None, None] * parts["up"])
+        return out
 
     def learning_rates(self) -> dict[str, float]:
         return {"s": 1.0}
+
+    def fold(self, site: Site, config: AffinerConfig, parts: Mapping[str, Tensor]) -> Folded:
+        """W ← (1 + a) ⊙ W, b̂ ← b̂ + b. The ReLU branch stays beside the layer."""
+        layer = site.module
+        assert isinstance(layer, Linear)
+        weights = {}
+        if "a" in parts:
+            scale = (1 + parts["a"]).to(layer.weight.dtype)
+            weights["weight"] = layer.weight * scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
+        if "b" in parts:
+            shift = parts["b"].to(layer.weight.dtype)
+            weights["bias"] = shift if layer.bias is None else layer.bias + shift
+        if "s" not in parts:
+            return Folded(weights)
+        zeros = {part: torch.zeros_like(parts[part]) for part in ("a", "b") if part in parts}
+        return Folded(weights, dict(parts) | zeros, "its ReLU branch is not linear")
+
+    def merged_config(self, configs: Sequence[AffinerConfig]) -> AffinerConfig:
+        have = {part for config in configs for part in config.parts}
+        rank = sum(config.rank for config in configs if "low-rank" in config.parts)
+        parts = tuple(part for part in PARTS if part in have)
+        return replace(configs[0], rank=max(1, rank), parts=parts)
+
+    def merge(
+        self,
+        site: Site,
+        config: AffinerConfig,
+        members: Sequence[tuple[float, AffinerConfig, Mapping[str, Tensor]]],
+    ) -> dict[str, Tensor]:
+        """Σ weight · a, Σ weight · b; the branches side by side along d, each weight and s folded into W_up."""
+        some = members[0][2]
+        outputs = len(some["a"] if "a" in some else some["b"] if "b" in some else some["up"])
+        vectors = {part: torch.zeros(outputs) for part in ("a", "b") if part in config.parts}
+        merged: dict[str, Tensor] = {
+            part: sum((weight * parts[part] for weight, _, parts in members if part in parts), start=zeros)
+            for part, zeros in vectors.items()
+        }
+        if "low-rank" in config.parts:
+            merged |= side_by_side([(w, parts) for w, _, parts in members if "s" in parts], config.rank)
+        return merged
+
+
+def side_by_side(branches: Sequence[tuple[float, Mapping[str, Tensor]]], rank: int) -> dict[str, Tensor]:
+    """Low-rank branches s · W_up ReLU(W_down x), each with its weight, as one branch of a larger rank."""
+    down = torch.cat([parts["down"] for _, parts in branches])
+    up = torch.cat([weight * parts["s"] * parts["up"] for weight, parts in branches], dim=1)
+    missing = rank - len(down)  # where not every member is at this layer
+    return {
+        "s": torch.ones(()),
+        "down": F.pad(down, (0, 0, 0, missing)),
+        "up": F.pad(up, (0, missing)),
+    }
 
 
 KIND = Affiner()

@@ -1,66 +1,174 @@
-"""What an adapter kind is: how it changes one layer, for many tasks at once.
+"""What an adapter kind is: the tensors that it gives a task at one module, and what they do there.
 
-A kind wraps a frozen layer in an `AdaptedLayer` that holds the tensors of every task stacked, `[S, …]`, slot
-0 being the untouched backbone. One implementation serves inference, where a batch may mix tasks, and
-training, where tasks learn side by side.
+A kind is a few functions of a site, which is one module of the network: the shapes of its tensors there, their values before
+training, and how they change the module's output. Everything else (stacking the tensors of many tasks, mixing
+tasks in a batch, saving, loading) is done once, here and in `sites`, for all kinds.
+
+Shape legend: B samples of a batch, G tasks in it side by side (B = G · n, task by task).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from affinery.adapters.routing import Route
+from affinery.backbones.contract import LAYER_ROLES, ROLES, Site
+from affinery.errors import ConfigInvalid, near
 
-
-class Config(Protocol):
-    """A kind's settings: a frozen dataclass."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-class AdaptedLayer(nn.Module, ABC):
-    """A frozen layer and, by slot, what each task adds to it."""
-
-    def __init__(self, base: nn.Module, route: Route) -> None:
-        super().__init__()
-        self.base = base
-        self.route = route
-
-    @abstractmethod
-    def add_slot(self, config: Config) -> int:
-        """Room for one more task, as a no-op until its tensors are set. → its slot"""
-
-    @abstractmethod
-    def initialise(self, slot: int, generator: torch.Generator) -> None:
-        """The start of training: the layer still equals the frozen one."""
-
-    @abstractmethod
-    def tensors(self, slot: int) -> dict[str, Tensor]:
-        """The task's own tensors by part, as views of the stack."""
-
-    @abstractmethod
-    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Sets a task's tensors. Raises ValueError where a part is missing, unknown or of another shape."""
+if TYPE_CHECKING:
+    from affinery.adapters.routing import Choice
+    from affinery.adapters.sites import Bank
 
 
-class Kind(Protocol):
-    """One adapter method. A file in this folder offers it as `KIND`."""
+@dataclass(frozen=True)
+class Config:
+    """A kind's settings. Subclasses are frozen dataclasses whose values survive JSON."""
 
-    name: str
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
-    def config(self, values: Mapping[str, Any]) -> Config:
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a task at one module. neutral: the value that does nothing there."""
+
+    shape: tuple[int, ...]
+    neutral: float = 0.0
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A task folded into a layer. weights: the layer's parameters that change, by name.
+
+    rest: the parts that stay beside the layer, the folded ones at their neutral values; None where nothing
+    is left. reason: why something is left.
+    """
+
+    weights: dict[str, Tensor]
+    rest: dict[str, Tensor] | None = None
+    reason: str = ""
+
+
+class Kind(ABC, Generic[C]):
+    """One adapter method. A file in this folder offers it as `KIND`.
+
+    replaces: it computes the module's output anew (`run`), instead of changing it (`adapt`).
+    """
+
+    name: ClassVar[str]
+    settings: type[C]
+    replaces: ClassVar[bool] = False
+
+    def config(self, values: Mapping[str, Any]) -> C:
         """Settings from JSON values, defaults filled in. Raises ConfigInvalid."""
+        known = [entry.name for entry in fields(self.settings)]
+        for name in values:
+            if name not in known:
+                listing = ", ".join(known) or "none"
+                raise ConfigInvalid(
+                    self.name, f"it has no setting {name!r}; it has: {listing}.{near(name, known)}"
+                )
+        typed = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return self.settings(**typed)
 
-    def adapts(self, layer: nn.Module) -> bool:
-        """Whether the method is defined for this type of layer."""
+    @abstractmethod
+    def targets(self, name: str, site: Site, config: C) -> bool:
+        """Whether the method changes this module of a network. name: its path."""
 
-    def wrap(self, layer: nn.Module, route: Route) -> AdaptedLayer:
-        """The layer with room for tasks, none there yet."""
+    @abstractmethod
+    def parts(self, site: Site, config: C) -> dict[str, Part]:
+        """A task's tensors at a module. Raises ConfigInvalid where the method is not defined on it.
+
+        An empty answer means that it does nothing there.
+        """
+
+    @abstractmethod
+    def initial(self, site: Site, config: C, generator: torch.Generator) -> dict[str, Tensor]:
+        """The tensors before training: the module's output is that of the frozen one."""
+
+    def adapt(self, site: Site, config: C, parts: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """What the adapted module gives.
+
+        parts: by name, (G, *shape); x: (B, …) its input; y: (B, …) what the frozen module makes of it.
+        """
+        raise NotImplementedError
+
+    def run(
+        self,
+        site: Site,
+        config: C,
+        bank: Bank,
+        choice: Choice,
+        x: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """What the module gives, for kinds that compute it anew. What samples of slot 0 get is not used."""
+        raise NotImplementedError
 
     def learning_rates(self) -> dict[str, float]:
         """Factors on the learning rate, by part, where a part wants its own."""
+        return {}
+
+    def fold(self, site: Site, config: C, parts: Mapping[str, Tensor]) -> Folded:
+        """One task's tensors, folded into the layer's own weights as far as that is exact."""
+        return Folded({}, dict(parts), f"{self.name} is not foldable")
+
+    def merged_config(self, configs: Sequence[C]) -> C:
+        """The config of a weighted sum of tasks of these configs. Raises ConfigInvalid where there is none."""
+        raise ConfigInvalid("merge", f"tasks of kind {self.name} cannot be summed exactly.")
+
+    def merge(
+        self, site: Site, config: C, members: Sequence[tuple[float, C, Mapping[str, Tensor]]]
+    ) -> dict[str, Tensor]:
+        """One task that changes a module's output by Σ weight · (the member's change of it).
+
+        config: that of `merged_config`; members: weight, config and tensors of each that is at this module.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TargetConfig(Config):
+    """Settings of a kind whose layers can be chosen.
+
+    targets: roles (see ROLES) or glob patterns of layers' names, like `down_blocks.*`; none means the layers
+    that the method itself names.
+    """
+
+    targets: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.targets, tuple) or not all(isinstance(t, str) and t for t in self.targets):
+            raise ConfigInvalid("targets", f"{self.targets!r} is not a list of roles or name patterns.")
+
+
+def chosen(name: str, site: Site, targets: Sequence[str], default: frozenset[str]) -> bool:
+    """Whether a layer is meant. default: the roles that the method itself names."""
+    from fnmatch import fnmatchcase
+
+    if site.role not in LAYER_ROLES:
+        return False
+    if not targets:
+        return site.role in default
+    return any(site.role == t if t in ROLES else fnmatchcase(name, t) for t in targets)
+
+
+def whole_number(name: str, value: object, least: int, most: int) -> None:
+    """Raises ConfigInvalid unless value is a whole number in [least, most]."""
+    if type(value) is not int or not least <= value <= most:
+        raise ConfigInvalid(name, f"{value!r} is not a whole number from {least} to {most}.")
+
+
+def number(name: str, value: object, least: float, most: float) -> None:
+    """Raises ConfigInvalid unless value is a number in [least, most]."""
+    if type(value) not in (int, float) or not least <= value <= most:  # type: ignore[operator]
+        raise ConfigInvalid(name, f"{value!r} is not a number from {least:g} to {most:g}.")

@@ -55,11 +55,13 @@ ROLES = {
     "linear": "any other linear layer in the middle of the network",
     "norm": "a normalisation with weights of its own",
     "head": "the last layers, after the blocks",
+    "head-modulation": "what turns the time step and the class into shifts and scales of the last layer",
     "attention": "a whole attention branch, whose output is added to the stream",
     "mlp": "a whole feed-forward branch, whose output is added to the stream",
-    "block": "a whole block of the network",
+    "block": "a whole transformer block, tokens in and out",
+    "residual": "a whole convolutional block",
 }
-LAYER_ROLES = frozenset(ROLES) - {"attention", "mlp", "block"}
+LAYER_ROLES = frozenset(ROLES) - {"attention", "mlp", "block", "residual"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Latent:
 class Text:
     """What a text-conditional backbone is told: (B, length, width) embeddings of captions.
 
-    encoder: the config of the text encoder whose weights and vocabulary the file holds under `text.`; None
+    encoder: the settings of the `TextEncoder` whose weights and vocabulary the file holds under `text.`; None
     where it holds none.
     """
 
@@ -223,11 +225,11 @@ class Backbone(nn.Module):
     """
 
     spec: BackboneSpec
-    vae: nn.Module | None
+    vae: Any  # diffusers' AutoencoderKL, or None
     text: TextEncoder | None
 
     def attach(self, spec: BackboneSpec) -> None:
-        """Takes the spec and builds the VAE and the text encoder that it names. Every constructor calls it."""
+        """Takes the spec; builds the VAE and the text encoder that it names. Every constructor calls it."""
         self.spec = spec
         self.vae = self.text = None
         if spec.latent is not None and spec.latent.vae is not None:

@@ -6,7 +6,6 @@ safetensors weights are read; nothing in the folder is run.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +19,15 @@ from affinery.backbones.contract import Backbone, BackboneSpec, Latent, Text, on
 from affinery.backbones.diffusers_schedule import schedule_of
 from affinery.backbones.latent_space import VAE_SETTINGS
 from affinery.backbones.model_folder import OnNote, read_object, read_weights
-from affinery.backbones.text_encoder import CLIP_SETTINGS, END
+from affinery.backbones.network_config import arguments
+from affinery.backbones.text_encoder import CLIP_DEFAULTS, END, tokenizer
 from affinery.errors import BackboneFileInvalid, ConfigInvalid
 
 UNETS = {"UNet2DModel": "unet", "UNet2DConditionModel": "unet_condition"}
 TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
 DENOISERS = ("unet", "transformer")
 TAKEN = (*DENOISERS, "vae", "text_encoder", "tokenizer", "scheduler")
+BESIDE = (*DENOISERS, "scheduler")
 HARMLESS = ("safety_checker", "feature_extractor")  # they judge finished images
 CLASS_TABLE = "class_embedding.weight"
 STABLE_DIFFUSION = Latent(channels=4, factor=8, scaling=0.18215)
@@ -40,8 +41,13 @@ def read_folder(path: Path, on_note: OnNote = lambda _: None) -> Backbone:
     """
     try:
         return _Folder(path, on_note).read()
+    except BackboneFileInvalid:
+        raise
     except ConfigInvalid as error:
         raise BackboneFileInvalid(str(path), str(error)) from error
+    except Exception as error:  # what others wrote may be wrong in any way, anywhere in a constructor
+        reason = f"its configs are not as diffusers writes them ({type(error).__name__}: {error})."
+        raise BackboneFileInvalid(str(path), reason) from error
 
 
 class _Folder:
@@ -72,10 +78,16 @@ class _Folder:
         return isinstance(value, list) and len(value) == 2 and None not in value
 
     def part(self, name: str) -> Path | None:
-        """The folder of one part, or None where the pipeline has none. Raises BackboneFileInvalid."""
+        """The folder of one part, or None where the pipeline has none. Raises BackboneFileInvalid.
+
+        The first pipelines kept denoiser and scheduler beside their model_index.json.
+        """
         if not self._names(name):
             return None
         folder = self.path / name
+        config = "scheduler_config.json" if name == "scheduler" else "config.json"
+        if not folder.is_dir() and name in BESIDE and (self.path / config).is_file():
+            return self.path
         if not folder.is_dir():
             raise BackboneFileInvalid(
                 str(self.path), f"its model_index.json names {name}/, which is missing."
@@ -134,13 +146,8 @@ class _Folder:
         return self._built(spec, state | vae | encoder, table)
 
     def _built(self, spec: BackboneSpec, state: dict[str, Tensor], table: Tensor | None) -> Backbone:
-        try:
-            spec.check()
-            backbone = on_meta(spec, architecture(spec.arch))
-        except ConfigInvalid:
-            raise
-        except Exception as error:  # a mistaken config may fail anywhere in a constructor
-            raise BackboneFileInvalid(str(self.path), f"its config builds no {spec.arch}: {error}") from error
+        spec.check()
+        backbone = on_meta(spec, architecture(spec.arch))
         needed = backbone.state_dict()
         state[CLASS_TABLE] = torch.zeros(needed[CLASS_TABLE].shape) if table is None else table
         odd = [f"{name} is missing" for name in needed.keys() - state.keys()]
@@ -208,7 +215,7 @@ class _Folder:
         for name in ("latents_mean", "latents_std"):
             if config.get(name) is not None:
                 raise ConfigInvalid("vae", f"{name} is not supported; scaling_factor and shift_factor are.")
-        settings = _defaults(AutoencoderKL) | config
+        settings = arguments(AutoencoderKL) | config
         vae = {name: settings[name] for name in VAE_SETTINGS}
         latent = Latent(
             channels=vae["latent_channels"],
@@ -225,15 +232,13 @@ class _Folder:
         if folder is None or words is None:
             self.on_note("There is no text encoder, so captions must come as embeddings.")
             return Text(TEXT_LENGTH, denoiser.get("cross_attention_dim", 1280)), {}
-        from transformers import CLIPTextConfig
-
         config = read_object(folder / "config.json")
         if config.get("architectures") != ["CLIPTextModel"]:
             raise ConfigInvalid("text_encoder", f"{config.get('architectures')} is none; CLIPTextModel is.")
-        defaults = CLIPTextConfig()
-        clip = {name: config.get(name, getattr(defaults, name)) for name in CLIP_SETTINGS}
+        clip = {name: config.get(name, default) for name, default in CLIP_DEFAULTS.items()}
         vocab, merges = _vocabulary(words)
         pad, length = _tokenizer_settings(words)
+        tokenizer(vocab, merges, pad, clip["vocab_size"])  # whether it is one
         settings = {"clip": clip, "pad": pad, "vocab_bytes": len(vocab), "merges_bytes": len(merges)}
         state = {"text.vocab": _byte_tensor(vocab), "text.merges": _byte_tensor(merges)}
         for name, tensor in read_weights(folder, self.on_note).items():
@@ -243,16 +248,10 @@ class _Folder:
         return Text(min(length, clip["max_position_embeddings"]), clip["hidden_size"], settings), state
 
 
-def _defaults(network: Any) -> dict[str, Any]:
-    """The arguments of a diffusers model, as they are where its config does not name them."""
-    parameters = inspect.signature(network.__init__).parameters
-    return {name: value.default for name, value in parameters.items() if name != "self"}
-
-
 def _settings(config: Mapping[str, Any], arch: str) -> dict[str, Any]:
     """What a U-Net's config says beyond classes. Raises ConfigInvalid for what is not supported."""
     ours: Any = architecture(arch)
-    defaults = _defaults(ours.NETWORK)
+    defaults = arguments(ours.NETWORK)
     found = {}
     for name, value in config.items():
         if name in ours.SETTINGS:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from affinery.backbones.contract import PREDICTIONS, SCHEDULE_CHOICES, SCHEDULE_RANGES
+from affinery.backbones.network_config import arguments
 from affinery.errors import ConfigInvalid
 
 # Solvers of one and the same discrete, variance-preserving diffusion: their schedules say all that matters.
@@ -38,8 +38,7 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     name = config.get("_class_name")
     if name not in SCHEDULERS:
         raise ConfigInvalid("scheduler", f"{name!r} is not supported; supported: {', '.join(SCHEDULERS)}.")
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
-    known = {key: value.default for key, value in parameters.items() if key != "self"}
+    known = arguments(getattr(diffusers, name))
     settings = known | {key: value for key, value in config.items() if key in known}
     for key in UNSUPPORTED:
         if settings.get(key):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from affinery.backbones.network_config import check_config, only
+from affinery.backbones.network_config import arguments, check_config, only
 from affinery.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -28,23 +26,23 @@ VAE_SETTINGS = (
 )
 
 
-def build_vae(latent: Latent) -> nn.Module:
+def build_vae(latent: Latent) -> Any:
     """An untrained VAE of the latent space's config, on the current default device. Raises ConfigInvalid."""
     from diffusers import AutoencoderKL
 
     config = latent.vae or {}
-    check_config("vae", config, VAE_SETTINGS)
+    check_config("vae", config, arguments(AutoencoderKL, VAE_SETTINGS))
     only(
         "vae",
         config,
         {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)},
     )
-    vae: nn.Module = AutoencoderKL(**config)
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
-    if (factor, config["latent_channels"]) != (latent.factor, latent.channels):
+    vae: Any = AutoencoderKL(**config)
+    factor, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
+    if (factor, channels) != (latent.factor, latent.channels):
         raise ConfigInvalid(
             "vae",
-            f"it makes {config['latent_channels']} channels at 1/{factor} of the size, but the latent space "
-            f"has {latent.channels} at 1/{latent.factor}.",
+            f"it makes {channels} channels at 1/{factor} of the size, but the latent space has "
+            f"{latent.channels} at 1/{latent.factor}.",
         )
     return vae

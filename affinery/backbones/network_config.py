@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from affinery.errors import ConfigInvalid
 
-NUMBER_LIMIT, LENGTH_LIMIT, COUNT_LIMIT = 131_072, 8, 128
-COUNTS = {"layers_per_block": 8, "transformer_layers_per_block": 16, "num_hidden_layers": COUNT_LIMIT}
+NUMBER_LIMIT, LENGTH_LIMIT = 131_072, 8
+COUNT_LIMITS = {"layers_per_block": 8, "transformer_layers_per_block": 16, "num_hidden_layers": 128}
+MAY_BE_NONE = ("attention_head_dim", "mid_block_type", "norm_num_groups")
 
 
-def check_config(what: str, config: Mapping[str, Any], known: Collection[str]) -> None:
-    """Whether every setting is known and of a size that can be built. Raises ConfigInvalid."""
-    if odd := sorted(config.keys() - set(known)):
-        raise ConfigInvalid(what, f"{odd[0]!r} is not one of its settings: {', '.join(sorted(known))}.")
+def arguments(network: type, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """A network's arguments, or those of these names, with their defaults."""
+    parameters = inspect.signature(network.__init__).parameters  # type: ignore[misc]
+    return {name: parameters[name].default for name in names or parameters if name != "self"}
+
+
+def check_config(what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Whether every setting is known, of the kind of its default, and small enough to be built.
+
+    Raises ConfigInvalid.
+    """
+    if odd := sorted(config.keys() - defaults.keys()):
+        raise ConfigInvalid(what, f"{odd[0]!r} is not one of its settings: {', '.join(sorted(defaults))}.")
     for name, value in config.items():
-        most = COUNTS.get(name, NUMBER_LIMIT)
-        for number in _numbers(what, name, value):
-            if not -most <= number <= most:
-                raise ConfigInvalid(what, f"{name} = {value!r} is more than {most:,}.")
+        most = COUNT_LIMITS.get(name, NUMBER_LIMIT)
+        default = defaults[name]
+        if isinstance(default, int) and name.endswith("_factor"):
+            default = float(default)
+        if not (value is None and name in MAY_BE_NONE) and not _fits(value, default, most):
+            raise ConfigInvalid(what, f"{name} = {value!r} cannot be; {defaults[name]!r}, for one, can.")
 
 
-def _numbers(what: str, name: str, value: object) -> Iterable[float]:
-    """All numbers in a setting; lists are short, and their lists too."""
+def _fits(value: object, default: object, most: int) -> bool:
+    """Whether a value could stand in the place of a default. One number may be a list of them."""
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and _fits(value, default[0], most)
     if isinstance(value, list | tuple):
-        if len(value) > LENGTH_LIMIT:
-            raise ConfigInvalid(what, f"{name} has {len(value)} entries, more than {LENGTH_LIMIT}.")
-        for one in value:
-            yield from _numbers(what, name, one)
-    elif isinstance(value, int | float):
-        yield value
-    elif value is not None and not isinstance(value, str):
-        raise ConfigInvalid(what, f"{name} = {value!r} is neither a number, a word nor a list of them.")
+        return 0 < len(value) <= LENGTH_LIMIT and all(_fits(one, default, most) for one in value)
+    if default is None:
+        return value is None or type(value) is bool or _fits(value, 1, most)
+    if isinstance(default, bool | str):
+        return type(value) is type(default)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    if isinstance(default, int):
+        return isinstance(value, int) and min(default, 1) <= value <= most
+    return 0 <= value <= most and (value > 0 or default == 0)
 
 
 def only(what: str, config: Mapping[str, Any], choices: Mapping[str, tuple[object, ...]]) -> None:
     """Whether settings with few supported values have one of them. Raises ConfigInvalid."""
     for name, allowed in choices.items():
-        for value in _entries(config.get(name, allowed[0])):
-            if not any(value == choice and type(value) is type(choice) for choice in allowed):
+        value = config.get(name, allowed[0])
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one not in allowed:
                 listing = ", ".join(str(choice) for choice in allowed)
-                raise ConfigInvalid(what, f"{name} = {value!r} is not supported; supported: {listing}.")
-
-
-def _entries(value: object) -> Iterable[object]:
-    return value if isinstance(value, list | tuple) else [value]
+                raise ConfigInvalid(what, f"{name} = {one!r} is not supported; supported: {listing}.")

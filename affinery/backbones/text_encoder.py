@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from affinery.backbones.contract import Text
 
-CLIP_SETTINGS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "hidden_act",
-    "layer_norm_eps",
-)
+CLIP_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 49_408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
 BYTES_LIMIT = 64_000_000
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -82,9 +82,9 @@ def _checked(text: Text) -> tuple[dict[str, Any], tuple[int, int]]:
     config, sizes = settings["clip"], (settings["vocab_bytes"], settings["merges_bytes"])
     if not all(type(size) is int and 0 <= size <= BYTES_LIMIT for size in sizes):
         raise ConfigInvalid("text.encoder", f"its vocabulary may have up to {BYTES_LIMIT:,} bytes.")
-    if not isinstance(config, dict) or config.keys() != set(CLIP_SETTINGS):
-        raise ConfigInvalid("text.encoder.clip", f"it needs exactly {', '.join(CLIP_SETTINGS)}.")
-    check_config("text.encoder.clip", config, CLIP_SETTINGS)
+    if not isinstance(config, dict) or config.keys() != CLIP_DEFAULTS.keys():
+        raise ConfigInvalid("text.encoder.clip", f"it needs exactly {', '.join(CLIP_DEFAULTS)}.")
+    check_config("text.encoder.clip", config, CLIP_DEFAULTS)
     if config["hidden_size"] != text.width:
         raise ConfigInvalid("text.width", f"{text.width} is not the encoder's {config['hidden_size']}.")
     if text.length > config["max_position_embeddings"]:

@@ -19,7 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from affinery.backbones.contract import Backbone, BackboneSpec, Site
-from affinery.backbones.network_config import check_config, only
+from affinery.backbones.network_config import arguments, check_config, only
 from affinery.errors import ConfigInvalid
 
 LAYER_ENDINGS = {
@@ -48,7 +48,7 @@ class UNet(Backbone):
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.attach(spec)
-        check_config("config", spec.config, self.SETTINGS)
+        check_config("config", spec.config, arguments(self.NETWORK, self.SETTINGS))
         only("config", spec.config, self.SUPPORTED)
         network = self.NETWORK(**spec.config)
         self.centre = bool(network.config.center_input_sample)

@@ -1,0 +1,173 @@
+"""Modules of the network with room for tasks: a frozen module and, by group, the stacked tensors of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from affinery.adapters.contract import Config, Kind
+from affinery.adapters.routing import Blocks, Choice, Mix, Plan, Route, Share
+from affinery.backbones.contract import Site
+
+
+class Bank(nn.Module):
+    """The tensors of one group of tasks (one kind, one config) at one module.
+
+    Each part is one parameter (S, *shape), a task being a slot of it; slot 0 does nothing. It holds float32
+    (float64 where the module does), whatever number type the module computes in.
+    """
+
+    def __init__(self, kind: Kind[Any], config: Config, site: Site) -> None:
+        super().__init__()
+        self.kind, self.config = kind, config
+        self.shapes = kind.parts(site, config)
+        like = next(site.module.parameters())
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        for name, part in self.shapes.items():
+            stack = torch.full((1, *part.shape), part.neutral, dtype=dtype, device=like.device)
+            self.register_parameter(name, nn.Parameter(stack, requires_grad=False))
+
+    @property
+    def capacity(self) -> int:
+        return len(self.stack(next(iter(self.shapes))))
+
+    def stack(self, part: str) -> nn.Parameter:
+        """(S, *shape)"""
+        return cast(nn.Parameter, self._parameters[part])
+
+    def grow(self, slots: int) -> None:
+        """Room for so many slots, those new doing nothing."""
+        for name, part in self.shapes.items():
+            old = self.stack(name)
+            if len(old) < slots:
+                new = old.detach().new_full((slots, *part.shape), part.neutral)
+                new[: len(old)] = old.detach()
+                self.register_parameter(name, nn.Parameter(new, requires_grad=old.requires_grad))
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """The task's own tensors by part, as views of the stacks."""
+        return {name: self.stack(name)[slot] for name in self.shapes}
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ValueError where a part is missing, unknown or of another shape."""
+        if tensors.keys() != self.shapes.keys():
+            raise ValueError(f"the parts are {sorted(tensors)}, but there must be {sorted(self.shapes)}")
+        for name, tensor in tensors.items():
+            if tuple(tensor.shape) != self.shapes[name].shape:
+                raise ValueError(
+                    f"part {name} has the shape {list(tensor.shape)} instead of {list(self.shapes[name].shape)}"
+                )
+
+    @torch.no_grad()
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets a task's tensors. Raises ValueError, then nothing has changed."""
+        self.check(tensors)
+        for name, tensor in tensors.items():
+            self.stack(name)[slot].copy_(tensor)
+
+    @torch.no_grad()
+    def clear(self, slot: int) -> None:
+        for name, part in self.shapes.items():
+            self.stack(name)[slot].fill_(part.neutral)
+
+    def pick(self, choice: Choice, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors of the tasks of a batch by part, (G, *shape), in the number type of the pass."""
+        if isinstance(choice, Blocks):
+            rows = slice(choice.first, choice.first + choice.count)
+            return {name: self.stack(name)[rows].to(dtype) for name in self.shapes}
+        return {name: self.stack(name)[choice.slots].to(dtype) for name in self.shapes}
+
+
+class AdaptedSite(nn.Module):
+    """A frozen module of the network, with what tasks change about it."""
+
+    def __init__(self, site: Site, route: Route) -> None:
+        super().__init__()
+        self.site = site
+        self.base = site.module
+        self.route = route
+        self.banks = nn.ModuleDict()  # by group
+        self.recomputed = False  # whether training computes it again instead of keeping what lies in between
+
+    def bank(self, group: int) -> Bank | None:
+        key = str(group)
+        return cast(Bank, self.banks[key]) if key in self.banks else None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.recomputed and torch.is_grad_enabled():
+            plan = self.route.plan  # the one of now: when it is computed again, another may be set
+
+            def again(x: Tensor, *args: Any) -> Tensor:
+                with self.route.using(plan):
+                    return self._forward(x, *args, **kwargs)
+
+            return checkpoint(again, x, *args, use_reentrant=False)
+        return self._forward(x, *args, **kwargs)
+
+    def _forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        plan = self.route.plan
+        banks = [self.bank(share.group) for share in plan.shares]
+        if not any(bank is not None for bank in banks):
+            return cast(Tensor, self.base(x, *args, **kwargs))
+        if any(bank is not None and bank.kind.replaces for bank in banks):
+            return self._replaced(plan, x, *args, **kwargs)
+        y: Tensor = self.base(x, *args, **kwargs)
+        if not plan.split:
+            for share, bank in zip(plan.shares, banks, strict=True):
+                if bank is not None:
+                    y = self._adapt(bank, share, x, y)
+            return y
+        pieces = []
+        for share, bank in zip(plan.shares, banks, strict=True):
+            y_share = y[share.rows]
+            pieces.append(y_share if bank is None else self._adapt(bank, share, x[share.rows], y_share))
+        return in_order(pieces, plan)
+
+    def _adapt(self, bank: Bank, share: Share, x: Tensor, y: Tensor) -> Tensor:
+        parts = bank.pick(share.choice, y.dtype)
+        return bank.kind.adapt(self.site, bank.config, parts, x, y)
+
+    def _replaced(self, plan: Plan, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As `_forward`, where some share's kind computes the module's output anew."""
+        if plan.split:
+            pieces = []
+            for share in plan.shares:
+                some = [taken(value, share.rows, len(x)) for value in args]
+                named = {name: taken(value, share.rows, len(x)) for name, value in kwargs.items()}
+                with self.route.using(plan.alone(share)):
+                    pieces.append(self._forward(x[share.rows], *some, **named))
+            return in_order(pieces, plan)
+        if len(plan.shares) == 1:
+            return self._run(plan.shares[0], x, *args, **kwargs)
+        y: Tensor = self.base(x, *args, **kwargs)
+        for share in plan.shares:
+            bank = self.bank(share.group)
+            if bank is not None and bank.kind.replaces:
+                assert isinstance(share.choice, Mix)
+                own = (share.choice.slots > 0).reshape(-1, *[1] * (y.dim() - 1))
+                y = torch.where(own, self._run(share, x, *args, **kwargs), y)
+            elif bank is not None:
+                y = self._adapt(bank, share, x, y)
+        return y
+
+    def _run(self, share: Share, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        bank = self.bank(share.group)
+        assert bank is not None
+        return bank.kind.run(self.site, bank.config, bank, share.choice, x, *args, **kwargs)
+
+
+def taken(value: Any, rows: Tensor | None, batch: int) -> Any:
+    """An argument's rows, where it has one a sample."""
+    if isinstance(value, Tensor) and value.dim() and len(value) == batch:
+        return value[rows]
+    return value
+
+
+def in_order(pieces: list[Tensor], plan: Plan) -> Tensor:
+    """The shares' outputs as one batch."""
+    whole = torch.cat(pieces)
+    return whole if plan.order is None else whole[plan.order]

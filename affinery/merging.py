@@ -1,0 +1,65 @@
+"""Merged compositions: several tasks of one kind as one, exact in every layer.
+
+y + Σ weight · (a task's change of y): low-rank branches stand side by side along their rank, each
+weight folded into them, and what is linear is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from affinery.adapters.contract import Config, Kind
+from affinery.adapters.files import Adapter, AdapterMeta
+from affinery.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from affinery.composed import ComposedModel
+
+
+def merged(model: ComposedModel, name: str, weights: Mapping[str, float], block: tuple[int, int]) -> Adapter:
+    """The adapter of a weighted sum of a model's tasks.
+
+    Its class rows are its members', one after the other, under the names `task/class`.
+    Raises UnknownName or ConfigInvalid.
+    """
+    if not weights:
+        raise ConfigInvalid("merge", "there is no task to merge.")
+    members = [(weight, model.task(task)) for task, weight in weights.items()]
+    groups = [model.groups[task.group] for _, task in members]
+    kind: Kind[Any] = groups[0].kind
+    if any(group.kind is not kind for group in groups):
+        kinds = sorted({group.kind.name for group in groups})
+        raise ConfigInvalid("merge", f"the tasks are of several kinds: {', '.join(kinds)}.")
+    config = _config(kind, [(group.config, group.sites) for group in groups])
+    tensors: dict[str, Tensor] = {}
+    for site_name in model.targets(kind, config):
+        site = model.sites[site_name]
+        there = [
+            (weight, group.config, _on_cpu(model.banks(group)[site_name].tensors(task.slot)))
+            for (weight, task), group in zip(members, groups, strict=True)
+            if site_name in group.sites
+        ]
+        for part, tensor in kind.merge(site, config, there).items():
+            tensors[f"layers.{site_name}.{part}"] = tensor
+    tensors["class_rows"] = torch.cat([task.rows.detach().cpu() for _, task in members])
+    names = tuple(f"{task.meta.task}/{label}" for _, task in members for label in task.meta.class_names)
+    meta = AdapterMeta(name, kind.name, config.to_dict(), model.fingerprint, model.null_row, block, names)
+    return Adapter(meta, tensors)
+
+
+def _config(kind: Kind[Any], members: list[tuple[Any, tuple[str, ...]]]) -> Config:
+    """The merged config, whose targets are the members' together."""
+    config: Config = kind.merged_config([own for own, _ in members])
+    if hasattr(config, "targets") and len({own.targets for own, _ in members}) > 1:
+        together = tuple(dict.fromkeys(site for _, sites in members for site in sites))
+        config = replace(config, targets=together)  # type: ignore[call-arg]
+    return config
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {part: tensor.detach().cpu() for part, tensor in tensors.items()}
