@@ -10,7 +10,10 @@ from affinery.errors import ConfigInvalid
 
 NUMBER_LIMIT, LENGTH_LIMIT = 131_072, 8
 COUNT_LIMITS = {"layers_per_block": 8, "transformer_layers_per_block": 16, "num_hidden_layers": 128}
+# Settings that may be more than their defaults tell: none, zero, or a list with an entry a stage.
 MAY_BE_NONE = ("attention_head_dim", "mid_block_type", "norm_num_groups")
+MAY_BE_ZERO = ("downsample_padding",)
+MAY_BE_LISTS = (*COUNT_LIMITS, "attention_head_dim", "only_cross_attention", "sample_size")
 
 
 def arguments(network: type, names: Iterable[str] | None = None) -> dict[str, Any]:
@@ -27,20 +30,29 @@ def check_config(what: str, config: Mapping[str, Any], defaults: Mapping[str, An
     if odd := sorted(config.keys() - defaults.keys()):
         raise ConfigInvalid(what, f"{odd[0]!r} is not one of its settings: {', '.join(sorted(defaults))}.")
     for name, value in config.items():
-        most = COUNT_LIMITS.get(name, NUMBER_LIMIT)
-        default = defaults[name]
-        if isinstance(default, int) and name.endswith("_factor"):
-            default = float(default)
-        if not (value is None and name in MAY_BE_NONE) and not _fits(value, default, most):
-            raise ConfigInvalid(what, f"{name} = {value!r} cannot be; {defaults[name]!r}, for one, can.")
+        if not (value is None and name in MAY_BE_NONE) and not _fits_setting(name, value, defaults[name]):
+            raise ConfigInvalid(
+                what, f"{name} = {repr(value)[:100]} cannot be; {defaults[name]!r}, for one, can."
+            )
+
+
+def _fits_setting(name: str, value: object, default: object) -> bool:
+    most = COUNT_LIMITS.get(name, NUMBER_LIMIT)
+    if name.endswith("_factor") and isinstance(default, int):
+        default = float(default)
+    if name in MAY_BE_ZERO:
+        default = 0
+    whole_list = isinstance(default, list | tuple)
+    if isinstance(default, list | tuple):
+        default = default[0]
+    if isinstance(value, list | tuple):
+        entries = (whole_list or name in MAY_BE_LISTS) and 0 < len(value) <= LENGTH_LIMIT
+        return entries and all(_fits(one, default, most) for one in value)
+    return not whole_list and _fits(value, default, most)
 
 
 def _fits(value: object, default: object, most: int) -> bool:
-    """Whether a value could stand in the place of a default. One number may be a list of them."""
-    if isinstance(default, list | tuple):
-        return isinstance(value, list | tuple) and _fits(value, default[0], most)
-    if isinstance(value, list | tuple):
-        return 0 < len(value) <= LENGTH_LIMIT and all(_fits(one, default, most) for one in value)
+    """Whether one value could stand in the place of a default."""
     if default is None:
         return value is None or type(value) is bool or _fits(value, 1, most)
     if isinstance(default, bool | str):

@@ -226,6 +226,18 @@ def test_a_text_unet_alone_is_taken_to_denoise_stable_diffusions_latents(pipelin
     assert len(notes) == 3
 
 
+def test_the_first_pipelines_kept_their_parts_beside_their_index(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "ddpm")
+    expected = read_folder(folder)
+    for file in (*(folder / "unet").iterdir(), *(folder / "scheduler").iterdir()):
+        file.rename(folder / file.name)
+    (folder / "unet").rmdir()
+    (folder / "scheduler").rmdir()
+    found = read_folder(folder)
+    assert found.spec == expected.spec
+    assert tiny.same_weights(found, expected)
+
+
 def test_sharded_weights_are_put_together(tmp_path: Path) -> None:
     class_model().save_pretrained(tmp_path / "whole")
     class_model().save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -334,9 +346,14 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         {"block_out_channels": [8, 32]},
         "weights are not those of its config",
     ),
-    "a width of text": ("unet/config.json", {"block_out_channels": ["8", 16]}, "builds no unet_condition"),
+    "a width of text": (
+        "unet/config.json",
+        {"block_out_channels": ["8", 16]},
+        "block_out_channels = ['8', 16] cannot be",
+    ),
     "other captions": ("unet/config.json", {"cross_attention_dim": 16}, "the network takes 16"),
     "another VAE": ("vae/config.json", {"_class_name": "VQModel"}, "it is a VQModel; AutoencoderKL"),
+    "a scale of text": ("vae/config.json", {"scaling_factor": "x"}, "not as diffusers writes them"),
     "a normalised VAE": ("vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean is not supported"),
     "another encoder": (
         "text_encoder/config.json",
