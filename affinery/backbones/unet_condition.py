@@ -132,7 +132,8 @@ class TextUNet(UNet):
         if self._no_caption is None:
             assert self.spec.text is not None
             zeros = torch.zeros(1, self.spec.text.length, self.spec.text.width)
-            self._no_caption = zeros if self.text is None else self.encode_text([""])
+            known = self.text is not None and not self.class_table.is_meta
+            self._no_caption = self.encode_text([""]) if known else zeros
         return self._no_caption
 
 

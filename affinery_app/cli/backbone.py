@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,6 +98,8 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
                 "image",
                 f"{spec.get('image_size')} × {spec.get('image_size')}, {spec.get('channels')} channel(s)",
             ),
+            ("denoises", _space(spec.get("latent"))),
+            ("captions", _captions(spec.get("text"))),
             ("prediction", spec.get("prediction")),
             ("size", size(record.size_bytes)),
             ("null row", record.null_index),
@@ -105,3 +108,17 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
     )
     print()
     table(["class rows", "owner"], [(f"[{b['rows'][0]}, {b['rows'][1]})", b["owner"]) for b in blocks], "")
+
+
+def _space(latent: Mapping[str, Any] | None) -> str:
+    if latent is None:
+        return "pixels"
+    vae = "its VAE" if latent.get("vae") else "a VAE that its file does not hold"
+    return f"latents of {vae}: {latent['channels']} channels, 1/{latent['factor']} of the side"
+
+
+def _captions(text: Mapping[str, Any] | None) -> str:
+    if text is None:
+        return "none"
+    encoder = "its text encoder" if text.get("encoder") else "a text encoder that its file does not hold"
+    return f"{text['length']} tokens of {encoder}"

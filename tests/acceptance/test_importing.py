@@ -43,6 +43,9 @@ def test_a_diffusers_folder_is_added_under_its_name_once(space: Path, tmp_path: 
     again = json.loads(affinery("backbone", "add", tmp_path / "cats", "-w", space, "--json").stdout)
     assert again["ref"] == "cats@1"
     assert again["num_classes"] == 2
+    shown = affinery("backbone", "show", "cats", "-w", space).stdout
+    assert "denoises      pixels" in shown
+    assert "captions      none" in shown
     stored = load_backbone(open_store(str(space / "blobs")).path(again["blob_digest"]))
     x, t = tiny.inputs(2)
     expected = model.eval()(x, t, class_labels=torch.tensor([0, 1])).sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -424,3 +425,25 @@ def test_a_transformer_pipeline_becomes_a_latent_backbone_with_named_classes(tmp
     torch.testing.assert_close(backbone(x, t, labels), expected, rtol=1e-5, atol=1e-5)
     drawn = pipeline.vae.decode(x / 0.18215).sample.clamp(-1, 1)
     torch.testing.assert_close(backbone.decode(x), drawn)
+
+
+ODD: list[Any] = [[], "x", -1, 0, {}, 10**12, True, [1] * 4, 3.5, ["x", "y"], 7]
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler", "."])
+def test_a_wrong_value_anywhere_is_harmless_or_refused_as_such(part: str, text_folder: Path) -> None:
+    names = {
+        "tokenizer": "tokenizer_config.json",
+        "scheduler": "scheduler_config.json",
+        ".": "model_index.json",
+    }
+    file = text_folder / part / names.get(part, "config.json")
+    before = json.loads(file.read_text())
+    chance = random.Random(0)
+    for _ in range(25):
+        change = {chance.choice(list(before)): chance.choice(ODD)}
+        file.write_text(json.dumps(before | change))
+        try:
+            read_folder(text_folder)
+        except BackboneFileInvalid as refused:
+            assert len(str(refused)) < 1500, change

@@ -300,3 +300,11 @@ def test_a_vocabulary_of_floats_and_weights_of_bytes_are_refused(tmp_path: Any) 
         save_file(tensors, tmp_path / "other.safetensors", {SPEC_KEY: text_spec().to_json()})
         with pytest.raises(BackboneFileInvalid, match=f"{name!r} holds .* convert it to"):
             inspect_backbone(tmp_path / "other.safetensors")
+
+
+@torch.no_grad()
+def test_on_the_meta_device_a_text_unet_runs_without_its_vocabulary() -> None:
+    skeleton = on_meta(text_spec(), architecture("unet_condition"))
+    with torch.device("meta"):
+        x, t = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
+        assert skeleton.denoise(x, t, torch.zeros(2, 32)).shape == x.shape
