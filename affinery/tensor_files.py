@@ -11,7 +11,8 @@ import math
 import mmap
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,18 @@ def sha256_file(path: Path) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all, and durable once this returns."""
+    with written_whole(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name beside a file's to write to; once that went well, the file is there, whole and durable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
+        make_durable(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

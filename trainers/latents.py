@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from affinery.backbones.contract import Backbone
 from affinery.errors import ConfigInvalid
-from affinery.tensor_files import NotSafetensors, make_durable, read_header
+from affinery.tensor_files import NotSafetensors, read_header, written_whole
 
 BATCH = 16  # fixed: a latent's last bits may depend on the batch that it is encoded in
 KEY = "affinery.latents"
@@ -102,19 +100,10 @@ def _mapped(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:
 
 def _write(path: Path, key: str, shape: tuple[int, ...], batches: Iterator[Tensor]) -> None:
     """Writes a cache file batch by batch, so that a dataset's latents need not fit into memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            _write_header(file, key, shape)
-            for batch in batches:
-                file.write(batch.contiguous().numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    make_durable(path.parent)
+    with written_whole(path) as part, part.open("wb") as file:
+        _write_header(file, key, shape)
+        for batch in batches:
+            file.write(batch.contiguous().numpy().data)
 
 
 def _write_header(file: BinaryIO, key: str, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affinery import tensor_files
@@ -132,4 +132,5 @@ def load_backbone(path: Path) -> Backbone:
 def save_backbone(backbone: Backbone, path: Path) -> None:
     """Writes the weights and the spec; the file is there whole or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    tensor_files.write_whole(path, save(state, metadata={SPEC_KEY: backbone.spec.to_json()}))
+    with tensor_files.written_whole(path) as part:
+        save_file(state, part, metadata={SPEC_KEY: backbone.spec.to_json()})
