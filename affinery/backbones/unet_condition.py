@@ -133,7 +133,8 @@ class TextUNet(UNet):
             assert self.spec.text is not None
             zeros = torch.zeros(1, self.spec.text.length, self.spec.text.width)
             known = self.text is not None and not self.class_table.is_meta
-            self._no_caption = self.encode_text([""]) if known else zeros
+            with torch.inference_mode(False):  # a training may use it after a sampling
+                self._no_caption = self.encode_text([""]) if known else zeros
         return self._no_caption
 
 

@@ -308,3 +308,12 @@ def test_on_the_meta_device_a_text_unet_runs_without_its_vocabulary() -> None:
     with torch.device("meta"):
         x, t = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
         assert skeleton.denoise(x, t, torch.zeros(2, 32)).shape == x.shape
+
+
+def test_a_training_may_follow_a_sampling() -> None:
+    backbone = built(text_spec())
+    x, t, _ = batch()
+    with torch.inference_mode():
+        backbone(x, t, torch.tensor([0, 1, 2]))
+    backbone.sites()["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"].module.requires_grad_(True)
+    backbone(x, t, torch.tensor([0, 1, 2])).sum().backward()
