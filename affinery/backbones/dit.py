@@ -27,6 +27,7 @@ BLOCK_SITES = {
     ".mlp.fc1": "fc1",
     ".mlp.fc2": "fc2",
 }
+HEAD_SITES = {"adaLN_modulation.1": "head-modulation", "linear": "head"}
 
 
 def linear_at(module: nn.Module, path: str) -> nn.Linear:
@@ -155,8 +156,8 @@ class DiT(PatchTransformer):
         for i, block in enumerate(self.blocks):
             for part, role in BLOCK_SITES.items():
                 found[f"blocks.{i}{part}"] = Site(block.get_submodule(part.removeprefix(".")), role, i)
-        for part in ("adaLN_modulation.1", "linear"):
-            found[f"final_layer.{part}"] = Site(self.final_layer.get_submodule(part), "head")
+        for part, role in HEAD_SITES.items():
+            found[f"final_layer.{part}"] = Site(self.final_layer.get_submodule(part), role)
         return found
 
     @property

@@ -37,6 +37,7 @@ BLOCK_SITES = {
     ".ff.net.0.proj": "fc1",
     ".ff.net.2": "fc2",
 }
+HEAD_SITES = {"proj_out_1": "head-modulation", "proj_out_2": "head"}
 FREQUENCIES = 256
 
 # What a diffusers config must say, if it says it, for its transformer to be a DiT; diffusers' own defaults.
@@ -122,8 +123,8 @@ class DiffusersDiT(PatchTransformer):
             for part, role in BLOCK_SITES.items():
                 module = block.get_submodule(part.removeprefix("."))
                 found[f"transformer_blocks.{i}{part}"] = Site(module, role, i)
-        for part in ("proj_out_1", "proj_out_2"):
-            found[part] = Site(self.get_submodule(part), "head")
+        for part, role in HEAD_SITES.items():
+            found[part] = Site(self.get_submodule(part), role)
         return found
 
     @property

@@ -95,7 +95,7 @@ def test_sites_name_every_layer_with_its_role_and_its_block() -> None:
         "blocks.1.mlp": "mlp",
         "blocks.1.mlp.fc1": "fc1",
         "blocks.1.mlp.fc2": "fc2",
-        "final_layer.adaLN_modulation.1": "head",
+        "final_layer.adaLN_modulation.1": "head-modulation",
         "final_layer.linear": "head",
     }
     assert {site.block for site in sites.values()} == {None, 0, 1}
