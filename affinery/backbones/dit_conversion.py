@@ -95,7 +95,7 @@ def _fused_names(depth: int) -> dict[str, list[str]]:
 def _rebuilt(
     to: type[AnyDiT], backbone: PatchTransformer, config: DiTConfig, state: Mapping[str, Tensor]
 ) -> AnyDiT:
-    spec = replace(backbone.spec, arch=to.arch, config=config.to_dict(to.usual_profile))
+    spec = replace(backbone.spec, arch=to.arch, config=config.spec_values(to.usual_profile))
     built = on_meta(spec, to)
     assert isinstance(built, to)
     copies = {

@@ -69,7 +69,7 @@ class DiTConfig:
         except TypeError as error:  # a setting too many or too few
             raise ConfigInvalid("config", f"{error}.") from error
 
-    def to_dict(self, usual_profile: str) -> dict[str, Any]:
+    def spec_values(self, usual_profile: str) -> dict[str, Any]:
         """The settings as a spec holds them: what is as usual is left out."""
         values: dict[str, Any] = {name: getattr(self, name) for name in LIMITS}
         usual = {"mlp_ratio": 4.0, "learn_sigma": False, "profile": usual_profile}

@@ -76,7 +76,7 @@ def read_official(
     if null_index is not None and null_index != rows - 1:
         tensors[TABLE] = null_last(tensors[TABLE], null_index, source)
     side = math.isqrt(tensors["pos_embed"].shape[1]) * patch
-    settings = config.to_dict(DiT.usual_profile)
+    settings = config.spec_values(DiT.usual_profile)
     spec = spec_of(DiT.arch, settings, rows - 1, side, channels, **_said(checkpoint.spec, rows - 1) | facts)
     return adopt(DiT, spec, tensors, source)
 
