@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from affinery.adapters import kind as kind_named
 from affinery.adapters.contract import Config, Kind
-from affinery.adapters.files import Adapter, AdapterMeta
+from affinery.adapters.files import STEM, Adapter, AdapterMeta
 from affinery.adapters.routing import BACKBONE, Plan, Route, fixed_plan, plan_for
 from affinery.adapters.sites import AdaptedSite, Bank
 from affinery.backbones.contract import Backbone, Site
+from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
 
 
@@ -32,6 +33,7 @@ class TaskSlot:
     slot: int
     meta: AdapterMeta
     rows: nn.Parameter  # (M, D)
+    stem: ConditionStem | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -85,6 +87,7 @@ class ComposedModel(nn.Module):
         self.sites: dict[str, Site] = dict(backbone.sites())
         self._holders = {name: _holder(backbone, name) for name in self.sites}
         self._rows = nn.ParameterDict()
+        self._stems = nn.ModuleDict()
         self._folded: _Fold | None = None
         self._compiled: Any = None
 
@@ -101,13 +104,6 @@ class ComposedModel(nn.Module):
         if name not in self.slots:
             raise UnknownName("task in this model", name, self.slots)
         return self.slots[name]
-
-    def targets(self, kind: Kind[Any], config: Config) -> tuple[str, ...]:
-        """The modules that tasks of this kind and config change. Raises ConfigInvalid where there is none."""
-        found = tuple(name for name, site in self.sites.items() if kind.targets(name, site, config))
-        if not found:
-            raise ConfigInvalid("targets", f"{kind.name} finds nothing to adapt in this {self.spec.arch}.")
-        return found
 
     def _check(self, meta: AdapterMeta) -> tuple[Kind[Any], Config]:
         """Whether a task may join this model. → its kind and settings. Nothing is changed."""
@@ -128,6 +124,9 @@ class ComposedModel(nn.Module):
                 raise ConfigInvalid(
                     "block", f"{meta.task!r} and {other.meta.task!r} claim the same class rows."
                 )
+        if meta.image_size is not None:
+            self.backbone.hint_shape(meta.image_size)  # raises where the architecture cannot take it
+        self._stem(meta, "meta")  # raises where the condition cannot enter
         kind = kind_named(meta.kind)
         return kind, kind.config(meta.config)
 
@@ -136,7 +135,7 @@ class ComposedModel(nn.Module):
         for group in self.groups.values():
             if group.kind is kind and group.config == config:
                 return group
-        sites = self.targets(kind, config)
+        sites = kind.choose(self.sites, config)
         banks = {name: Bank(kind, config, self.sites[name]) for name in sites}
         group = Group(max(self.groups, default=0) + 1, kind, config, sites)
         for name, bank in banks.items():
@@ -165,8 +164,17 @@ class ComposedModel(nn.Module):
                 bank.grow(slot + 1 + (slot // 2 if spare else 0))
         rows = nn.Parameter(self._null_rows(len(meta.class_names)), requires_grad=False)
         self._rows[_key(meta.task)] = rows
-        self.slots[meta.task] = TaskSlot(group.number, slot, meta, rows)
+        stem = self._stem(meta)
+        if stem is not None:
+            self._stems[_key(meta.task)] = stem
+        self.slots[meta.task] = TaskSlot(group.number, slot, meta, rows, stem)
         return self.slots[meta.task]
+
+    def _stem(self, meta: AdapterMeta, device: torch.device | str | None = None) -> ConditionStem | None:
+        if meta.condition is None:
+            return None
+        with torch.device(device or self.device):
+            return stem_for(self.backbone, meta.condition, meta.image_size)
 
     def _null_rows(self, count: int) -> Tensor:
         return self.backbone.class_table[self.null_row].detach().repeat(count, 1)
@@ -181,6 +189,8 @@ class ComposedModel(nn.Module):
         task = self._join(meta, group, spare=False)
         for name, bank in self.banks(group).items():
             bank.load(task.slot, kind.initial(self.sites[name], config, generator))
+        if task.stem is not None:
+            task.stem.initialise(generator)
         return task
 
     def load(self, adapter: Adapter) -> TaskSlot:
@@ -197,6 +207,8 @@ class ComposedModel(nn.Module):
             bank.load(task.slot, given[name])
         with torch.no_grad():
             task.rows.copy_(adapter.tensors["class_rows"])
+        if task.stem is not None:
+            task.stem.load(adapter.stem())
         return task
 
     def _check_fit(
@@ -204,7 +216,13 @@ class ComposedModel(nn.Module):
     ) -> None:
         """Every layer must be given, each part in its shape."""
         origin = f"the adapter of {adapter.meta.task!r}"
-        names = self.targets(kind, config)
+        stem = self._stem(adapter.meta, "meta")
+        if stem is not None:
+            try:
+                stem.check(adapter.stem())
+            except ValueError as error:
+                raise AdapterFileInvalid(origin, f"its condition stem does not fit: {error}.") from error
+        names = kind.choose(self.sites, config)
         if given.keys() != set(names):
             odd = sorted(given.keys() ^ set(names))
             raise AdapterFileInvalid(
@@ -239,6 +257,8 @@ class ComposedModel(nn.Module):
         group.free.append(task.slot)
         del self.slots[name]
         del self._rows[_key(name)]
+        if task.stem is not None:
+            del self._stems[_key(name)]
         self.disabled.discard(name)
 
     @contextmanager
@@ -260,6 +280,8 @@ class ComposedModel(nn.Module):
             for part, tensor in bank.tensors(found.slot).items()
         }
         tensors["class_rows"] = found.rows.detach().clone()
+        if found.stem is not None:
+            tensors |= {f"{STEM}{name}": t.detach().clone() for name, t in found.stem.tensors().items()}
         return Adapter(found.meta, tensors)
 
     def merge(self, name: str, weights: Mapping[str, float], block: tuple[int, int]) -> TaskSlot:
@@ -270,6 +292,9 @@ class ComposedModel(nn.Module):
         """
         from affinery.merging import merged
 
+        for task in weights:
+            if self.task(task).stem is not None or self.image_size(task) != self.spec.image_size:
+                raise ConfigInvalid("merge", f"{task!r} has a condition or a size of its own.")
         return self.load(merged(self, name, weights, block))
 
     def class_table(self) -> Tensor:
@@ -296,6 +321,21 @@ class ComposedModel(nn.Module):
         at = torch.where(own, rows - lows[task] + firsts[task], rows.clamp(max=self.null_row))
         table = torch.cat([self.backbone.class_table, *(task.rows for task in tasks)])
         return nn.functional.embedding(at, table)
+
+    def image_size(self, task: str | None) -> int:
+        """The side of a task's images, in pixels. Raises UnknownName."""
+        own = None if task is None else self.task(task).meta.image_size
+        return own or self.spec.image_size
+
+    def hint(self, tasks: Sequence[str | None], conditions: Sequence[Tensor | None]) -> Tensor | None:
+        """What the conditions of a batch add after the first layer, zeros where a task is told none.
+
+        conditions: one a sample, (C, H, W) in [−1, 1] → (B, *hint_shape), or None where no task is told one.
+        Raises UnknownName and ConfigInvalid.
+        """
+        off = self.disabled
+        stems = [None if name is None or name in off else self.task(name).stem for name in tasks]
+        return hints(stems, conditions, self.backbone.hint_shape(self.image_size(tasks[0])))
 
     def plan(self, tasks: Sequence[str | None]) -> Plan:
         """How a batch of these tasks is computed; None is the untouched backbone. Raises UnknownName."""

@@ -37,7 +37,7 @@ def merged(model: ComposedModel, name: str, weights: Mapping[str, float], block:
         raise ConfigInvalid("merge", f"the tasks are of several kinds: {', '.join(kinds)}.")
     config = _config(kind, [(group.config, group.sites) for group in groups])
     tensors: dict[str, Tensor] = {}
-    for site_name in model.targets(kind, config):
+    for site_name in kind.choose(model.sites, config):
         site = model.sites[site_name]
         there = [
             (weight, group.config, _on_cpu(model.banks(group)[site_name].tensors(task.slot)))

@@ -1,4 +1,7 @@
-"""AdaptFormer (Chen et al. 2022), beside the feed-forward branch: mlp(x) + s · (W_up ReLU(W_down x + b_d) + b_u)."""
+"""AdaptFormer (Chen et al. 2022), beside the feed-forward branch.
+
+    y = mlp(x) + s · (W_up ReLU(W_down x + b_d) + b_u)
+"""
 
 from __future__ import annotations
 

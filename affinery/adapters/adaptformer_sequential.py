@@ -1,4 +1,7 @@
-"""AdaptFormer (Chen et al. 2022), behind the feed-forward branch: m + s · (W_up ReLU(W_down m + b_d) + b_u), m = mlp(x)."""
+"""AdaptFormer (Chen et al. 2022), behind the feed-forward branch.
+
+    y = m + s · (W_up ReLU(W_down m + b_d) + b_u), m = mlp(x)
+"""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Affiner(Kind[AffinerConfig]):
         config: AffinerConfig,
         members: Sequence[tuple[float, AffinerConfig, Mapping[str, Tensor]]],
     ) -> dict[str, Tensor]:
-        """Σ weight · a, Σ weight · b; the branches side by side along d, each weight and s folded into W_up."""
+        """Σ weight · a, Σ weight · b; branches side by side along d, weights and s folded into W_up."""
         some = members[0][2]
         outputs = len(some["a"] if "a" in some else some["b"] if "b" in some else some["up"])
         vectors = {part: torch.zeros(outputs) for part in ("a", "b") if part in config.parts}

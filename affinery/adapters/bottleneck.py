@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from affinery.adapters.contract import Kind, Part, TargetConfig, number, whole_number
+from affinery.adapters.contract import Kind, Part, TargetConfig, matches, number, whole_number
 from affinery.adapters.layers import Convolution, centre_pixels, channel_axis, kaiming, widths
-from affinery.backbones.contract import ROLES, Site
+from affinery.backbones.contract import Site
+from affinery.errors import ConfigInvalid
+
+UNSUITED = frozenset({"norm", "block", "residual"})
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,15 @@ class Bottleneck(Kind[BottleneckConfig]):
     def targets(self, name: str, site: Site, config: BottleneckConfig) -> bool:
         if not config.targets:
             return site.role == "mlp"
-        if site.role in ("norm", "block", "residual"):
+        if site.role in UNSUITED:
             return False
-        return any(site.role == t if t in ROLES else fnmatchcase(name, t) for t in config.targets)
+        return any(matches(name, site, target) for target in config.targets)
 
     def parts(self, site: Site, config: BottleneckConfig) -> dict[str, Part]:
         """down: (d, in); down_bias: (d,); up: (out, d); up_bias: (out,)."""
+        if site.role in UNSUITED:
+            kind = type(site.module).__name__
+            raise ConfigInvalid(kind, f"{self.name} takes feed-forward branches and single layers only.")
         inputs, outputs = widths(site.module)
         inputs = outputs if self.sequential else inputs
         shapes = {

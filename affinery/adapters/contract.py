@@ -1,8 +1,8 @@
 """What an adapter kind is: the tensors that it gives a task at one module, and what they do there.
 
-A kind is a few functions of a site, which is one module of the network: the shapes of its tensors there, their values before
-training, and how they change the module's output. Everything else (stacking the tensors of many tasks, mixing
-tasks in a batch, saving, loading) is done once, here and in `sites`, for all kinds.
+A kind is a few functions of a site, which is one module of the network: the shapes of its tensors there,
+their values before training, and how they change the module's output. Everything else (stacking the tensors
+of many tasks, mixing tasks in a batch, saving, loading) is done once, in `sites`, for all kinds.
 
 Shape legend: B samples of a batch, G tasks in it side by side (B = G · n, task by task).
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -83,6 +84,21 @@ class Kind(ABC, Generic[C]):
     def targets(self, name: str, site: Site, config: C) -> bool:
         """Whether the method changes this module of a network. name: its path."""
 
+    def choose(self, sites: Mapping[str, Site], config: C) -> tuple[str, ...]:
+        """The modules of a network that the method changes. Raises ConfigInvalid where it finds none."""
+        found = tuple(name for name, site in sites.items() if self.targets(name, site, config))
+        if not found:
+            raise ConfigInvalid(self.name, "it finds nothing to adapt in this backbone.")
+        for target in getattr(config, "targets", ()):
+            if not any(matches(name, sites[name], target) for name in found):
+                roles = sorted({site.role for site in sites.values()})
+                raise ConfigInvalid(
+                    "targets",
+                    f"{target!r} is no layer that {self.name} takes in this backbone. "
+                    f"Name a role ({', '.join(roles)}) or a pattern of names like {next(iter(found))!r}.",
+                )
+        return found
+
     @abstractmethod
     def parts(self, site: Site, config: C) -> dict[str, Part]:
         """A task's tensors at a module. Raises ConfigInvalid where the method is not defined on it.
@@ -123,7 +139,7 @@ class Kind(ABC, Generic[C]):
         return Folded({}, dict(parts), f"{self.name} is not foldable")
 
     def merged_config(self, configs: Sequence[C]) -> C:
-        """The config of a weighted sum of tasks of these configs. Raises ConfigInvalid where there is none."""
+        """The config of a weighted sum of such tasks. Raises ConfigInvalid where there is none."""
         raise ConfigInvalid("merge", f"tasks of kind {self.name} cannot be summed exactly.")
 
     def merge(
@@ -153,13 +169,16 @@ class TargetConfig(Config):
 
 def chosen(name: str, site: Site, targets: Sequence[str], default: frozenset[str]) -> bool:
     """Whether a layer is meant. default: the roles that the method itself names."""
-    from fnmatch import fnmatchcase
-
     if site.role not in LAYER_ROLES:
         return False
     if not targets:
         return site.role in default
-    return any(site.role == t if t in ROLES else fnmatchcase(name, t) for t in targets)
+    return any(matches(name, site, target) for target in targets)
+
+
+def matches(name: str, site: Site, target: str) -> bool:
+    """Whether a target, a role or a glob pattern of names, means this site."""
+    return site.role == target if target in ROLES else fnmatchcase(name, target)
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> None:

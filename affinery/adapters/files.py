@@ -1,7 +1,8 @@
 """Adapter files: safetensors whose metadata says what they are, so that none is loaded in a wrong place.
 
-Tensor names carry no task: `layers.<layer>.<part>` and `class_rows` (M, D). The metadata holds the kind and
-its config, the backbone's fingerprint, the layout of the class table and the rows that the task owns in it.
+Tensor names carry no task: `layers.<layer>.<part>`, `class_rows` (M, D), and `stem.<part>` where the task is
+told a spatial condition. The metadata holds the kind and its config, the backbone's fingerprint, the layout of
+the class table and the rows that the task owns in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from affinery import tensor_files
+from affinery.backbones.contract import SIDE_LIMIT
+from affinery.conditions import CHANNELS_LIMIT
 from affinery.errors import AdapterFileInvalid
 
 META_KEY = "affinery.adapter"
@@ -31,6 +34,7 @@ RECORD_TYPES = {
     "class_names": list,
 }
 LAYER_TENSOR = re.compile(r"layers\.[^\0]+\.[^.\0]+")
+STEM = "stem."
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -40,6 +44,8 @@ class AdapterMeta:
 
     block: the half-open range [lo, hi) of rows that its task owns in the extended class table.
     layout "append": the null row keeps its index and tasks' rows come after it (DiffScaler, eq. 1).
+    condition: the spatial condition that the task is told: its `name`, its `channels`, how it is made.
+    image_size: in pixels, where it is not the backbone's own.
     """
 
     task: str
@@ -50,9 +56,13 @@ class AdapterMeta:
     block: tuple[int, int]
     class_names: tuple[str, ...]
     layout: str = LAYOUT
+    condition: dict[str, Any] | None = None
+    image_size: int | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """What does not apply to a task (a condition, a size of its own) is left out."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> AdapterMeta:
@@ -72,7 +82,22 @@ class AdapterMeta:
             raise ValueError(f"the class table's layout {meta.layout!r} is not {LAYOUT!r}")
         if not 0 <= meta.null_index < low < high or high - low != len(meta.class_names):
             raise ValueError(f"rows [{low}, {high}) are not those of {len(meta.class_names)} classes")
+        _check_picture(meta)
         return meta
+
+
+def _check_picture(meta: AdapterMeta) -> None:
+    """Raises ValueError where the condition or the size is none."""
+    size, condition = meta.image_size, meta.condition
+    if size is not None and not (type(size) is int and 1 <= size <= SIDE_LIMIT):
+        raise ValueError(f"the image size {size!r} is not a whole number from 1 to {SIDE_LIMIT}")
+    if condition is None:
+        return
+    channels = condition.get("channels")
+    if not isinstance(condition.get("name"), str) or type(channels) is not int:
+        raise ValueError("its condition has no name, or no number of channels")
+    if not 1 <= channels <= CHANNELS_LIMIT:
+        raise ValueError(f"a condition of {channels} channels is not one of 1 to {CHANNELS_LIMIT}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,10 @@ class Adapter:
                 layer, part = name.removeprefix("layers.").rsplit(".", 1)
                 found.setdefault(layer, {})[part] = tensor
         return found
+
+    def stem(self) -> dict[str, Tensor]:
+        """The condition stem's tensors, by part; none where the task is told no condition."""
+        return {n.removeprefix(STEM): tensor for n, tensor in self.tensors.items() if n.startswith(STEM)}
 
 
 def adapter_bytes(adapter: Adapter) -> bytes:
@@ -117,7 +146,8 @@ def read_adapter(path: Path) -> Adapter:
     for name, entry in header.tensors.items():
         if entry.dtype not in FLOATS:
             raise AdapterFileInvalid(str(path), f"tensor {name!r} holds {entry.dtype}, not real numbers.")
-        if name != "class_rows" and not LAYER_TENSOR.fullmatch(name):
+        own = name == "class_rows" or (meta.condition is not None and name.startswith(STEM))
+        if not own and not LAYER_TENSOR.fullmatch(name):
             raise AdapterFileInvalid(str(path), f"tensor {name!r} belongs to no layer.")
     rows = header.tensors.get("class_rows")
     if rows is None or rows.shape[:1] != (len(meta.class_names),):

@@ -1,4 +1,4 @@
-"""Full fine-tuning: a task has weights of its own for every layer. The upper bound that the others are held to.
+"""Full fine-tuning: every layer has weights of the task's own. What the others are held to.
 
 The fixed position table and the backbone's own class rows are no layer's weights and stay as they are.
 """
@@ -33,13 +33,14 @@ class Full(Kind[FullConfig]):
     replaces = True
 
     def targets(self, name: str, site: Site, config: FullConfig) -> bool:
-        return chosen(name, site, config.targets, LAYER_ROLES)
+        weighty = any(True for _ in site.module.parameters(recurse=False))
+        return weighty and chosen(name, site, config.targets, LAYER_ROLES)
 
     def parts(self, site: Site, config: FullConfig) -> dict[str, Part]:
         """The layer's own parameters, by name."""
         own = {name: Part(tuple(p.shape)) for name, p in site.module.named_parameters(recurse=False)}
-        if not own:
-            raise ConfigInvalid(type(site.module).__name__, "it has no weights to fine-tune.")
+        if not own or site.role not in LAYER_ROLES:
+            raise ConfigInvalid(type(site.module).__name__, "it is no layer with weights to fine-tune.")
         return own
 
     def initial(self, site: Site, config: FullConfig, generator: torch.Generator) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def convolved(layer: Convolution, x: Tensor, kernels: Tensor) -> Tensor:
         padding = (0,) * (x.dim() - 2)
     beside = x.unflatten(0, (tasks, -1)).transpose(0, 1).flatten(1, 2)  # (n, G·in, …)
     convolve: Callable[..., Tensor] = CONVOLVE[x.dim() - 2]
-    out = convolve(
+    out: Tensor = convolve(
         beside,
         kernels.flatten(0, 1),
         None,
@@ -142,7 +142,7 @@ def convolved(layer: Convolution, x: Tensor, kernels: Tensor) -> Tensor:
         layer.dilation,
         tasks,
     )  # (n, G·r, …)
-    return out.flatten(2).unflatten(1, (tasks, rank)).transpose(0, 1)
+    return out.flatten(2).reshape(len(out), tasks, rank, -1).transpose(0, 1)
 
 
 KIND = Lora()

@@ -54,8 +54,8 @@ class Plan:
     """How a batch is shared out.
 
     Either every share has rows of its own: their outputs are computed side by side, and `order` puts their
-    concatenation back into the batch's order (None where it is in order). Or all shares cover the whole batch,
-    and each changes the rows of its tasks and leaves the others (slot 0) alone.
+    concatenation back into the batch's order (None where it is in order). Or all shares cover the whole
+    batch, and each changes the rows of its tasks and leaves the others (slot 0) alone.
     """
 
     shares: tuple[Share, ...] = ()

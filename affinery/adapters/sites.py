@@ -1,4 +1,4 @@
-"""Modules of the network with room for tasks: a frozen module and, by group, the stacked tensors of its tasks."""
+"""Modules of the network with room for tasks: a frozen one and, by group, the stacked tensors of tasks."""
 
 from __future__ import annotations
 
@@ -58,9 +58,8 @@ class Bank(nn.Module):
             raise ValueError(f"the parts are {sorted(tensors)}, but there must be {sorted(self.shapes)}")
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != self.shapes[name].shape:
-                raise ValueError(
-                    f"part {name} has the shape {list(tensor.shape)} instead of {list(self.shapes[name].shape)}"
-                )
+                wanted = list(self.shapes[name].shape)
+                raise ValueError(f"part {name} has the shape {list(tensor.shape)} instead of {wanted}")
 
     @torch.no_grad()
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:

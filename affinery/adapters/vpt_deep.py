@@ -60,6 +60,12 @@ class VptDeep(Kind[VptDeepConfig]):
             return config.open_head
         return site.role == "block" and site.block is not None and site.block < config.depth
 
+    def choose(self, sites: Mapping[str, Site], config: VptDeepConfig) -> tuple[str, ...]:
+        found = super().choose(sites, config)
+        if not any(sites[name].role == "block" for name in found):
+            raise ConfigInvalid(self.name, "this backbone has no transformer blocks that take tokens.")
+        return found
+
     def parts(self, site: Site, config: VptDeepConfig) -> dict[str, Part]:
         """prompt: (tokens, D) and gate: () of a block; the last layer's own weights, by name."""
         if site.role in OPEN:

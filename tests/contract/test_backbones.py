@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from affinery.adapters import kind, kinds
 from affinery.backbones import architecture, architectures
 from affinery.backbones.contract import (
     LAYER_ROLES,
@@ -19,7 +18,6 @@ from affinery.backbones.contract import (
     parameter_count,
 )
 from affinery.backbones.files import inspect_backbone, load_backbone, save_backbone
-from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid
 from tests import tiny_models as tiny
 from tests import tiny_unets
@@ -140,34 +138,6 @@ def test_sites_are_named_in_the_order_in_which_a_pass_asks_them_even_when_each_i
         model.set_submodule(name, Wrapped(found[name].module, name, asked))
     assert torch.equal(model(x, t, labels), before)
     assert asked == list(found)
-
-
-@every_architecture
-@pytest.mark.parametrize("name", kinds())
-def test_adaptable_layers_are_there_under_their_names_and_can_be_wrapped(arch: str, name: str) -> None:
-    model = built(arch)
-    layers = model.adaptable()
-    assert layers
-    assert all(model.get_submodule(path) is layer for path, layer in layers.items())
-    assert all(kind(name).adapts(layer) for layer in layers.values())
-
-
-@every_architecture
-@pytest.mark.parametrize("name", kinds())
-def test_every_adaptable_layer_is_asked_in_a_pass(arch: str, name: str) -> None:
-    """An adapter on a layer that the forward pass goes round would train on nothing."""
-    spec = EXAMPLES[arch]
-    model = ComposedModel(built(arch), tiny.FINGERPRINT, name)
-    rows = (spec.null_index + 1, spec.null_index + 3)
-    config = kind(name).config({}).to_dict()
-    record = tiny.meta("new", rows, kind=name, config=config, null_index=spec.null_index)
-    model.start(record, torch.Generator().manual_seed(0))
-    asked: list[str] = []
-    for path, layer in model.layers.items():
-        layer.register_forward_hook(lambda *_, path=path: asked.append(path))
-    x, t = batch(spec)
-    model(x, t, torch.full((3,), rows[0]), ["new"] * 3)
-    assert set(asked) == set(model.layers)
 
 
 @every_architecture

@@ -10,7 +10,6 @@ import torch
 
 import affinery
 from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
-from affinery.composed import ComposedModel
 from affinery.errors import (
     AdapterBackboneMismatch,
     AdapterFileInvalid,
@@ -95,13 +94,6 @@ def test_tasks_in_equal_blocks_give_what_they_give_in_any_order() -> None:
     torch.testing.assert_close(mixed, blocks[shuffle], rtol=1e-5, atol=1e-5)
 
 
-def test_only_the_adapters_tensors_can_train() -> None:
-    model = tiny.composed(*tiny.two_tasks())
-    own = {id(p) for layer in model.layers.values() for p in layer.parameters(recurse=False)}
-    own |= {id(rows) for rows in model.class_rows}
-    assert {id(p) for p in model.parameters() if p.requires_grad} == own
-
-
 def test_the_backbones_tensors_are_found_under_their_own_names() -> None:
     state = tiny.composed(*tiny.two_tasks()).frozen_state()
     theirs = tiny.backbone().state_dict()
@@ -121,9 +113,14 @@ REFUSED: dict[str, tuple[Callable[[Adapter], Adapter], type[AffineryError], str]
         "trained on backbone 000000000000",
     ),
     "of another kind": (
-        lambda one: replace(one, meta=replace(one.meta, kind="lora", config={"r": 8})),
-        ConfigInvalid,
-        "of kind 'lora'",
+        lambda one: replace(one, meta=replace(one.meta, kind="lora", config={})),
+        AdapterFileInvalid,
+        "made for other layers",
+    ),
+    "of a kind that there is not": (
+        lambda one: replace(one, meta=replace(one.meta, kind="afiner")),
+        UnknownName,
+        "Did you mean 'affiner'",
     ),
     "with an unknown setting": (
         lambda one: replace(one, meta=replace(one.meta, config={"rank": 3, "speed": 1})),
@@ -138,7 +135,7 @@ REFUSED: dict[str, tuple[Callable[[Adapter], Adapter], type[AffineryError], str]
     "of another rank than it says": (
         lambda one: replace(one, meta=replace(one.meta, config={"rank": 4})),
         AdapterFileInvalid,
-        "down has the shape",
+        "part down has the shape",
     ),
     "of a task that is there": (
         lambda one: replace(one, meta=replace(one.meta, task="digits")),
@@ -193,7 +190,7 @@ REFUSED: dict[str, tuple[Callable[[Adapter], Adapter], type[AffineryError], str]
     "with a part of another shape in the last layer": (
         lambda one: replace(one, tensors={**one.tensors, "layers.blocks.1.mlp.fc2.a": torch.zeros(1)}),
         AdapterFileInvalid,
-        "a has the shape [1] instead of [16]",
+        "part a has the shape [1], not [16]",
     ),
 }
 
@@ -217,7 +214,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_changes(what: str) 
     "wrong",
     [
         tiny.meta("letters", (5, 8)),
-        tiny.meta("letters", (6, 9), kind="lora"),
+        tiny.meta("letters", (6, 9), kind="lora", config={"targets": ["no.such"]}),
         tiny.meta("letters", (6, 9), config={"rank": 0}),
         tiny.meta("letters", (6, 9), backbone="0" * 64),
         tiny.meta("digits", (6, 9)),
@@ -229,13 +226,6 @@ def test_a_task_that_does_not_fit_is_not_started_and_nothing_changes(wrong: Adap
     with pytest.raises(AffineryError):
         model.start(wrong, torch.Generator())
     assert tiny.digests(model) == before
-
-
-def test_a_model_of_an_unknown_kind_is_refused_before_the_backbone_is_touched() -> None:
-    base = tiny.backbone()
-    with pytest.raises(UnknownName, match="adapter kind"):
-        ComposedModel(base, tiny.FINGERPRINT, "afiner")
-    assert base.state_dict().keys() == tiny.backbone().state_dict().keys()
 
 
 def test_older_adapters_keep_their_bytes_when_wider_ones_join() -> None:
@@ -269,3 +259,115 @@ def test_images_are_drawn_through_the_front_door() -> None:
     assert torch.equal(images, affinery.draw(model, "letters", 2, n=3, seed=1))
     with pytest.raises(ConfigInvalid, match="nothing to draw"):
         affinery.draw(model, "letters", 2, n=0)
+
+
+def test_a_task_that_is_off_is_drawn_as_the_backbone_for_that_while() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    x, t = tiny.inputs(2)
+    rows = torch.tensor([3, 3])
+    on = model(x, t, rows, ["digits", "letters"])
+    with model.disable("digits"):
+        off = model(x, t, rows, ["digits", "letters"])
+        with model.disable():
+            assert torch.equal(model(x, t, rows, ["digits", "letters"]), tiny.backbone()(x, t, rows))
+        assert torch.equal(model(x, t, rows, ["digits", "letters"]), off)
+    torch.testing.assert_close(off[:1], tiny.backbone()(x, t, rows)[:1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(off[1:], on[1:], rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(x, t, rows, ["digits", "letters"]), on)
+    with pytest.raises(UnknownName), model.disable("numbers"):
+        pass
+
+
+def test_a_tasks_slot_and_rows_are_free_again_once_it_is_gone() -> None:
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one, two)
+    model.unload("digits")
+    assert list(model.slots) == ["letters"]
+    assert len(model.class_table()) == 9
+    other = tiny.adapter(replace(one.meta, task="other"), 5)
+    model.load(other)
+    assert adapter_bytes(model.adapter("other")) == adapter_bytes(other)
+    assert adapter_bytes(model.adapter("letters")) == adapter_bytes(two)
+
+
+def test_sixty_four_tasks_come_and_go_without_moving_a_bit_of_the_first() -> None:
+    first = tiny.adapter(tiny.meta("first", (4, 5)), 1)
+    model = tiny.composed(first)
+    x, t = tiny.inputs(1)
+    before = model(x, t, torch.tensor([4]), ["first"])
+    for i in range(63):
+        model.load(replace(first, meta=replace(first.meta, task=f"task {i}", block=(5 + i, 6 + i))))
+    assert torch.equal(model(x, t, torch.tensor([4]), ["first"]), before)
+    for i in range(63):
+        model.unload(f"task {i}")
+    assert torch.equal(model(x, t, torch.tensor([4]), ["first"]), before)
+    with pytest.raises(UnknownName, match="Known: first"):
+        model.unload("task 3")
+
+
+def test_a_merged_task_is_the_weighted_sum_of_its_members_in_one_layer() -> None:
+    """With one layer adapted the sum can be read off the output, as nothing comes after it."""
+    config = {"rank": 3, "targets": ["final_layer.linear"]}
+    one = tiny.adapter(tiny.meta("one", (4, 6), config=config), 1)
+    two = tiny.adapter(tiny.meta("two", (6, 8), config=config | {"rank": 2}), 2)
+    model = tiny.composed(one, two)
+    merged = model.merge("both", {"one": 0.6, "two": -1.5}, (8, 12))
+    assert merged.meta.class_names == ("one/one 0", "one/one 1", "two/two 0", "two/two 1")
+    assert merged.meta.config["rank"] == 5
+    x, t = tiny.inputs(4)
+    rows = torch.full((4,), model.null_row)
+    outputs = {name: model(x, t, rows, [name] * 4) for name in (None, "one", "two", "both")}
+    frozen = outputs[None]
+    expected = frozen + 0.6 * (outputs["one"] - frozen) - 1.5 * (outputs["two"] - frozen)
+    torch.testing.assert_close(outputs["both"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.embed(torch.arange(8, 12)), model.embed(torch.arange(4, 8)))
+
+
+def test_a_merged_task_of_one_member_at_full_weight_is_that_member() -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    model.merge("copy", {"letters": 1.0}, (9, 12))
+    x, t = tiny.inputs(3)
+    alone = model(x, t, torch.tensor([6, 7, 8]), ["letters"] * 3)
+    copied = model(x, t, torch.tensor([9, 10, 11]), ["copy"] * 3)
+    torch.testing.assert_close(copied, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_members_with_other_targets_are_merged_on_all_of_their_layers() -> None:
+    one = tiny.adapter(tiny.meta("one", (4, 6), config={"rank": 3, "targets": ["qkv"]}), 1)
+    two = tiny.adapter(tiny.meta("two", (6, 8), config={"rank": 2, "parts": ["a", "low-rank"]}), 2)
+    model = tiny.composed(one, two)
+    model.merge("both", {"one": 1.0, "two": 0.0}, (8, 12))
+    x, t = tiny.inputs(2)
+    rows = torch.tensor([4, 5])
+    torch.testing.assert_close(
+        model(x, t, rows, ["both"] * 2), model(x, t, rows, ["one"] * 2), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_tasks_that_cannot_be_merged_are_refused_and_nothing_changes() -> None:
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one, two, tiny.adapter(tiny.meta("low", (9, 10), kind="lora", config={}), 3))
+    before = tiny.digests(model)
+    for weights, says in (
+        ({}, "no task to merge"),
+        ({"digits": 1.0, "low": 1.0}, "several kinds: affiner, lora"),
+        ({"numbers": 1.0}, "There is no task"),
+    ):
+        with pytest.raises(AffineryError, match=says):
+            model.merge("both", weights, (20, 30))
+    with pytest.raises(ConfigInvalid, match="claim the same class rows"):
+        model.merge("both", {"digits": 1.0, "letters": 1.0}, (4, 9))
+    assert tiny.digests(model) == before
+
+
+def test_what_cannot_be_folded_is_named_with_its_reason() -> None:
+    model = tiny.composed(tiny.two_tasks()[0])
+    left = model.fold("digits")
+    assert left.reasons["blocks.0.mlp.fc1"] == "its ReLU branch is not linear"
+    with pytest.raises(ConfigInvalid, match="'digits' is folded into it; unfold it first"):
+        model.fold("digits")
+    with pytest.raises(ConfigInvalid, match="unfold it first"):
+        model.unload("digits")
+    model.unfold()
+    with pytest.raises(ConfigInvalid, match="no task is folded"):
+        model.unfold()
