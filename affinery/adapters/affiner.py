@@ -38,8 +38,9 @@ class AffinerConfig(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number("rank", self.rank, 1, 4096)
-        if not self.parts or set(self.parts) - set(PARTS) or len(set(self.parts)) < len(self.parts):
-            raise ConfigInvalid("parts", f"{list(self.parts)!r} is not a choice of {', '.join(PARTS)}.")
+        listed = isinstance(self.parts, tuple) and all(isinstance(part, str) for part in self.parts)
+        if not listed or not self.parts or sorted(set(self.parts) & set(PARTS)) != sorted(self.parts):
+            raise ConfigInvalid("parts", f"{self.parts!r} is not a choice of {', '.join(PARTS)}.")
 
 
 def affiner(

@@ -142,8 +142,9 @@ def test_every_part_of_an_adapter_has_moved_after_training() -> None:
 def test_slot_zero_stays_the_untouched_backbone() -> None:
     run = training([DIGITS, LETTERS], replace(MASKED, weight_decay=0.1))
     run.run()
-    for layer in run.model.layers.values():
-        assert all(bool((tensor == 0).all()) for tensor in layer.tensors(0).values())
+    for group in run.model.groups.values():
+        for bank in run.model.banks(group).values():
+            assert all(bool((tensor == 0).all()) for tensor in bank.tensors(0).values())
 
 
 def test_images_are_learnt() -> None:
@@ -301,7 +302,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_task(value: f
     run = training([DIGITS, LETTERS], MASKED)
     run.train_step()
     with torch.no_grad():
-        run.model.class_rows[1].fill_(value)
+        run.model.task("letters").rows.fill_(value)
     before = run.step
     with pytest.raises(TrainingDiverged, match="The loss of 'letters' is no number after step 1") as raised:
         run.train_step()

@@ -162,10 +162,14 @@ def test_another_backbone_than_planned_is_refused(plan: TrainingPlan) -> None:
         TrainingSession(plan)
 
 
-def test_tasks_of_several_kinds_or_an_unknown_kind_are_refused(plan: TrainingPlan) -> None:
+def test_tasks_of_several_kinds_train_together(plan: TrainingPlan) -> None:
     one, two = plan.tasks
-    with pytest.raises(ConfigInvalid, match="must be of one kind"):
-        TrainingSession(replace(plan, tasks=(one, replace(two, kind="lora"))))
+    session = TrainingSession(replace(plan, tasks=(one, replace(two, kind="lora", config={"rank": 2}))))
+    assert session.advance().losses.keys() == {one.name, two.name}
+
+
+def test_an_unknown_kind_is_refused(plan: TrainingPlan) -> None:
+    one, _ = plan.tasks
     with pytest.raises(UnknownName, match="adapter kind"):
         TrainingSession(replace(plan, tasks=(replace(one, kind="affinerr"),)))
 
