@@ -103,7 +103,7 @@ def schedule(
     sources: Sequence[str],
     *,
     backbone: str,
-    kind: str,
+    kind: str | Sequence[str],
     config: Mapping[str, Any],
     recipe: Mapping[str, Any],
     after: Sequence[str] = (),
@@ -111,22 +111,29 @@ def schedule(
 ) -> JobRecord:
     """Registers new tasks, each with its class block, and queues their training, in one transaction.
 
+    kind: of all tasks, or one a task; config: their settings, each for the kinds that have it.
     key: an idempotency key; a second call with it returns the first's job and registers nothing.
     What the backbone's spec advises fills in what is not given. Raises TaskExists, ConfigInvalid, NotFound …;
     then nothing is there that was not before.
     """
     if len(names) != len(sources):
         raise ConfigInvalid("--dataset", f"{len(sources)} datasets were named for {len(names)} tasks.")
-    with sessions.begin() as session:
+    kinds = [kind] * len(names) if isinstance(kind, str) else list(kind)
+    if len(kinds) != len(names):
+        raise ConfigInvalid("--kind", f"{len(kinds)} kinds were named for {len(names)} tasks.")
+    with sessions.read() as session:
         if key is not None and (known := queue.by_key(session, key)) is not None:
             return known
         chosen = backbones.get(session, backbone)
-        settings = _kind_config(chosen, kind, config)
-        full = _recipe(chosen, recipe)
-        for name, source in zip(names, sources, strict=True):
+    full = _recipe(chosen, recipe)
+    configs = _kind_configs(chosen, kinds, config)
+    with sessions.begin() as session:
+        if key is not None and (known := queue.by_key(session, key)) is not None:
+            return known
+        for name, source, its_kind, settings in zip(names, sources, kinds, configs, strict=True):
             dataset = datasets.get(session, source)
             tasks.register(
-                session, name=name, backbone=chosen.ref, dataset=dataset.ref, kind=kind, config=settings
+                session, name=name, backbone=chosen.ref, dataset=dataset.ref, kind=its_kind, config=settings
             )
         return queue.enqueue(session, names, full, after=after, key=key)
 
@@ -140,18 +147,31 @@ def schedule_again(sessions: Sessions, names: Sequence[str], recipe: Mapping[str
 
 
 def _recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:
+    from affinery.kind_settings import advised_recipe, check_mask_ratio
     from trainers.recipe import Recipe
 
-    advised: Mapping[str, Any] = backbone.spec.get("defaults", {}).get("recipe", {})
-    return Recipe.from_dict({**advised, **given}).to_dict()
+    arch = backbone.spec["arch"]
+    advised = advised_recipe(arch, backbone.spec.get("defaults", {}))
+    recipe = Recipe.from_dict({**advised, **given})
+    check_mask_ratio(arch, recipe.mask_ratio)
+    return recipe.to_dict()
 
 
-def _kind_config(backbone: BackboneRecord, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _kind_configs(
+    backbone: BackboneRecord, kinds: Sequence[str], given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Each task's settings, found to fit the backbone. Raises UnknownName or ConfigInvalid."""
     from affinery.adapters import kind as kind_named
+    from affinery.backbones.contract import BackboneSpec
+    from affinery.kind_settings import advised_settings, check_fits, shared_out
 
-    advised: Mapping[str, Any] = backbone.spec.get("defaults", {}).get("kinds", {}).get(kind, {})
-    config: dict[str, Any] = kind_named(kind).config({**advised, **given}).to_dict()
-    return config
+    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    configs = []
+    for kind, own in zip(kinds, shared_out(kinds, given), strict=True):
+        advised = advised_settings(kind, spec.arch, spec.defaults)
+        configs.append(kind_named(kind).config({**advised, **own}).to_dict())
+    check_fits(spec, list(zip(kinds, configs, strict=True)))
+    return configs
 
 
 def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> CompositionRecord:

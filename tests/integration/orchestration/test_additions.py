@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from affinery.backbones.files import save_backbone
 from affinery.errors import BackboneFileInvalid, ConfigInvalid, UnknownName
 from orchestration import additions, queue
 from orchestration.errors import NeedNotMet, TaskIsBusy
+from orchestration.jobs import JobRecord
 from orchestration.services import Services
 from registry import backbones, blobs, tasks
 from registry.errors import NotFound, TaskExists
 from tests import learning_world as world
+from tests.tiny_unets import built, unet_spec
 
 
 @pytest.fixture
@@ -115,3 +119,53 @@ def test_a_composition_of_nothing_or_of_what_was_not_learnt_is_refused(space: Se
         additions.compose_tasks(space.sessions, "all", [])
     with pytest.raises(NotFound):
         additions.compose_tasks(space.sessions, "all", ["shapes"])
+
+
+def asked(space: Services, *names: str, **given: Any) -> JobRecord:
+    """Tasks scheduled on the tiny backbone, as the command line does it."""
+    usual: dict[str, Any] = {"backbone": "tiny", "kind": "affiner", "config": {}, "recipe": {}}
+    return additions.schedule(space.sessions, names, names, **(usual | given))
+
+
+def configs(space: Services) -> dict[str, tuple[str, dict[str, Any]]]:
+    with space.sessions.read() as session:
+        return {task.name: (task.kind, task.config) for task in tasks.list_all(session)}
+
+
+def test_tasks_of_different_kinds_train_together_each_with_the_settings_that_it_has(space: Services) -> None:
+    job = asked(space, "shapes", "shades", kind=["lora", "difffit"], config={"rank": 3, "blocks": 1})
+    assert job.tasks == ("shapes", "shades")
+    found = configs(space)
+    assert found["shapes"] == ("lora", {"targets": [], "rank": 3, "alpha": None})
+    assert found["shades"] == ("difffit", {"blocks": 1, "first_block": 0})
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"kind": "difffit", "config": {"rank": 3}}, "difffit: there is no setting 'rank'"),
+        ({"kind": "lora", "config": {"rnk": 3}}, "Did you mean 'rank'"),
+        ({"kind": "lora", "config": {"rank": 0}}, "rank: 0 is not"),
+        ({"kind": "lora", "config": {"targets": ["down_blocks.*"]}}, "nothing to adapt"),
+        ({"kind": ["lora", "bitfit"]}, "2 kinds were named for 1 tasks"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused_before_anything_is_scheduled(
+    space: Services, given: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigInvalid, match=match):
+        asked(space, "shapes", **given)
+    assert (known(space), jobs(space)) == ([], [])
+
+
+def test_a_backbone_without_tokens_trains_unmasked_and_its_affiners_have_rank_32(
+    space: Services, tmp_path: Path
+) -> None:
+    save_backbone(built(unet_spec()), tmp_path / "cnn.safetensors")
+    additions.add_backbone(space.sessions, space.store, tmp_path / "cnn.safetensors", "cnn")
+    assert asked(space, "shapes", backbone="cnn").recipe["mask_ratio"] == 0
+    assert configs(space)["shapes"][1]["rank"] == 32
+    with pytest.raises(ConfigInvalid, match="mask_ratio: unet has no tokens"):
+        asked(space, "shades", backbone="cnn", recipe={"mask_ratio": 0.5})
+    assert asked(space, "shades").recipe["mask_ratio"] == 0.5
+    assert configs(space)["shades"][1]["rank"] == 64
