@@ -1,8 +1,8 @@
 """Adapter files: safetensors whose metadata says what they are, so that none is loaded in a wrong place.
 
 Tensor names carry no task: `layers.<layer>.<part>`, `class_rows` (M, D), and `stem.<part>` where the task is
-told a spatial condition. The metadata holds the kind and its config, the backbone's fingerprint, the layout of
-the class table and the rows that the task owns in it.
+told a spatial condition. The metadata holds the kind and its config, the backbone's fingerprint, the layout
+of the class table and the rows that the task owns in it.
 """
 
 from __future__ import annotations

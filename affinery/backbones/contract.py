@@ -139,10 +139,15 @@ class BackboneSpec:
         return len(self.class_names)
 
     def latent_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
-        """(C, H, W) of what is denoised, for images of the backbone's size or another."""
+        """(C, H, W) of what is denoised, for images of the backbone's size or another.
+
+        Raises ConfigInvalid where images of that size have no latents.
+        """
         size = image_size or self.image_size
         if self.latent is None:
             return self.channels, size, size
+        if size % self.latent.factor:
+            raise ConfigInvalid("image_size", f"{size} is no multiple of the latents' {self.latent.factor}.")
         return self.latent.channels, size // self.latent.factor, size // self.latent.factor
 
     def to_json(self) -> str:
@@ -280,12 +285,20 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def hint_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
-        """(C', H', W') of a spatial condition, which is added after the first layer."""
+        """(C', H', W') of a spatial condition, which is added after the first layer.
+
+        Raises ConfigInvalid where the architecture cannot take images of that size.
+        """
 
     @property
     def tokens(self) -> int:
         """How many tokens an image has; 0 where there are none to be masked."""
         return 0
+
+    @property
+    def guided_channels(self) -> int:
+        """Classifier-free guidance changes the first so many channels of a prediction."""
+        return self.spec.latent_shape()[0]
 
     def patches(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, T, P): the image as the tokens that `denoise` predicts when masked."""

@@ -110,6 +110,7 @@ class UNet(Backbone):
 
     def hint_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
         _, height, width = self.spec.latent_shape(image_size)
+        self._check_side(height)
         return self.width, height, width
 
     def denoise(
