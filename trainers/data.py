@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.packs import IMAGES, read_manifest
+from affinery.errors import ConfigInvalid
+from trainers.conditions import maker, published
+from trainers.latents import kept
+from trainers.packs import IMAGES, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,14 +27,30 @@ HELD_OUT_PERCENT = 15
 
 @dataclass(frozen=True)
 class Images:
-    """images: (n, C, H, W) bytes; labels: (n,)."""
+    """images: (n, C, H, W) bytes; labels: (n,).
+
+    captions: n texts, "" where an image has none; none at all where no image has one. conditions:
+    (n, C', H, W) bytes, where a condition was asked for.
+    """
 
     images: Tensor
     labels: Tensor
+    captions: tuple[str, ...] = ()
+    conditions: Tensor | None = None
 
     def unit(self) -> Tensor:
         """The images in [−1, 1]."""
-        return self.images.float() / 127.5 - 1
+        return as_unit(self.images)
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """Bytes → [−1, 1]"""
+    return images.float() / 127.5 - 1
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """The inverse of `as_unit`."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 @dataclass(frozen=True)
@@ -40,11 +61,12 @@ class Split:
     held_out: Images
 
 
-def square(image: Image, size: int, channels: int) -> np.ndarray:
+def square(image: Image, size: int, channels: int, blended: bool = True) -> np.ndarray:
     """The middle square, resized. → (C, size, size) bytes
 
-    What is transparent counts as black, a camera's rotation is undone, more than eight bits become eight; of
-    an animation the first picture is taken.
+    blended: new pixels may mix several old ones; the colours of a segmentation must not be mixed. What is
+    transparent counts as black, a camera's rotation is undone, more than eight bits become eight; of an
+    animation the first picture is taken.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -60,7 +82,8 @@ def square(image: Image, size: int, channels: int) -> np.ndarray:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     middle = image.crop((left, top, left + side, top + side))  # resize(box=…) would look beyond its border
-    resized = middle.resize((size, size), Pillow.Resampling.BICUBIC)
+    resampling = Pillow.Resampling.BICUBIC if blended else Pillow.Resampling.NEAREST
+    resized = middle.resize((size, size), resampling)
     pixels = np.asarray(resized, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -81,13 +104,18 @@ def is_held_out(sha256: str) -> bool:
     return int(sha256[:8], 16) % 100 < HELD_OUT_PERCENT
 
 
-def load_split(pack: Path, size: int, channels: int) -> Split:
-    """A pack's images. Raises DatasetChanged.
+def load_split(
+    pack: Path,
+    size: int,
+    channels: int,
+    condition: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
+) -> Split:
+    """A pack's images, and their conditions where one is asked for. Raises DatasetChanged or ConfigInvalid.
 
     Every class keeps an image to learn from: where chance would hold all of its few images back, none is.
+    cache: where conditions that a model draws are kept, so that it draws them once.
     """
-    from PIL import Image as Pillow
-
     manifest = read_manifest(pack)
     held = [is_held_out(image.sha256) for image in manifest.images]
     for label in range(len(manifest.classes)):
@@ -98,12 +126,58 @@ def load_split(pack: Path, size: int, channels: int) -> Split:
     pixels = np.empty((len(manifest.images), channels, size, size), np.uint8)
     with zipfile.ZipFile(pack / IMAGES) as archive:
         for i, image in enumerate(manifest.images):
-            with Pillow.open(io.BytesIO(archive.read(image.entry))) as opened:
-                pixels[i] = square(opened, size, channels)
+            pixels[i] = _decoded(archive, image.entry, size, channels)
+        drawn = None if condition is None else _conditions(archive, manifest, pixels, condition, cache)
     labels = np.array([image.label for image in manifest.images], np.int64)
+    captions = [image.text or "" for image in manifest.images]
     kept_back = np.array(held)
 
-    def part(rows: np.ndarray) -> Images:
-        return Images(torch.from_numpy(pixels[rows]), torch.from_numpy(labels[rows]))
+    def part(chosen: np.ndarray) -> Images:
+        return Images(
+            torch.from_numpy(pixels[chosen]),
+            torch.from_numpy(labels[chosen]),
+            tuple(captions[i] for i in chosen.nonzero()[0]) if any(captions) else (),
+            None if drawn is None else torch.from_numpy(drawn[chosen]),
+        )
 
     return Split(part(~kept_back), part(kept_back))
+
+
+def _decoded(
+    archive: zipfile.ZipFile, entry: str, size: int, channels: int, blended: bool = True
+) -> np.ndarray:
+    from PIL import Image as Pillow
+
+    with Pillow.open(io.BytesIO(archive.read(entry))) as opened:
+        return square(opened, size, channels, blended)
+
+
+def _conditions(
+    archive: zipfile.ZipFile,
+    manifest: Manifest,
+    pixels: np.ndarray,
+    condition: Mapping[str, Any],
+    cache: Path | None,
+) -> np.ndarray:
+    """(n, C', size, size) bytes: cut from the dataset's maps, or drawn from the images as they are learnt."""
+    size, channels = pixels.shape[-1], int(condition["channels"])
+    if condition["source"] == "maps":
+        blended = condition["name"] != "segmentation"
+        found = np.empty((len(pixels), channels, size, size), np.uint8)
+        for i, image in enumerate(manifest.images):
+            if image.condition is None:
+                raise ConfigInvalid(
+                    "condition", f"{image.source_name} has no map of {condition['name']} in its dataset."
+                )
+            found[i] = _decoded(archive, image.condition.entry, size, channels, blended)
+        return found
+
+    def drawn() -> Iterator[Tensor]:
+        draw = maker(condition)
+        for image in pixels:
+            yield torch.from_numpy(draw(image))[None].float()
+
+    if condition["source"] == "canny" or cache is None:
+        return torch.cat(list(drawn())).byte().numpy()
+    key = f"{manifest.digest}/conditions/{json.dumps(published(condition), sort_keys=True)}/{pixels.shape}"
+    return kept(cache, key, (len(pixels), channels, size, size), drawn).byte().numpy()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from affinery.backbones.contract import Backbone
 from affinery.errors import ConfigInvalid
@@ -34,17 +34,24 @@ def vae_digest(backbone: Backbone) -> str:
     if latent is None or backbone.vae is None:
         raise ConfigInvalid("backbone", "it has no VAE, so there are no latents to keep.")
     facts = [latent.channels, latent.factor, latent.scaling, latent.shift, latent.vae]
-    digest = hashlib.sha256(f"{KEY}-1\0{json.dumps(facts, sort_keys=True)}\0".encode())
-    for name, tensor in sorted(backbone.vae.state_dict().items()):
+    return _digest(f"{KEY}-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.vae)
+
+
+def _digest(facts: str, module: nn.Module) -> str:
+    """sha-256 over facts and a module's tensors."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().cpu().contiguous().numpy()
         digest.update(f"{name}\0{values.dtype}\0{list(values.shape)}\0".encode())
         digest.update(values.data)
     return digest.hexdigest()
 
 
-def latents_key(backbone: Backbone, dataset_digest: str, part: str = "train") -> str:
+def latents_key(
+    backbone: Backbone, dataset_digest: str, part: str = "train", image_size: int | None = None
+) -> str:
     """What the latents of a part of a dataset depend on: its images, their size, the VAE."""
-    return f"{dataset_digest}/{part}/{backbone.spec.image_size}/{vae_digest(backbone)}"
+    return f"{dataset_digest}/{part}/{image_size or backbone.spec.image_size}/{vae_digest(backbone)}"
 
 
 def cached(
@@ -61,13 +68,36 @@ def cached(
     → (n, C, h, w) 32-bit floats, mapped from the file: only what is indexed is read. Writing to them changes
     memory only.
     """
-    factor = 1 if backbone.spec.latent is None else backbone.spec.latent.factor
-    channels = backbone.spec.latent_shape()[0]
-    shape = (len(images), channels, images.shape[2] // factor, images.shape[3] // factor)
+    shape = (len(images), *backbone.spec.latent_shape(images.shape[-1]))
+    return kept(folder, key, shape, lambda: _batches(backbone, images, on_progress))
+
+
+def captions(backbone: Backbone, texts: Sequence[str], folder: Path, dataset_digest: str) -> Tensor:
+    """Embeddings of captions, made once and kept as latents are. → (n, L, E) 32-bit floats
+
+    dataset_digest: of the dataset whose captions they are.
+    """
+    text = backbone.spec.text
+    if text is None or backbone.text is None:
+        raise ConfigInvalid("captions", f"this backbone ({backbone.spec.arch}) has no text encoder.")
+    listed = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    facts = [text.length, text.width, text.encoder]
+    encoder = _digest(f"{KEY}-text-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.text)
+    key = f"{dataset_digest}/captions/{listed}/{encoder}"
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(texts), BATCH):
+            yield backbone.encode_text(texts[start : start + BATCH]).float().cpu()
+
+    return kept(folder, key, (len(texts), text.length, text.width), batches)
+
+
+def kept(folder: Path, key: str, shape: tuple[int, ...], batches: Callable[[], Iterator[Tensor]]) -> Tensor:
+    """What was kept under a key before; else it is made, batch by batch, and kept."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     found = _mapped(path, key, shape)
     if found is None:
-        _write(path, key, shape, _batches(backbone, images, on_progress))
+        _write(path, key, shape, batches())
         found = _mapped(path, key, shape)
     if found is None:
         raise OSError(f"{path} is not what was just written to it; is the disk sound?")

@@ -4,6 +4,8 @@
     manifest.json   every image's entry, class, SHA-256 and size, and the archive's; its own SHA-256 is
                     the dataset's digest, which so pins every byte of both files
 
+An image may have a caption, and a map of a spatial condition, which lies beside it in the archive.
+
 The same images under the same class names always give the same bytes. Nothing is decoded here.
 """
 
@@ -13,7 +15,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,8 +29,20 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
+class PackedMap:
+    """The map of an image's spatial condition. source_name: its path in the folder that it came from."""
+
+    entry: str
+    sha256: str
+    source_name: str
+
+
+@dataclass(frozen=True)
 class PackedImage:
-    """One image. label: its class's position; source_name: its path in the folder that it came from."""
+    """One image. label: its class's position; source_name: its path in the folder that it came from.
+
+    text: its caption; condition: its map; None where it has none.
+    """
 
     entry: str
     label: int
@@ -37,6 +51,14 @@ class PackedImage:
     height: int
     mode: str
     source_name: str
+    text: str | None = None
+    condition: PackedMap | None = None
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> PackedImage:
+        """Raises TypeError on anything that is none."""
+        image = cls(**raw)
+        return replace(image, condition=PackedMap(**raw["condition"])) if image.condition else image
 
 
 @dataclass(frozen=True)
@@ -79,14 +101,26 @@ class PackWriter:
         height: int,
         mode: str,
         source_name: str,
+        text: str | None = None,
+        condition: tuple[bytes, str, str] | None = None,
     ) -> None:
-        entry = f"{label:04d}/{self.counts[label]:06d}.{extension}"
+        """condition: a map's content, extension and source name."""
+        stem = f"{label:04d}/{self.counts[label]:06d}"
+        entry = f"{stem}.{extension}"
+        digest = self._write(entry, content)
+        packed = None
+        if condition is not None:
+            map_entry = f"{stem}.condition.{condition[1]}"
+            packed = PackedMap(map_entry, self._write(map_entry, condition[0]), condition[2])
+        self.images.append(PackedImage(entry, label, digest, width, height, mode, source_name, text, packed))
+        self.counts[label] += 1
+
+    def _write(self, entry: str, content: bytes) -> str:
+        """→ the content's SHA-256"""
         info = zipfile.ZipInfo(entry, EPOCH)
         info.external_attr = 0o644 << 16
         self._archive.writestr(info, content)
-        digest = hashlib.sha256(content).hexdigest()
-        self.images.append(PackedImage(entry, label, digest, width, height, mode, source_name))
-        self.counts[label] += 1
+        return hashlib.sha256(content).hexdigest()
 
     def finish(self) -> Manifest:
         """Closes the archive and writes the manifest."""
@@ -95,7 +129,7 @@ class PackWriter:
             "schema": SCHEMA,
             "classes": self.classes,
             "class_counts": self.counts,
-            "images": [asdict(image) for image in self.images],
+            "images": [_record(image) for image in self.images],
             "licence": self.licence,
             "source": self.source,
             "archive": sha256_file(self.folder / IMAGES),
@@ -103,6 +137,11 @@ class PackWriter:
         body = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
         (self.folder / MANIFEST).write_bytes(body)
         return read_manifest(self.folder)
+
+
+def _record(image: PackedImage) -> dict[str, Any]:
+    """What an image does not have (a caption, a map) is left out."""
+    return {name: value for name, value in asdict(image).items() if value is not None}
 
 
 def read_manifest(pack: Path) -> Manifest:
@@ -118,7 +157,7 @@ def read_manifest(pack: Path) -> Manifest:
         return Manifest(
             tuple(raw["classes"]),
             tuple(raw["class_counts"]),
-            tuple(PackedImage(**image) for image in raw["images"]),
+            tuple(PackedImage.of(image) for image in raw["images"]),
             str(raw["licence"]),
             str(raw["source"]),
             str(raw["archive"]),
@@ -147,7 +186,8 @@ def verify_pack(pack: Path, digest: str) -> Manifest:
 
 def differences(pack: Path, manifest: Manifest) -> Iterator[str]:
     """What in a pack is not as its manifest says, image by image."""
-    expected = {image.entry: image for image in manifest.images}
+    expected: dict[str, PackedImage | PackedMap] = {image.entry: image for image in manifest.images}
+    expected |= {image.condition.entry: image.condition for image in manifest.images if image.condition}
     try:
         with zipfile.ZipFile(pack / IMAGES) as archive:
             names = archive.namelist()
