@@ -18,9 +18,10 @@ from torch import Tensor
 from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.adapters.routing import Plan
 from affinery.composed import ComposedModel
-from affinery.diffusion.objective import l_simple
+from affinery.diffusion.objective import l_simple, without_variance
 from affinery.diffusion.schedule import NoiseSchedule, stratified_steps
 from affinery.errors import ConfigInvalid
+from trainers.data import as_unit
 from trainers.errors import TrainingDiverged
 from trainers.recipe import Recipe
 
@@ -28,23 +29,39 @@ ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
+class Captions:
+    """What a task's images are told. embedded: (u, L, E), the empty caption first; which: (n,) of them."""
+
+    embedded: Tensor
+    which: Tensor
+
+
+@dataclass(frozen=True)
 class TaskData:
-    """A task's images in memory. images: (n, C, H, W) bytes; labels: (n,) from 0 to M − 1."""
+    """A task's images in memory.
+
+    images: (n, C, H, W) bytes, or floats that are denoised as they are, like latents; labels: (n,) from 0 to
+    M − 1; captions: for text-conditional backbones; conditions: (n, C', H', W') bytes, in pixels.
+    """
 
     meta: AdapterMeta
     images: Tensor
     labels: Tensor
+    captions: Captions | None = None
+    conditions: Tensor | None = None
 
 
 @dataclass
 class Batch:
     """What one task contributes to one step: B samples and everything random about them."""
 
-    x0: Tensor  # (B, C, H, W) in [−1, 1]
+    x0: Tensor  # (B, C, H, W), pixels in [−1, 1]
     rows: Tensor  # (B,) rows of the class table
     t: Tensor  # (B,)
     noise: Tensor  # (B, C, H, W)
     keep: Tensor | None  # (B, K)
+    text: Tensor | None  # (B, L, E)
+    condition: Tensor | None  # (B, C', H', W') in [−1, 1]
 
 
 class TaskStream:
@@ -73,8 +90,9 @@ class TaskStream:
         generator, size = self.generator, self.recipe.batch
         labels = torch.randint(len(self.counts), (size,), generator=generator)
         within = (torch.rand(size, generator=generator) * self.counts[labels]).long()
-        images = self.data.images[self.by_class[self.firsts[labels] + within]]
-        x0 = images.float() / 127.5 - 1
+        chosen = self.by_class[self.firsts[labels] + within]
+        images = self.data.images[chosen]
+        x0 = images if images.is_floating_point() else as_unit(images)
         dropped = torch.rand(size, generator=generator) < self.recipe.label_dropout
         rows = torch.where(dropped, self.null_row, labels + self.data.meta.block[0])
         t = stratified_steps(size, self.time_steps, generator)
@@ -84,7 +102,18 @@ class TaskStream:
             count = max(1, round(self.tokens * (1 - self.recipe.mask_ratio)))
             order = torch.rand(size, self.tokens, generator=generator).argsort(dim=1)
             keep = order[:, :count].sort(dim=1).values
-        return Batch(x0, rows, t, noise, keep)
+        return Batch(x0, rows, t, noise, keep, self._text(chosen, dropped), self._condition(chosen))
+
+    def _text(self, chosen: Tensor, dropped: Tensor) -> Tensor | None:
+        """A sample without its class is one without its caption too."""
+        captions = self.data.captions
+        if captions is None:
+            return None
+        return captions.embedded[captions.which[chosen].masked_fill(dropped, 0)]
+
+    def _condition(self, chosen: Tensor) -> Tensor | None:
+        """Never dropped: guidance tells both twins the same."""
+        return None if self.data.conditions is None else as_unit(self.data.conditions[chosen])
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,7 @@ class CoTraining:
         if model.slots:
             # Their slots would lie in the same tensors, and weight decay would reach them.
             raise ConfigInvalid("model", "it holds tasks already; train in a model of its own.")
+        self._check(model, tasks, recipe)
         self.model, self.recipe, self.tasks = model, recipe, list(tasks)
         self.order = [data.meta.task for data in tasks]  # as asked for
         self.schedule = NoiseSchedule(model.spec)
@@ -116,7 +146,7 @@ class CoTraining:
         self.tasks.sort(key=lambda data: model.task(data.meta.task).place)
         self.slots = [model.task(data.meta.task) for data in self.tasks]
         self.streams = [
-            TaskStream(data, recipe, model.null_row, model.backbone.tokens, self.schedule.steps)
+            TaskStream(data, recipe, model.null_row, self._tokens(), self.schedule.steps)
             for data in self.tasks
         ]
         self.plan: Plan = model.plan([data.meta.task for data in self.tasks for _ in range(recipe.batch)])
@@ -130,6 +160,27 @@ class CoTraining:
             fused=True,
         )
         self.average = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
+
+    @staticmethod
+    def _check(model: ComposedModel, tasks: Sequence[TaskData], recipe: Recipe) -> None:
+        """Raises ConfigInvalid where these tasks cannot train so, or not together."""
+        if recipe.mask_ratio > 0 and not model.backbone.tokens:
+            arch = model.spec.arch
+            raise ConfigInvalid("mask_ratio", f"{arch} has no tokens to mask; train it with mask_ratio=0.")
+        sizes = {data.meta.image_size or model.spec.image_size for data in tasks}
+        if len(sizes) > 1:
+            listing = " and ".join(map(str, sorted(sizes)))
+            raise ConfigInvalid(
+                "tasks", f"images of {listing} pixels cannot share a batch; train them apart."
+            )
+        for data in tasks:
+            if (data.conditions is None) != (data.meta.condition is None):
+                raise ConfigInvalid("dataset", f"the conditions of task {data.meta.task!r} are not its own.")
+
+    def _tokens(self) -> int:
+        """How many tokens an image of these tasks has; 0 where there are none to be masked."""
+        _, rows, columns = self.model.backbone.hint_shape(self.model.image_size(self.order[0]))
+        return rows * columns if self.model.backbone.tokens else 0
 
     def _stacks(self) -> list[Stack]:
         """Every stacked tensor of the tasks' groups, and which task of `tasks` is in which slot."""
@@ -154,17 +205,30 @@ class CoTraining:
             tensor.requires_grad_(True)
         groups: list[dict[str, Any]] = [{"params": [stack.tensor], "lr": stack.rate} for stack in self.stacks]
         groups += [{"params": [task.rows], "lr": self.recipe.class_lr} for task in self.slots]
+        groups += [
+            {"params": list(task.stem.tensors().values()), "lr": self.recipe.lr}
+            for task in self.slots
+            if task.stem is not None
+        ]
         for group in groups:
             group["peak"] = group["lr"]
         return groups
 
     def trained(self) -> dict[str, Tensor]:
         """Every tensor that trains, by name."""
-        rows = {f"class_rows.{i}": task.rows for i, task in enumerate(self.slots)}
-        return {stack.name: stack.tensor for stack in self.stacks} | rows
+        stacks = {stack.name: stack.tensor for stack in self.stacks}
+        return stacks | {
+            name: tensor for i in range(len(self.slots)) for name, tensor in self._own(i).items()
+        }
+
+    def _own(self, i: int) -> dict[str, Tensor]:
+        """What the i-th task trains beside its slots in the stacks: its class rows and its stem."""
+        task = self.slots[i]
+        stem = {} if task.stem is None else task.stem.tensors()
+        return {f"class_rows.{i}": task.rows} | {f"stem.{i}.{name}": tensor for name, tensor in stem.items()}
 
     def train_step(self) -> list[float]:
-        """One step of every task. → each task's mean loss, in the order asked for. Raises TrainingDiverged."""
+        """One step of every task. → the tasks' mean losses, as asked for. Raises TrainingDiverged."""
         masked = self.recipe.mask_ratio > 0 and self.step < round(
             self.recipe.steps * (1 - self.recipe.unmasked_share)
         )
@@ -179,10 +243,12 @@ class CoTraining:
             else None
         )
         target = self.schedule.target(x0, t, noise)
-        predicted = self.model.denoise(self.schedule.diffuse(x0, t, noise), t, rows, self.plan, keep)
+        x_t, text, hint = self.schedule.diffuse(x0, t, noise), self._text(batches), self._hint(batches)
+        predicted = self.model.denoise(x_t, t, rows, self.plan, keep, text, hint)
         if keep is not None:
             patches = self.model.backbone.patches(target)
             target = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[-1]))
+        predicted = without_variance(predicted, target, x0.shape[1])
         losses = l_simple(predicted, target).reshape(len(self.tasks), -1).mean(dim=1)  # (tasks,)
         values: list[float] = losses.tolist()
         for data, value in zip(self.tasks, values, strict=True):
@@ -200,6 +266,24 @@ class CoTraining:
         by_name = {data.meta.task: value for data, value in zip(self.tasks, values, strict=True)}
         return [by_name[name] for name in self.order]
 
+    def _text(self, batches: Sequence[Batch]) -> Tensor | None:
+        """(tasks · B, L, E); None where no task has captions."""
+        empty = next((data.captions.embedded[:1] for data in self.tasks if data.captions is not None), None)
+        if empty is None:
+            return None  # the backbone itself takes the empty caption
+        told = [empty.expand(len(b.x0), -1, -1) if b.text is None else b.text for b in batches]
+        return torch.cat(told).to(self.device)
+
+    def _hint(self, batches: Sequence[Batch]) -> Tensor | None:
+        """(tasks · B, *hint_shape); None where no task is told a condition."""
+        if all(batch.condition is None for batch in batches):
+            return None
+        names = [data.meta.task for data in self.tasks for _ in range(self.recipe.batch)]
+        told: list[Tensor | None] = []
+        for batch in batches:
+            told += [None] * len(batch.x0) if batch.condition is None else list(batch.condition)
+        return self.model.hint(names, told)
+
     @torch.no_grad()
     def _drop_rounding(self) -> None:
         """Sets gradients to zero that are rounding error beside the largest of their task's tensor.
@@ -214,6 +298,11 @@ class CoTraining:
                 sizes = gradient.abs()  # (S, …)
                 largest = sizes.amax(dim=tuple(range(1, sizes.dim())), keepdim=True)
                 gradient.masked_fill_(sizes < ROUNDING * largest, 0)
+        for task in self.slots:
+            for tensor in () if task.stem is None else task.stem.tensors().values():
+                if tensor.grad is not None:
+                    sizes = tensor.grad.abs()
+                    tensor.grad.masked_fill_(sizes < ROUNDING * sizes.amax(), 0)
 
     @torch.no_grad()
     def _clip(self) -> None:
@@ -223,17 +312,19 @@ class CoTraining:
             if stack.tensor.grad is not None:
                 own = stack.tensor.grad.reshape(len(stack.owners), -1).square().sum(dim=1)
                 squares.index_add_(0, stack.owners % len(squares), own.to(squares.dtype))
-        for i, task in enumerate(self.slots):
-            if task.rows.grad is not None:
-                squares[i] += task.rows.grad.square().sum()
+        for i in range(len(self.slots)):
+            for tensor in self._own(i).values():
+                if tensor.grad is not None:
+                    squares[i] += tensor.grad.square().sum()
         factors = (self.recipe.clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
         for stack in self.stacks:
             if stack.tensor.grad is not None:
                 own = factors[stack.owners]
                 stack.tensor.grad.mul_(own.reshape(-1, *[1] * (stack.tensor.grad.dim() - 1)))
-        for factor, task in zip(factors, self.slots, strict=False):
-            if task.rows.grad is not None:
-                task.rows.grad.mul_(factor)
+        for i in range(len(self.slots)):
+            for tensor in self._own(i).values():
+                if tensor.grad is not None:
+                    tensor.grad.mul_(factors[i])
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -253,6 +344,9 @@ class CoTraining:
             for name, tensor in self.trained().items():
                 tensor.copy_(self.average[name])
                 tensor.requires_grad_(False)
+        for group in self.model.groups.values():
+            for bank in self.model.banks(group).values():
+                bank.clear(0)  # where weight decay moved what does nothing at another value than zero
         adapters = [self.model.adapter(name) for name in self.order]
         for adapter in adapters:
             if not all(bool(tensor.isfinite().all()) for tensor in adapter.tensors.values()):

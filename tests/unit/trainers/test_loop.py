@@ -404,7 +404,7 @@ def test_the_last_share_of_the_steps_is_unmasked(monkeypatch: pytest.MonkeyPatch
     seen: list[bool] = []
     denoise = run.model.denoise
 
-    def noted(x: Tensor, t: Tensor, rows: Tensor, plan: object, keep: Tensor | None = None) -> Tensor:
+    def noted(x: Tensor, t: Tensor, rows: Tensor, plan: object, keep: Tensor | None, *told: object) -> Tensor:
         seen.append(keep is not None)
         return denoise(x, t, rows, run.plan, keep)
 
