@@ -23,6 +23,7 @@ from affinery.adapters.sites import AdaptedSite, Bank
 from affinery.backbones.contract import Backbone, Site
 from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
+from affinery.folding import Folding, Remainder
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,6 @@ class Group:
     free: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Remainder:
-    """What of a task could not be folded into the weights, by site, with the reason."""
-
-    task: str
-    reasons: Mapping[str, str]
-
-
 class ComposedModel(nn.Module):
     """A backbone and the adapters on it. It takes the backbone over and wraps its modules in place."""
 
@@ -88,7 +81,7 @@ class ComposedModel(nn.Module):
         self._holders = {name: _holder(backbone, name) for name in self.sites}
         self._rows = nn.ParameterDict()
         self._stems = nn.ModuleDict()
-        self._folded: _Fold | None = None
+        self._folded: Folding | None = None
         self._compiled: Any = None
 
     @property
@@ -252,10 +245,15 @@ class ComposedModel(nn.Module):
         if self._folded is not None:
             raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
         group = self.groups[task.group]
-        for bank in self.banks(group).values():
-            bank.clear(task.slot)
-        group.free.append(task.slot)
         del self.slots[name]
+        if any(other.group == task.group for other in self.slots.values()):
+            for bank in self.banks(group).values():
+                bank.clear(task.slot)
+            group.free.append(task.slot)
+        else:
+            for site in group.sites:
+                del self.adapted[site].banks[str(group.number)]
+            del self.groups[task.group]
         del self._rows[_key(name)]
         if task.stem is not None:
             del self._stems[_key(name)]
@@ -394,8 +392,8 @@ class ComposedModel(nn.Module):
         found = self.task(task)
         if self._folded is not None:
             raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
-        self._folded = _Fold(self, found)
-        return Remainder(task, self._folded.reasons)
+        self._folded = Folding(self, found)
+        return self._folded.remainder
 
     def unfold(self) -> None:
         """Puts the backbone's own weights back, the very same tensors."""
@@ -407,52 +405,6 @@ class ComposedModel(nn.Module):
     def frozen_state(self) -> dict[str, Tensor]:
         """The backbone's own tensors under their own names, as they were before any module was wrapped."""
         return dict(_own_tensors(self.backbone, ""))
-
-
-class _Fold:
-    """A task folded into the weights: what was there before, and what of the task is left."""
-
-    def __init__(self, model: ComposedModel, task: TaskSlot) -> None:
-        self.task = task.meta.task
-        self.reasons: dict[str, str] = {}
-        self._place = task.place
-        self._device = model.device
-        self._layers: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
-        self._banks: list[tuple[Bank, int, dict[str, Tensor]]] = []
-        self._silent: list[tuple[AdaptedSite, str, Bank]] = []
-        group = model.groups[task.group]
-        with torch.no_grad():
-            for name, bank in model.banks(group).items():
-                parts = {part: tensor.clone() for part, tensor in bank.tensors(task.slot).items()}
-                folded = group.kind.fold(model.sites[name], group.config, parts)
-                self._put(model.sites[name].module, folded.weights)
-                if folded.rest is None:
-                    site = model.adapted[name]
-                    self._silent.append((site, str(group.number), bank))
-                    del site.banks[str(group.number)]
-                else:
-                    self.reasons[name] = folded.reason
-                    self._banks.append((bank, task.slot, parts))
-                    bank.load(task.slot, folded.rest)
-
-    def _put(self, layer: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        self._layers.append((layer, {name: layer._parameters[name] for name in weights}))
-        for name, tensor in weights.items():
-            layer.register_parameter(name, nn.Parameter(tensor.detach(), requires_grad=False))
-
-    def plan(self, tasks: Sequence[str | None]) -> Plan:
-        if any(name != self.task for name in tasks):
-            raise ConfigInvalid("model", f"{self.task!r} is folded into it, and no other task can be drawn.")
-        return plan_for([self._place] * len(tasks), self._device)
-
-    def undo(self) -> None:
-        for layer, weights in self._layers:
-            for name, parameter in weights.items():
-                layer.register_parameter(name, parameter)
-        for bank, slot, parts in self._banks:
-            bank.load(slot, parts)
-        for site, group, bank in self._silent:
-            site.banks[group] = bank
 
 
 def _key(task: str) -> str:
