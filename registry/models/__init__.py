@@ -1,0 +1,36 @@
+"""The tables of the registry, one noun a file.
+
+Constraints stand here as far as both databases spell them alike; the triggers, and PostgreSQL's exclusion
+constraint on class blocks, are in the migrations, and registry/guards.py names them all.
+"""
+
+from registry.models.base import Base
+from registry.models.jobs import Attempt, Job, JobDependency, JobTask
+from registry.models.record import Blob, Edge, Event, Node, RegistryInfo, Series, Upload
+from registry.models.results import Adapter, Certificate, Composition, CompositionMember, Export, Run
+from registry.models.subjects import Backbone, ClassBlock, Dataset, Task
+
+__all__ = [
+    "Adapter",
+    "Attempt",
+    "Backbone",
+    "Base",
+    "Blob",
+    "Certificate",
+    "ClassBlock",
+    "Composition",
+    "CompositionMember",
+    "Dataset",
+    "Edge",
+    "Event",
+    "Export",
+    "Job",
+    "JobDependency",
+    "JobTask",
+    "Node",
+    "RegistryInfo",
+    "Run",
+    "Series",
+    "Task",
+    "Upload",
+]
