@@ -10,6 +10,7 @@ from typing import Any
 
 from affinery.errors import ConfigInvalid
 from orchestration import queue
+from orchestration.conditions import check_architecture, check_dataset, facts, one_each
 from orchestration.jobs import JobRecord
 from orchestration.uploads import uploading
 from registry import adapters, backbones, blobs, compositions, datasets, tasks
@@ -108,10 +109,16 @@ def schedule(
     recipe: Mapping[str, Any],
     after: Sequence[str] = (),
     key: str | None = None,
+    conditions: Sequence[Mapping[str, Any] | None] = (),
+    image_size: int | None = None,
+    data: Path | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> JobRecord:
     """Registers new tasks, each with its class block, and queues their training, in one transaction.
 
     kind: of all tasks, or one a task; config: their settings, each for the kinds that have it.
+    conditions: the spatial condition of all tasks, or one a task; image_size: of all tasks, in pixels.
+    data: where datasets lie, to check beforehand what they hold; on_note: told what is worth knowing of it.
     key: an idempotency key; a second call with it returns the first's job and registers nothing.
     What the backbone's spec advises fills in what is not given. Raises TaskExists, ConfigInvalid, NotFound …;
     then nothing is there that was not before.
@@ -127,13 +134,23 @@ def schedule(
         chosen = backbones.get(session, backbone)
     full = _recipe(chosen, recipe)
     configs = _kind_configs(chosen, kinds, config)
+    told = one_each(names, conditions)
+    own_size = check_architecture(chosen, told, image_size)
     with sessions.begin() as session:
         if key is not None and (known := queue.by_key(session, key)) is not None:
             return known
-        for name, source, its_kind, settings in zip(names, sources, kinds, configs, strict=True):
-            dataset = datasets.get(session, source)
+        for i, name in enumerate(names):
+            dataset = datasets.get(session, sources[i])
+            if data is not None:
+                check_dataset(data, dataset, chosen, told[i], on_note)
             tasks.register(
-                session, name=name, backbone=chosen.ref, dataset=dataset.ref, kind=its_kind, config=settings
+                session,
+                name=name,
+                backbone=chosen.ref,
+                dataset=dataset.ref,
+                kind=kinds[i],
+                config=configs[i],
+                facts=facts(told[i], own_size),
             )
         return queue.enqueue(session, names, full, after=after, key=key)
 

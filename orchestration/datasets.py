@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestration.errors import DatasetInvalid, DatasetUnavailable, DataUnwritable
-from registry import names as naming
+from orchestration.image_folders import Found, scan
 from trainers import packs
 from trainers.errors import DatasetChanged
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-EXTENSIONS = {"png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"}
 LARGEST_PIXELS = 50_000_000
 LARGEST_BYTES = 200_000_000
 REMOTE = "dvc-remote"
-NO_CLASSES = "all"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -51,15 +49,6 @@ class ImportedDataset:
     licence: str
     source: str
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """An image file of a folder. name: its path in the folder."""
-
-    path: Path
-    label: int
-    name: str
 
 
 def init_data(root: Path) -> None:
@@ -109,8 +98,10 @@ def import_folder(
     source: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ImportedDataset:
-    """Checks `class_name/*.png` (or images alone, for a dataset without classes), packs them, and pins them.
+    """Checks a folder of images, packs them, and pins them.
 
+    It holds `class_name/*.png`, or images alone for a dataset without classes, or images with a
+    `metadata.jsonl` that gives captions and maps of spatial conditions.
     Raises DatasetInvalid, naming the file, DataUnwritable or DatasetUnavailable; nothing half-written stays.
     """
     classes, found, notes = scan(folder)
@@ -120,7 +111,7 @@ def import_folder(
             shutil.rmtree(old, ignore_errors=True)
         try:
             incoming.mkdir()
-            manifest, more = _pack(incoming, classes, found, licence, source, on_progress)
+            manifest, more = _pack(incoming, folder, classes, found, licence, source, on_progress)
             path = f"{name}/{manifest.digest[:12]}"
             target = data / path
             with _in_place(incoming, target, manifest.digest):
@@ -182,91 +173,31 @@ def _taking_in(data: Path) -> Iterator[None]:
         raise DataUnwritable(str(data), error.strerror or str(error)) from error
 
 
-def scan(folder: Path) -> tuple[tuple[str, ...], list[_Found], list[str]]:
-    """Looks at a folder's names only. → class names, files, notes. Raises DatasetInvalid."""
-    if not folder.is_dir():
-        reason = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise DatasetInvalid(str(folder), reason)
-    found: list[_Found] = []
-    others = [path.name for path in _entries(folder) if path.is_file() and not _is_image(path)]
-    classes: list[str] = []
-    loose = [path for path in _entries(folder) if path.is_file() and _is_image(path)]
-    for sub in (path for path in _entries(folder) if path.is_dir()):
-        inside = list(_files(sub))
-        others += [str(path.relative_to(folder)) for path in inside if not _is_image(path)]
-        images = [path for path in inside if _is_image(path)]
-        if not images:
-            others.append(f"{sub.name}/ (no images)")
-            continue
-        label = naming.checked_class(unicodedata.normalize("NFC", sub.name))
-        if label in classes:
-            raise DatasetInvalid(
-                str(folder), f"two class folders have the name {label!r} in Unicode's normal form"
-            )
-        classes.append(label)
-        found += [_Found(path, len(classes) - 1, path.relative_to(folder).as_posix()) for path in images]
-    if loose and classes:
-        raise DatasetInvalid(
-            str(folder),
-            f"it has both class folders and images beside them ({loose[0].name}); move those into a class",
-        )
-    if loose:
-        classes, found = [NO_CLASSES], [_Found(path, 0, path.name) for path in loose]
-    if not found:
-        raise DatasetInvalid(str(folder), "there is no image in it; it should look like class_name/*.png")
-    notes = []
-    if others:
-        shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
-        notes.append(f"{len(others)} other files were left out: {shown}")
-    if len(classes) == 1:
-        notes.append("one class: the dataset is learnt as one without classes")
-    return tuple(classes), found, notes
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid on a link."""
-    entries = [
-        path for path in sorted(folder.iterdir(), key=lambda p: p.name) if not path.name.startswith(".")
-    ]
-    for path in entries:
-        if path.is_symlink():
-            raise DatasetInvalid(str(path), "it is a link; a dataset must hold the files themselves")
-    return entries
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in _entries(folder):
-        if path.is_dir():
-            yield from _files(path)
-        elif path.is_file():
-            yield path
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().removeprefix(".") in EXTENSIONS
-
-
 def _pack(
     target: Path,
+    root: Path,
     classes: tuple[str, ...],
-    found: list[_Found],
+    found: list[Found],
     licence: str,
     source: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[packs.Manifest, list[str]]:
     """Reads, checks and packs every image. → the manifest and notes. Raises DatasetInvalid."""
-    seen: dict[tuple[str, int], _Found] = {}
+    seen: dict[tuple[str | int | None, ...], Found] = {}
     sizes: set[tuple[int, int]] = set()
     repeated = 0
     with packs.PackWriter(target, classes, licence, source) as writer:
         for done, file in enumerate(found, start=1):
             content = _read(file)
-            key = (sha256(content).hexdigest(), file.label)
+            text, beside = file.told(root)
+            drawn = b"" if beside is None else _read(beside)
+            key = (sha256(content).hexdigest(), file.label, text, sha256(drawn).hexdigest())
             if key in seen:
                 repeated += 1
                 continue
             seen[key] = file
             width, height, mode = _examine(file, content)
+            condition = None if beside is None else _map(beside, drawn, (width, height))
             sizes.add((width, height))
             writer.add(
                 content,
@@ -276,12 +207,14 @@ def _pack(
                 height=height,
                 mode=mode,
                 source_name=unicodedata.normalize("NFC", file.name),
+                text=text,
+                condition=condition,
             )
             if on_progress is not None:
                 on_progress(done, len(found))
         manifest = writer.finish()
     notes = []
-    if several := len(seen) - len({digest for digest, _ in seen}):
+    if several := len({key[:2] for key in seen}) - len({key[0] for key in seen}):
         notes.append(f"{several} images stand in more than one class; a mistake in the folders, perhaps")
     if repeated:
         notes.append(f"{repeated} images were there twice and are counted once")
@@ -292,16 +225,27 @@ def _pack(
     return manifest, notes
 
 
-def _read(file: _Found) -> bytes:
+def _map(file: Found, content: bytes, size: tuple[int, int]) -> tuple[bytes, str, str]:
+    """A condition's map as the pack takes it. Raises DatasetInvalid where it is not of its image's size."""
+    width, height, _ = _examine(file, content)
+    if (width, height) != size:
+        raise DatasetInvalid(
+            file.place, f"its {width} × {height} pixels are not the {size[0]} × {size[1]} of the image"
+        )
+    extension = file.path.suffix.lower().removeprefix(".")
+    return content, extension, unicodedata.normalize("NFC", file.name)
+
+
+def _read(file: Found) -> bytes:
     size = file.path.stat().st_size
     if not size or size > LARGEST_BYTES:
         raise DatasetInvalid(
-            file.name, "it is empty" if not size else f"it has {size:,} bytes, over {LARGEST_BYTES:,}"
+            file.place, "it is empty" if not size else f"it has {size:,} bytes, over {LARGEST_BYTES:,}"
         )
     return file.path.read_bytes()
 
 
-def _examine(file: _Found, content: bytes) -> tuple[int, int, str]:
+def _examine(file: Found, content: bytes) -> tuple[int, int, str]:
     """Decodes an image wholly. → width, height, mode. Raises DatasetInvalid: corrupt, tiny or huge."""
     import io
     import warnings
@@ -314,18 +258,18 @@ def _examine(file: _Found, content: bytes) -> tuple[int, int, str]:
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
                 if width * height > LARGEST_PIXELS:
-                    raise DatasetInvalid(file.name, f"{width} × {height} pixels are over {LARGEST_PIXELS:,}")
+                    raise DatasetInvalid(file.place, f"{width} × {height} pixels are over {LARGEST_PIXELS:,}")
                 if min(width, height) < 2:
-                    raise DatasetInvalid(file.name, f"{width} × {height} pixels are too few to learn from")
+                    raise DatasetInvalid(file.place, f"{width} × {height} pixels are too few to learn from")
                 image.load()
                 return width, height, str(image.mode)
     except DatasetInvalid:
         raise
     except Image.DecompressionBombError as error:
-        raise DatasetInvalid(file.name, f"its pixels are over {LARGEST_PIXELS:,}") from error
+        raise DatasetInvalid(file.place, f"its pixels are over {LARGEST_PIXELS:,}") from error
     except Exception as error:  # a decoder may raise anything on hostile bytes
         raise DatasetInvalid(
-            file.name, f"it cannot be read as an image ({error}); mend or remove it"
+            file.place, f"it cannot be read as an image ({error}); mend or remove it"
         ) from error
 
 

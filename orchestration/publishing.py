@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from affinery import tensor_files
 from orchestration import queue
 from orchestration.certificates import Certificate, prove
+from orchestration.conditions import facts
 from orchestration.environment import code_version, environment_fingerprint
 from orchestration.errors import StageMoved
 from orchestration.jobs import Claim
@@ -153,7 +154,8 @@ def _publish(
     environment = environment_fingerprint()
     stored = []
     for learnt in results:
-        golden = services.store.put_bytes(golden_bytes(model, learnt.task.name, str(environment["digest"])))
+        content = golden_bytes(model, learnt.task.name, str(environment["digest"]), learnt.judgement.draws)
+        golden = services.store.put_bytes(content)
         stored.append((learnt, services.store.put_file(learnt.file), golden))
     code = code_version()
     # MLflow may be away: then the run is found later by its key, in the provenance and a tag of the run.
@@ -217,6 +219,7 @@ def _provenance(
         "backbone": stage.backbone.digest,
         "dataset": planned.dataset_digest,
         "recipe": plan.recipe.to_dict(),
+        **facts(planned.condition, planned.image_size),
         "seed": plan.recipe.seed,
         "code_version": code,
         "environment": environment["digest"],

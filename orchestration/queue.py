@@ -94,6 +94,8 @@ def _check_together(found: Sequence[TaskRecord]) -> None:
     for other in found[1:]:
         if other.name in {task.name for task in found if task is not other}:
             raise TasksDoNotMatch(other.name, "is named twice")
+        if other.image_size != found[0].image_size:
+            raise TasksDoNotMatch(other.name, f"draws images of another size than {found[0].name!r}")
         if other.backbone_id != found[0].backbone_id:
             raise TasksDoNotMatch(
                 other.name, f"is on {other.backbone}, but {found[0].name!r} is on {found[0].backbone}"

@@ -17,7 +17,10 @@ from registry.storage.contract import BlobStore
 
 @dataclass(frozen=True)
 class Services:
-    """data: the DVC repository; runs: the attempts' checkpoints; ray_address: None runs Ray here."""
+    """data: the DVC repository; runs: the attempts' checkpoints; ray_address: None runs Ray here.
+
+    cache, beside the runs: what is made of datasets once, like latents; it may be deleted at any time.
+    """
 
     sessions: Sessions
     store: BlobStore
@@ -25,6 +28,10 @@ class Services:
     data: Path
     runs: Path
     ray_address: str | None = None
+
+    @property
+    def cache(self) -> Path:
+        return self.runs.parent / "cache"
 
 
 class Listener(Protocol):

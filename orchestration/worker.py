@@ -261,6 +261,8 @@ class Worker:
                 source.digest,
                 task.block,
                 task.classes,
+                task.condition,
+                task.image_size,
             )
             for task, source in zip(learners, sources, strict=True)
         )
@@ -273,6 +275,7 @@ class Worker:
             recipe,
             report_every=max(1, min(10, recipe.steps // 20)),
             save_every=save_every,
+            cache=str(services.cache),
         )
         # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
         return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
@@ -295,6 +298,8 @@ class Worker:
                 "dataset": task.dataset,
                 "backbone": task.backbone,
             }
+            params |= {f"condition.{name}": value for name, value in (task.condition or {}).items()}
+            params |= {} if task.image_size is None else {"image_size": task.image_size}
             tags = {
                 "affinery.job": job.id,
                 "affinery.task": task.name,
@@ -307,15 +312,17 @@ class Worker:
 
     def _judge(self, model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
         from affinery.diffusion.sampling import default_settings
-        from trainers.data import load_split
         from trainers.evaluation import judge
+        from trainers.session import load_task
 
         task = plan.tasks[index]
-        split = load_split(Path(task.pack), model.spec.image_size, model.spec.channels)
+        split = load_task(task, model.backbone, plan.cache)
         return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
 
     def _record_runs(self, folder: Path, results: Sequence[publishing.Learnt]) -> None:
         """Pictures, figures and the adapter itself, to MLflow; the pictures stay beside the run too."""
+        import torch
+
         from trainers.pictures import loss_curve, png, tile
 
         tracking = self.services.tracking
@@ -326,6 +333,11 @@ class Worker:
             pictures = folder / f"pictures-{i}"
             pictures.mkdir(parents=True, exist_ok=True)
             (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
+            told = [draw.condition for draw in learnt.judgement.draws[: columns * 8]]
+            names = ["samples.png", "loss.png"]
+            if conditions := [condition for condition in told if condition is not None]:
+                (pictures / "conditions.png").write_bytes(png(tile(torch.stack(conditions), columns)))
+                names.append("conditions.png")
             (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
             # Once more and whole: what a worker that was killed had not passed on is in no other place.
             whole = publishing.points(folder).get(name, {})
@@ -341,7 +353,7 @@ class Worker:
                         ("real_accuracy", seen.real_accuracy, last, now),
                     ],
                 )
-            for picture in ("samples.png", "loss.png"):
+            for picture in names:
                 tracking.log_artifact(learnt.key, pictures / picture, "pictures")
             tracking.log_artifact(learnt.key, learnt.file, "adapter")
 

@@ -96,7 +96,8 @@ class DatasetRecord(Versioned):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord(Record):
     """block is [lo, hi), the task's rows in the class table; state is registered, scheduled, learning, learnt
-    or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter."""
+    or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter. condition is
+    the spatial condition that it is told, image_size that of its images where it is not the backbone's."""
 
     name: str
     backbone: str
@@ -105,6 +106,8 @@ class TaskRecord(Record):
     dataset_id: int
     kind: str
     config: dict[str, Any]
+    condition: dict[str, Any] | None
+    image_size: int | None
     block: tuple[int, int]
     classes: tuple[str, ...]
     state: str

@@ -14,17 +14,28 @@ from registry.errors import NotFound, RecordInvalid, TaskExists
 from registry.models import Adapter, Backbone, ClassBlock, Dataset, Job, JobTask, Node, Task
 from registry.records import BackboneRecord, DatasetRecord, TaskRecord
 
+FACTS = "task"
+"""Where the column of the kind's settings keeps the task's own facts; no setting of a kind has this name."""
+
 
 def register(
-    session: Session, *, name: str, backbone: str, dataset: str, kind: str, config: dict[str, Any]
+    session: Session,
+    *,
+    name: str,
+    backbone: str,
+    dataset: str,
+    kind: str,
+    config: dict[str, Any],
+    facts: dict[str, Any] | None = None,
 ) -> TaskRecord:
     """Record a task and give it class rows after everything already there: one row a class of its dataset.
 
-    TaskExists where the name is taken; NotFound where backbone or dataset is not there.
+    facts: what is particular about the task itself: its `condition`, its `image_size`. TaskExists where the
+    name is taken; NotFound where backbone or dataset is not there.
     """
     name = names.checked("task", name)
     kind = names.checked("kind", kind)
-    config = plain("The task's config", config)
+    config = plain("The task's config", config | ({FACTS: facts} if facts else {}))
     learns_on = backbones.get(session, backbone)
     learns_from = datasets.get(session, dataset)
     # Whoever adds rows to this backbone's class table waits here for whoever does so already.
@@ -161,6 +172,7 @@ def _states(session: Session, task_ids: list[int] | None) -> dict[int, str]:
 
 def _record(row: _Row, state: str) -> TaskRecord:
     task, node, backbone, backbone_version, dataset, dataset_version = row
+    facts = task.config.get(FACTS, {})
     return TaskRecord(
         node_id=node.id,
         digest=node.digest,
@@ -171,7 +183,9 @@ def _record(row: _Row, state: str) -> TaskRecord:
         dataset=f"{dataset}@{dataset_version}",
         dataset_id=task.dataset_id,
         kind=task.kind,
-        config=task.config,
+        config={key: value for key, value in task.config.items() if key != FACTS},
+        condition=facts.get("condition"),
+        image_size=facts.get("image_size"),
         block=(task.lo, task.hi),
         classes=tuple(task.classes),
         state=state,

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
-from trainers.data import Split
+from trainers.data import Split, as_unit
+
+PIXELS_AT_ONCE = 2_000_000
+"""So many pixels, over a batch's images, are drawn at once to be judged."""
 
 
 @dataclass(frozen=True)
@@ -103,32 +106,61 @@ def recognition(
     return Recognition(float(right.mean()), by_class, accuracy, len(samples), len(real))
 
 
+class Told:
+    """The captions and conditions of images, by class: of those kept back, else of those learnt from."""
+
+    def __init__(self, split: Split, captions: bool) -> None:
+        self.captions = captions
+        self.split = split
+
+    def to(self, label: int, turn: int) -> tuple[str, Tensor | None]:
+        """What the image of some turn is told, one image of the class after the other."""
+        for images in (self.split.held_out, self.split.train):
+            own = (images.labels == label).nonzero().flatten()
+            if len(own):
+                chosen = int(own[turn % len(own)])
+                caption = images.captions[chosen] if self.captions and images.captions else ""
+                condition = None if images.conditions is None else as_unit(images.conditions[chosen])
+                return caption, condition
+        return "", None
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a task draws and how it is recognised.
 
-    recognition: None where there is one class only, or no image was kept back.
+    recognition: None where there is one class only, or no image was kept back. draws: what was asked for,
+    with the captions and conditions of real images.
     """
 
     images: Tensor
     labels: Tensor
     recognition: Recognition | None
+    draws: tuple[Draw, ...] = ()
 
 
 def judge(
     model: ComposedModel, task: str, split: Split, settings: SamplerSettings, count: int = 200, seed: int = 0
 ) -> Judgement:
-    """Draws `count` images, all classes alike, and has a classifier of the real images look at them."""
+    """Draws `count` images, all classes alike, and has a classifier of the real images look at them.
+
+    Captions and conditions are those of images that were kept back, where there are some of the class.
+    """
     slot = model.task(task)
     classes = len(slot.meta.class_names)
     count = max(count, classes)
     labels = torch.arange(count) % classes
-    draws = [Draw(task, slot.row(int(label)), seed + i) for i, label in enumerate(labels)]
-    images = sample(model, draws, settings)
+    told = Told(split, model.spec.text is not None)
+    draws = tuple(
+        Draw(task, slot.row(int(label)), seed + i, *told.to(int(label), i // classes))
+        for i, label in enumerate(labels)
+    )
+    at_once = max(8, PIXELS_AT_ONCE // model.image_size(task) ** 2)
+    images = torch.cat([sample(model, draws[i : i + at_once], settings) for i in range(0, count, at_once)])
     if classes == 1 or not len(split.held_out.labels):
-        return Judgement(images, labels, None)
+        return Judgement(images, labels, None, draws)
     recogniser = train_recogniser(split.train.unit(), split.train.labels, classes, seed=seed)
     held = split.held_out
     return Judgement(
-        images, labels, recognition(recogniser, images, labels, held.unit(), held.labels, classes)
+        images, labels, recognition(recogniser, images, labels, held.unit(), held.labels, classes), draws
     )

@@ -11,7 +11,10 @@ from trainers.recipe import Recipe
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One task to train. pack: the folder of its dataset; block: its rows [lo, hi) in the class table."""
+    """One task to train. pack: the folder of its dataset; block: its rows [lo, hi) in the class table.
+
+    condition: as `trainers.conditions` records it; image_size: where it is not the backbone's own.
+    """
 
     name: str
     kind: str
@@ -20,11 +23,16 @@ class PlannedTask:
     dataset_digest: str
     block: tuple[int, int]
     class_names: tuple[str, ...]
+    condition: dict[str, Any] | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Tasks that train together on one backbone. report_every, save_every: in steps."""
+    """Tasks that train together on one backbone. report_every, save_every: in steps.
+
+    cache: the folder where latents and what else is made of datasets is kept; none keeps nothing.
+    """
 
     backbone_file: str
     fingerprint: str
@@ -32,6 +40,7 @@ class TrainingPlan:
     recipe: Recipe
     report_every: int = 10
     save_every: int = 100
+    cache: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)

@@ -95,7 +95,10 @@ def golden_bytes(
     )
     conditions = None
     if slot.stem is not None:
-        conditions = as_bytes(torch.stack([draw.condition for draw in told if draw.condition is not None]))
+        pictures = [draw.condition for draw in told if draw.condition is not None]
+        if not pictures:
+            raise ConfigInvalid("condition", f"task {task!r} cannot be drawn without a picture of one.")
+        conditions = as_bytes(torch.stack(pictures))
     tensors = {} if conditions is None else {CONDITIONS: conditions}
     drawn = _draw(model, golden, conditions)
     return save({IMAGES: drawn} | tensors, metadata={RECORD_KEY: golden.to_json()})

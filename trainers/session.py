@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from affinery import tensor_files
 from affinery.adapters.files import AdapterMeta, adapter_bytes
+from affinery.backbones.contract import Backbone
 from affinery.backbones.files import inspect_backbone, load_backbone
 from affinery.composed import ComposedModel
 from affinery.errors import AdapterBackboneMismatch, ConfigInvalid
 from trainers.checkpoints import restore_checkpoint, save_checkpoint
-from trainers.data import load_split
-from trainers.loop import CoTraining, TaskData
+from trainers.conditions import published
+from trainers.data import Split, load_split
+from trainers.latents import cached, captions, latents_key
+from trainers.loop import Captions, CoTraining, TaskData
 from trainers.packs import verify_pack
 from trainers.plan import PlannedTask, TrainingPlan
 
@@ -54,7 +60,7 @@ class TrainingSession:
         classes = verify_pack(Path(task.pack), task.dataset_digest).classes
         if classes != task.class_names:
             raise ConfigInvalid("task", f"{task.name!r}: its classes are not those of its dataset.")
-        split = load_split(Path(task.pack), spec.image_size, spec.channels)
+        split = load_task(task, self.model.backbone, self.plan.cache)
         meta = AdapterMeta(
             task.name,
             task.kind,
@@ -63,8 +69,34 @@ class TrainingSession:
             spec.null_index,
             task.block,
             task.class_names,
+            condition=published(task.condition),
+            image_size=task.image_size,
         )
-        return TaskData(meta, split.train.images, split.train.labels)
+        images, labels = split.train.images, split.train.labels
+        with self._kept() as folder:
+            if spec.latent is not None:
+                key = latents_key(self.model.backbone, task.dataset_digest, "train", images.shape[-1])
+                images = cached(self.model.backbone, images, folder, key)
+            captions = self._captions(split.train.captions, task.dataset_digest, folder)
+        return TaskData(meta, images, labels, captions, split.train.conditions)
+
+    def _captions(self, told: Sequence[str], dataset_digest: str, folder: Path) -> Captions | None:
+        """None where the backbone takes none, or all are empty; then it takes the empty one by itself."""
+        if self.model.spec.text is None or not told:
+            return None
+        texts = ["", *sorted(set(told) - {""})]
+        places = {text: i for i, text in enumerate(texts)}
+        which = torch.tensor([places[text] for text in told])
+        return Captions(captions(self.model.backbone, texts, folder, dataset_digest), which)
+
+    @contextmanager
+    def _kept(self) -> Iterator[Path]:
+        """The folder of what is made of datasets once; a passing one where none is kept."""
+        if self.plan.cache is not None:
+            yield Path(self.plan.cache)
+        else:
+            with TemporaryDirectory() as folder:
+                yield Path(folder)
 
     @property
     def step(self) -> int:
@@ -99,6 +131,17 @@ class TrainingSession:
     def restore(self, folder: Path) -> None:
         """Goes on from a checkpoint. Raises CheckpointUnreadable."""
         restore_checkpoint(self.training, folder)
+
+
+def load_task(task: PlannedTask, backbone: Backbone, cache: str | None) -> Split:
+    """A task's images, captions and conditions, in its own size."""
+    return load_split(
+        Path(task.pack),
+        task.image_size or backbone.spec.image_size,
+        backbone.spec.channels,
+        task.condition,
+        None if cache is None else Path(cache),
+    )
 
 
 def adapter_name(index: int) -> str:
