@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from affinery.adapters.contract import Folded, Kind, Part, TargetConfig, chosen, whole_number
 from affinery.adapters.layers import Linear, channel_axis, kaiming, low_rank, spread, widths
@@ -22,6 +24,7 @@ from affinery.backbones.contract import LAYER_ROLES, Site
 from affinery.errors import ConfigInvalid
 
 PARTS = ("a", "b", "low-rank")
+NEAR_ZERO = 1e-2
 ROLES = LAYER_ROLES - {"stem", "time", "norm", "head", "head-modulation"}
 
 
@@ -55,6 +58,68 @@ def affiner(
     hidden = F.relu(torch.bmm(x, down.transpose(1, 2)))
     low = torch.baddbmm(shift[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
     return torch.addcmul(low, y0, (1 + a)[:, None])
+
+
+def plain() -> bool:
+    """Whether autograd itself is to differentiate: nothing trains, or a compiler chooses what is kept."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+class Lean(torch.autograd.Function):
+    """`affiner`, which for its gradients keeps x, the narrow h = ReLU(W_down x) and its own output y alone.
+
+    Autograd would keep y0 too, for the gradient of a. But x and y are kept by the layers around it anyway,
+    and Σ dy ⊙ W x follows from Σ dy ⊙ y, as y = (1 + a) ⊙ W x + β + s · W_up h with β = b̂ + b:
+
+        da = (Σ dy ⊙ y − β ⊙ Σ dy − rowsum(W_up ⊙ dW_up)) / (1 + a),   dW_up = s · dyᵀ h
+
+    Where some 1 + a is too near to zero to divide by, y0 is kept after all.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y0: Tensor,
+        bias: Tensor | float,
+        a: Tensor,
+        b: Tensor,
+        s: Tensor,
+        down: Tensor,
+        up: Tensor,
+    ) -> Tensor:
+        hidden = F.relu(torch.bmm(x, down.transpose(1, 2)))  # (G, L, d)
+        low = torch.baddbmm((b - a * bias)[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
+        y = torch.addcmul(low, y0, (1 + a)[:, None])
+        divisible = bool(((1 + a).abs() > NEAR_ZERO).all())
+        ctx.save_for_backward(x, hidden, y if divisible else y0, a, b, s, down, up)
+        ctx.bias, ctx.divisible = bias, divisible
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, y, a, b, s, down, up = ctx.saved_tensors
+        dy = dy.contiguous()
+        spread_up = torch.bmm(dy.transpose(1, 2), hidden)  # (G, out, d): dyᵀ h
+        sum_dy = dy.sum(dim=1)
+        dhidden = torch.bmm(dy, s[:, None, None] * up).masked_fill_(hidden <= 0, 0)  # (G, L, d)
+        dup = s[:, None, None] * spread_up
+        along = torch.linalg.vecdot(dy, y, dim=1)  # (G, out): Σ dy ⊙ y
+        if ctx.divisible:
+            da = (along - (ctx.bias + b) * sum_dy - (up * dup).sum(dim=2)) / (1 + a)
+        else:  # y is y0 = W x + b̂
+            da = along - ctx.bias * sum_dy
+        return (
+            torch.bmm(dhidden, down) if ctx.needs_input_grad[0] else None,
+            dy * (1 + a)[:, None] if ctx.needs_input_grad[1] else None,
+            None,
+            da,
+            sum_dy,
+            (up * spread_up).sum(dim=(1, 2)),
+            torch.bmm(dhidden.transpose(1, 2), x),
+            dup,
+        )
 
 
 class Affiner(Kind[AffinerConfig]):
@@ -94,9 +159,12 @@ class Affiner(Kind[AffinerConfig]):
         bias = layer.bias
         if len(parts) == 5 and isinstance(layer, nn.Linear):
             tasks = len(parts["s"])
-            tokens, outputs = (v.reshape(tasks, -1, v.shape[-1]) for v in (x, y))
+            tokens, outputs = (v.to(y.dtype).reshape(tasks, -1, v.shape[-1]) for v in (x, y))
             shift = 0.0 if bias is None else bias.to(y.dtype)
-            return affiner(tokens, outputs, shift, **parts).reshape(y.shape)
+            compute = affiner if plain() else Lean.apply
+            own = [parts[part] for part in ("a", "b", "s", "down", "up")]
+            with torch.autocast(y.device.type, enabled=False):  # all are of one number type
+                return cast(Tensor, compute(tokens, outputs, shift, *own)).reshape(y.shape)
         axis = channel_axis(layer, y)
         out = y
         if "a" in parts:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affinery.adapters.affiner import KIND
+from affinery.adapters.affiner import KIND, Lean, affiner
 from affinery.adapters.routing import Blocks, Mix, Plan, Route, Share, choice_for, plan_for
 from affinery.adapters.sites import AdaptedSite, Bank
 from affinery.backbones.contract import Site
@@ -111,6 +111,60 @@ def test_a_start_has_zero_a_b_s_and_kaiming_branches() -> None:
     assert float(own["up"].std()) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
 
 
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("divisible", [True, False])
+def test_the_gradients_that_keep_less_are_those_of_the_equation(tasks: int, divisible: bool) -> None:
+    """Where 1 + a is zero, nothing of W x is left in the output: then y0 is kept."""
+    torch.manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    a = random(tasks, 7)
+    with torch.no_grad():
+        a.mul_(0.2)
+        if not divisible:
+            a[-1, 2] = -1.0
+    bias = torch.randn(7, dtype=torch.float64)
+    given = (
+        random(tasks, 5, 6),
+        random(tasks, 5, 7),
+        bias,
+        a,
+        random(tasks, 7),
+        random(tasks),
+        random(tasks, 4, 6),
+        random(tasks, 7, 4),
+    )
+    assert torch.equal(Lean.apply(*given), affiner(*given))
+    assert torch.autograd.gradcheck(Lean.apply, given)
+    silent = [*given[:5], torch.zeros(tasks, dtype=torch.float64, requires_grad=True), *given[6:]]
+    assert torch.autograd.gradcheck(Lean.apply, silent)
+
+
+def test_training_keeps_no_output_of_the_frozen_layer() -> None:
+    """Kept are x, h and y, of which x and y are kept by the layers around anyway."""
+
+    def kept(compute: Callable[..., Tensor]) -> set[int]:
+        found: set[int] = set()
+
+        def pack(tensor: Tensor) -> Tensor:
+            found.add(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        x, y0 = torch.randn(2, 5, 6, requires_grad=True), torch.randn(2, 5, 7, requires_grad=True)
+        a, b, s = torch.zeros(2, 7), torch.zeros(2, 7), torch.ones(2)
+        own = [t.requires_grad_(True) for t in (a, b, s, torch.randn(2, 3, 6), torch.randn(2, 7, 3))]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = compute(x, y0, torch.zeros(7), *own)
+        return {1 for p in found if p == y0.untyped_storage().data_ptr()} | {
+            2 for p in found if p == y.untyped_storage().data_ptr()
+        }
+
+    assert kept(affiner) == {1}
+    assert kept(Lean.apply) == {2}
+
+
 def test_ranks_may_differ_in_a_mixed_batch() -> None:
     layer = layer_with(nn.Linear(6, 10), 2, 5, 1)
     x = torch.randn(6, 4, 6)
@@ -156,7 +210,7 @@ def test_a_choice_of_parts_that_there_are_not_is_refused(parts: object) -> None:
 )
 def test_a_choice_is_the_cheapest_that_the_batch_allows(slots: list[int], choice: object) -> None:
     assert choice_for(slots) == choice
-    assert plan_for([(7, slot) for slot in slots]).shares == (Share(7, choice),)  # type: ignore[arg-type]
+    assert plan_for([(7, slot) for slot in slots]).shares == (Share(7, choice),)
 
 
 @pytest.mark.parametrize("slots", [[1, 2, 1], [1, 1, 3, 3], [2, 1], [1, 1, 2], [3, 3, 2, 2]])
