@@ -19,6 +19,8 @@ from registry.session import Sessions
 from registry.storage.contract import BlobStore
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from orchestration.services import Services
     from orchestration.tracking import Tracking
 
@@ -52,6 +54,10 @@ class Workspace:
         engine = database.connect(self.registry_url)
         database.check_schema(engine)
         return database.sessions(engine)
+
+    def unchecked_engine(self) -> Engine:
+        """A way to a registry that may be damaged: what looks for the damage has to get in."""
+        return database.connect(self.registry_url)
 
     @cached_property
     def store(self) -> BlobStore:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import delete, select
+from sqlalchemy import Column, Select, String, delete, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from registry import events
+from registry import events, lineage
 from registry.columns import utc_now
 from registry.digests import checked_digest
 from registry.errors import BlobUnknown, RecordInvalid
-from registry.models import Adapter, Backbone, Blob, Upload
+from registry.models import Base, Blob, Upload
 from registry.records import UploadRecord
 from registry.upsert import insert_if_new
 
@@ -68,12 +69,51 @@ def require(session: Session, digest: str) -> None:
 
 
 def in_use(session: Session, digest: str) -> bool:
-    """The one definition of "in use": a published row names these bytes."""
-    users = (
-        select(Backbone.node_id).where(Backbone.blob_digest == digest),
-        select(Adapter.node_id).where((Adapter.blob_digest == digest) | (Adapter.golden_blob == digest)),
-    )
-    return any(session.execute(query.limit(1)).first() is not None for query in users)
+    """Whether a published row names these bytes."""
+    return session.execute(needed().where(Blob.digest == digest).limit(1)).first() is not None
+
+
+def needed() -> Select[str, int, str]:
+    """The one definition of "in use": (digest, node, column) of every published row that names a blob.
+
+    The schema says it: whatever references the table of blobs. Every deletion asks this query, and a table
+    that comes to reference blobs is in it without another word.
+    """
+    rows = [
+        select(
+            column.label("digest"),
+            column.table.c.node_id.label("node_id"),
+            literal(column.name, String()).label("name"),
+        ).where(column.is_not(None))
+        for column in _references()
+    ]
+    users = union_all(*rows).subquery("users")
+    return select(Blob.digest, users.c.node_id, users.c.name).join(users, users.c.digest == Blob.digest)
+
+
+def users(session: Session, digest: str | None = None) -> dict[str, list[tuple[int, str, str]]]:
+    """By digest, who needs it: (node, its reference, what the blob is to it)."""
+    query = needed().order_by("node_id", "name")
+    rows = list(session.execute(query if digest is None else query.where(Blob.digest == digest)))
+    refs = lineage.describe(session, sorted({node_id for _, node_id, _ in rows}))
+    found: dict[str, list[tuple[int, str, str]]] = {}
+    for each, node_id, column in rows:
+        ref = refs[node_id].full_ref if node_id in refs else f"node {node_id}"
+        found.setdefault(each, []).append((node_id, ref, _ROLES.get(column, column)))
+    return found
+
+
+_ROLES = {"blob_digest": "file", "golden_blob": "golden images"}
+
+
+def _references() -> list[Column[Any]]:
+    return [
+        element.parent
+        for table in Base.metadata.sorted_tables
+        for key in sorted(table.foreign_key_constraints, key=lambda each: str(each.name))
+        for element in key.elements
+        if element.column is Blob.__table__.c.digest
+    ]
 
 
 def _record(row: Upload) -> UploadRecord:

@@ -20,6 +20,7 @@ from affinery_app.cli import (
     sample,
     serve,
     task,
+    verify,
     workspace,
 )
 
@@ -43,6 +44,7 @@ app.command("worker")(run.worker)
 app.command("serve")(serve.serve)
 app.add_typer(adapter.app, name="adapter")
 app.command("lineage")(lineage.lineage)
+app.command("verify")(verify.verify)
 app.command("compose")(compose.compose)
 app.command("export")(compose.export)
 app.command("sample")(sample.sample)

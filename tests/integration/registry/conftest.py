@@ -10,10 +10,13 @@ import pytest
 
 from registry import certificates, compositions
 from registry.session import connect, sessions
+from registry.storage.local import LocalStore
 from tests import registry_world as world
+from tests import stored_world
 from tests.postgres import copy_of, named, on_server
 
 _TEMPLATE = "affinery_recorded"
+_STORED_TEMPLATE = "affinery_stored"
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +45,50 @@ def recorded_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     else:
         server = request.getfixturevalue("postgres_url")
         yield from copy_of(server, request.getfixturevalue("recorded_postgres"))
+
+
+@pytest.fixture(scope="session")
+def stored_files(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
+    """A folder with a registry in a SQLite file, and the store of its blobs."""
+    folder = tmp_path_factory.mktemp("stored")
+    shutil.copy(sqlite_template, folder / "registry.db")
+    stored_world.fill(f"sqlite:///{folder / 'registry.db'}", LocalStore(folder / "blobs"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stored_postgres(postgres_url: str, postgres_template: str, stored_files: Path) -> str:
+    """The name of a database that holds the same."""
+    on_server(postgres_url, f"CREATE DATABASE {_STORED_TEMPLATE} TEMPLATE {postgres_template}")
+    # The files come out the same, and stand there already.
+    stored_world.fill(named(postgres_url, _STORED_TEMPLATE), LocalStore(stored_files / "blobs"), stored_files)
+    return _STORED_TEMPLATE
+
+
+@pytest.fixture
+def store(stored_files: Path, tmp_path: Path) -> LocalStore:
+    """The blobs of the stored world, to be spoilt."""
+    shutil.copytree(stored_files / "blobs", tmp_path / "blobs")
+    return LocalStore(tmp_path / "blobs")
+
+
+@pytest.fixture
+def stored_sqlite_url(stored_files: Path, tmp_path: Path) -> str:
+    """A registry in a SQLite file, whose blobs are in store."""
+    shutil.copy(stored_files / "registry.db", tmp_path / "stored.db")
+    return f"sqlite:///{tmp_path / 'stored.db'}"
+
+
+@pytest.fixture
+def stored_postgresql_url(postgres_url: str, stored_postgres: str) -> Iterator[str]:
+    """A registry on PostgreSQL, whose blobs are in store."""
+    yield from copy_of(postgres_url, stored_postgres)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def stored_url(request: pytest.FixtureRequest) -> str:
+    """A registry whose blobs are in store, on one engine and then on the other."""
+    return str(request.getfixturevalue(f"stored_{request.param}_url"))
 
 
 def _record(url: str) -> None:
