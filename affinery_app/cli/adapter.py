@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
 
 app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
+app.command("export")(export)
 
 
 @app.command("list")
