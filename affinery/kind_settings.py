@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,11 @@ def check_mask_ratio(arch: str, mask_ratio: float) -> None:
 def settings_of(kind: str) -> list[str]:
     """The names of a kind's settings. Raises UnknownName."""
     return list(kind_named(kind).config({}).to_dict())
+
+
+def about(kind: str) -> str:
+    """What a kind is, in a line: the first of its file's docstring. Raises UnknownName."""
+    return (sys.modules[type(kind_named(kind)).__module__].__doc__ or "").partition("\n")[0]
 
 
 def shared_out(kinds: Sequence[str], values: Mapping[str, Any]) -> list[dict[str, Any]]:

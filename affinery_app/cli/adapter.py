@@ -1,4 +1,4 @@
-"""affinery adapter list | show."""
+"""affinery adapter kinds | list | show."""
 
 from __future__ import annotations
 
@@ -12,6 +12,40 @@ from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, f
 
 app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
 app.command("export")(export)
+
+
+@app.command("kinds")
+def list_kinds(as_json: JsonOption = False) -> None:
+    """All adapter kinds, with their settings."""
+    from affinery.adapters import kind, kinds
+    from affinery.kind_settings import about
+
+    found = [
+        {"kind": name, "about": about(name), "settings": kind(name).config({}).to_dict()} for name in kinds()
+    ]
+    if as_json:
+        emit(found)
+        return
+    table(
+        ["kind", "settings", "what it is"],
+        [
+            (
+                one["kind"],
+                [f"{name}={_default(value)}" for name, value in one["settings"].items()],
+                one["about"],
+            )
+            for one in found
+        ],
+        "",
+    )
+    following("affinery estimate --arch dit-xl-2", "affinery task add NAME --backbone NAME --kind KIND")
+
+
+def _default(value: object) -> str:
+    """A setting's default as it would be typed; … stands for what the method itself names."""
+    if value is None or value == []:
+        return "…"
+    return ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
 
 
 @app.command("list")

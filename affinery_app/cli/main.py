@@ -15,6 +15,7 @@ from affinery_app.cli import (
     compose,
     dataset,
     demo,
+    estimate,
     lineage,
     run,
     sample,
@@ -38,6 +39,7 @@ app.command("migrate")(workspace.migrate)
 app.command("demo")(demo.demo)
 app.add_typer(backbone.app, name="backbone")
 app.add_typer(dataset.app, name="dataset")
+app.command("estimate")(estimate.estimate)
 app.add_typer(task.app, name="task")
 app.command("run")(run.run)
 app.command("worker")(run.worker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,8 +41,13 @@ def emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """Rows as a plain table, fitted to the terminal (80 columns where there is none)."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, *, numbers: Collection[str] = ()
+) -> None:
+    """Rows as a plain table, fitted to the terminal (80 columns where there is none).
+
+    numbers: the columns that stand to the right; a table that has some is set more closely.
+    """
     listed = [[printable(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
@@ -52,9 +57,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
     from rich.table import Table
     from rich.text import Text
 
-    sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0 if numbers else 1))
     for column in columns:
-        sheet.add_column(column, overflow="fold")
+        sheet.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
     for row in listed:
         sheet.add_row(*(Text(cell) for cell in row))
     Console(soft_wrap=False, highlight=False).print(sheet)

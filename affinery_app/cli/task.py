@@ -7,6 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli.kind_options import (
+    AlphaOption,
+    PartsOption,
+    RankOption,
+    TargetsOption,
+    kind_values,
+    parsed,
+    sorted_out,
+)
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
 
 app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help=True)
@@ -20,13 +29,23 @@ def add(
         list[str] | None,
         typer.Option(help="The dataset, one a task in their order.", show_default="the task's name"),
     ] = None,
-    kind: Annotated[str, typer.Option(help="The adapter kind.")] = "affiner",
-    rank: Annotated[int | None, typer.Option(help="The width d of the low-rank branch.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The adapter kind, of all tasks or one a task in their order: affinery adapter kinds.",
+            show_default="affiner",
+        ),
+    ] = None,
+    rank: RankOption = None,
+    alpha: AlphaOption = None,
+    targets: TargetsOption = None,
+    parts: PartsOption = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a task and step.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting of the recipe, as name=value.")
+        list[str] | None,
+        typer.Option("--set", help="Any other setting of the training or the kind, as NAME=VALUE."),
     ] = None,
     after: Annotated[list[str] | None, typer.Option(help="A job that must be done first (its id).")] = None,
     workspace: WorkspaceOption = None,
@@ -35,16 +54,19 @@ def add(
     """Add tasks and schedule their training; several at once train together on the one frozen backbone."""
     from affinery_app.wiring import open_workspace
     from orchestration.additions import schedule
+    from trainers.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
-    recipe = {name: value for name, value in given.items() if value is not None} | _parsed(settings or [])
+    kinds = kind or ["affiner"]
+    own, others = sorted_out(kinds, parsed(settings or []), Recipe().to_dict())
+    recipe = {name: value for name, value in given.items() if value is not None} | others
     job = schedule(
         open_workspace(workspace).sessions,
         names,
         dataset or names,
         backbone=backbone,
-        kind=kind,
-        config={} if rank is None else {"rank": rank},
+        kind=kinds[0] if len(kinds) == 1 else kinds,
+        config=kind_values(rank, alpha, targets, parts) | own,
         recipe=recipe,
         after=after or (),
     )
@@ -63,7 +85,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting of the recipe, as name=value.")
+        list[str] | None, typer.Option("--set", help="Any other setting of the training, as NAME=VALUE.")
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -73,7 +95,7 @@ def train(
     from orchestration.additions import schedule_again
 
     given: dict[str, Any] = {"steps": steps, "seed": seed}
-    recipe = {name: value for name, value in given.items() if value is not None} | _parsed(settings or [])
+    recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
     job = schedule_again(open_workspace(workspace).sessions, names, recipe)
     if as_json:
         emit(job.to_json())
@@ -82,21 +104,6 @@ def train(
         [("job", job.id), ("tasks", job.tasks), ("strategy", job.strategy), ("steps", job.recipe["steps"])]
     )
     following("affinery run")
-
-
-def _parsed(settings: list[str]) -> dict[str, Any]:
-    from affinery.errors import ConfigInvalid
-
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            values[name.strip()] = json.loads(value)
-        except ValueError as error:
-            raise ConfigInvalid("--set", f"{setting!r} is not of the form name=number.") from error
-        if not equals:
-            raise ConfigInvalid("--set", f"{setting!r} is not of the form name=number.")
-    return values
 
 
 @app.command("list")
