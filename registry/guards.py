@@ -9,6 +9,8 @@ _WRITTEN_ONCE = (
     *("edge", "event", "export", "job", "job_task", "node", "run", "series", "task"),
 )
 _DETAILS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
+_APPENDED = ("alias_move", "metric")
+_LABELS = ("note", "tag")
 _WITH_PARENTS = tuple(name for name in _DETAILS if name != "dataset")
 
 _BOTH = frozenset(
@@ -19,15 +21,18 @@ _BOTH = frozenset(
     | {"adapter_fence", "blob_no_update", "class_block_next", "composition_member_sealed", "edge_sealed"}
     | {"job_fence", "job_live", "job_task_live_insert", "job_task_live_update"}
     | {"series_counts_up", "task_counts_up"}
+    | {f"{table}_no_{verb}" for table in _APPENDED for verb in ("update", "delete")}
+    | {"alias_move_away", "alias_move_event", "alias_move_next", "adapter_metrics", "metric_true"}
+    | {f"{table}_{each}" for table in _LABELS for each in ("subject", "no_move", "set", "changed", "removed")}
 )
 
 EXPECTED: dict[str, frozenset[str]] = {
     # A bare SQLite connection has foreign keys off and lets REPLACE go round triggers: more is guarded there.
     "sqlite": _BOTH
-    | {f"{table}_no_replace" for table in (*_WRITTEN_ONCE, "blob")}
+    | {f"{table}_no_replace" for table in (*_WRITTEN_ONCE, *_APPENDED, *_LABELS, "blob")}
     | {"adapter_backbone", "blob_in_use", "composition_member_backbone", "edge_ends", "task_block"}
-    | {"job_task_one_insert", "job_task_one_update"},
-    "postgresql": _BOTH | {f"{table}_no_truncate" for table in _WRITTEN_ONCE},
+    | {"alias_move_target", "job_task_one_insert", "job_task_one_update"},
+    "postgresql": _BOTH | {f"{table}_no_truncate" for table in (*_WRITTEN_ONCE, *_APPENDED, *_LABELS)},
 }
 
 _PRESENT = {

@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry import errors, guards
 from registry.digests import canonical
 
-HEAD = "0001"
-KNOWN = ("0001",)
+HEAD = "0002"
+KNOWN = ("0001", "0002")
 BUSY_SECONDS = 30
 _READ = "affinery_read"
 

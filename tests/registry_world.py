@@ -103,14 +103,14 @@ def publish(session: Session, job_id: str, learner: str, fence: int = 1, **given
     return adapters.publish(session, job_id=job_id, fence=fence, task=learner, **(values | given))
 
 
-def learnt(session: Session, name: str, number: int = 1, on: str = "dit") -> AdapterRecord:
+def learnt(session: Session, name: str, number: int = 1, on: str = "dit", **given: Any) -> AdapterRecord:
     """A task (made if need be) with one more adapter version, from a job that is done."""
     if name not in [known.name for known in tasks.list_all(session)]:
         task(session, name, on)
     job_id = f"job-{name}-{number}"
     job(session, job_id, name)
     run(session, job_id, name)
-    record = publish(session, job_id, name)
+    record = publish(session, job_id, name, **given)
     session.get_one(Job, job_id).state = "done"
     session.flush()
     return record

@@ -6,12 +6,14 @@ constraint on class blocks, are in the migrations, and registry/guards.py names 
 
 from registry.models.base import Base
 from registry.models.jobs import Attempt, Job, JobDependency, JobTask
+from registry.models.labels import AliasMove, Metric, Note, Tag
 from registry.models.record import Blob, Edge, Event, Node, RegistryInfo, Series, Upload
 from registry.models.results import Adapter, Certificate, Composition, CompositionMember, Export, Run
 from registry.models.subjects import Backbone, ClassBlock, Dataset, Task
 
 __all__ = [
     "Adapter",
+    "AliasMove",
     "Attempt",
     "Backbone",
     "Base",
@@ -27,10 +29,13 @@ __all__ = [
     "Job",
     "JobDependency",
     "JobTask",
+    "Metric",
     "Node",
+    "Note",
     "RegistryInfo",
     "Run",
     "Series",
+    "Tag",
     "Task",
     "Upload",
 ]

@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy import Engine, inspect, make_url, select, text
 
 import migrations
-from migrations import guards_0001
+from migrations import guards_0001, guards_0002
 from registry import adapters, errors, guards, tasks
-from registry.models import Base
+from registry.models import Base, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
 from tests import registry_world as world
 
@@ -46,8 +46,8 @@ def test_this_program_s_schema_is_the_last_migration() -> None:
 def test_the_triggers_after_migration_are_those_that_are_checked_at_start(engine: Engine) -> None:
     with engine.connect() as connection:
         assert guards.present(connection) == guards.EXPECTED[engine.dialect.name]
-    made = set(guards_0001.sqlite() if engine.dialect.name == "sqlite" else guards_0001.postgresql())
-    assert made == guards.EXPECTED[engine.dialect.name]
+    made = [set(getattr(revision, engine.dialect.name)()) for revision in (guards_0001, guards_0002)]
+    assert set.union(*made) == guards.EXPECTED[engine.dialect.name]
 
 
 def test_bringing_up_twice_changes_nothing(engine: Engine, registry_url: str, ledger: Sessions) -> None:
@@ -89,7 +89,7 @@ def test_a_registry_of_an_older_schema_is_said_to_be_outdated(
     monkeypatch.setattr("registry.session.KNOWN", ("0000", HEAD))
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    with pytest.raises(errors.RegistryOutdated, match="schema 0000; this one needs 0001"):
+    with pytest.raises(errors.RegistryOutdated, match=f"schema 0000; this one needs {HEAD}"):
         check_schema(engine)
 
 
@@ -179,3 +179,34 @@ def test_a_migration_that_fails_half_way_leaves_nothing(
     monkeypatch.undo()
     migrations.upgrade(empty_postgres_url)
     check_schema(connect(empty_postgres_url))
+
+
+# --- from earlier revisions, with data -----------------------------------------------------------
+
+
+def test_a_registry_of_the_first_schema_is_brought_up_with_what_it_holds(
+    tmp_path: Path, empty_postgres_url: str
+) -> None:
+    from alembic import command
+
+    for url in (f"sqlite:///{tmp_path / 'registry.db'}", empty_postgres_url):
+        engine = connect(url, create=True)
+        settings = migrations.config()
+        with engine.begin() as connection:
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "0001")
+        with sessions(engine).begin() as session:
+            before = world.learnt_on_new_backbone(session)
+            other = world.learnt(session, "faces", metrics={"recognition": {"share": 0.5}, "kid": [1]})
+        with pytest.raises(errors.RegistryOutdated, match="schema 0001"):
+            check_schema(engine)
+        migrations.upgrade(url)
+        check_schema(engine)
+        with sessions(engine).read() as session:
+            assert adapters.list_all(session) == [before, other]
+            metrics = select(Metric.adapter_id, Metric.name, Metric.value).order_by(Metric.adapter_id)
+            assert [tuple(row) for row in session.execute(metrics)] == [
+                (before.node_id, "loss", 0.25),
+                (other.node_id, "recognition.share", 0.5),
+            ]
+        engine.dispose()
