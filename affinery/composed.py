@@ -21,6 +21,7 @@ from affinery.adapters.files import STEM, Adapter, AdapterMeta
 from affinery.adapters.routing import BACKBONE, Plan, Route, fixed_plan, plan_for
 from affinery.adapters.sites import AdaptedSite, Bank
 from affinery.backbones.contract import Backbone, Site
+from affinery.class_table import PackedTable
 from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
 from affinery.folding import Folding, Remainder
@@ -80,6 +81,7 @@ class ComposedModel(nn.Module):
         self.sites: dict[str, Site] = dict(backbone.sites())
         self._holders = {name: _holder(backbone, name) for name in self.sites}
         self._rows = nn.ParameterDict()
+        self._table: PackedTable | None = None
         self._stems = nn.ModuleDict()
         self._folded: Folding | None = None
         self._compiled: Any = None
@@ -312,13 +314,12 @@ class ComposedModel(nn.Module):
         if not self.slots:
             return nn.functional.embedding(rows, self.backbone.class_table)
         tasks = sorted(self.slots.values(), key=lambda task: task.meta.block)
-        lows, highs = torch.tensor([task.meta.block for task in tasks], device=rows.device).T.contiguous()
-        firsts = self.null_row + 1 + (highs - lows).cumsum(0) - (highs - lows)  # in the table without gaps
-        task = (torch.bucketize(rows, lows, right=True) - 1).clamp(min=0)
-        own = (rows >= lows[task]) & (rows < highs[task])
-        at = torch.where(own, rows - lows[task] + firsts[task], rows.clamp(max=self.null_row))
-        table = torch.cat([self.backbone.class_table, *(task.rows for task in tasks)])
-        return nn.functional.embedding(at, table)
+        parts = [self.backbone.class_table, *(task.rows for task in tasks)]
+        table = self._table
+        if table is None or not table.serves(parts):
+            table = PackedTable(parts, [task.meta.block for task in tasks])
+        self._table = None if table.trains else table
+        return table.look_up(rows)
 
     def image_size(self, task: str | None) -> int:
         """The side of a task's images, in pixels. Raises UnknownName."""
