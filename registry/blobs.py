@@ -46,15 +46,26 @@ def commit(session: Session, digest: str, size_bytes: int, upload_id: str | None
     """Tell the registry of bytes that are durably in the store. Committing them again changes nothing."""
     checked_digest("A blob", digest)
     row = {"digest": digest, "size_bytes": size_bytes, "created_at": utc_now()}
-    if not known(session, digest) and insert_if_new(session, Blob, row):
-        events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
-    there_bytes = session.scalars(select(Blob.size_bytes).where(Blob.digest == digest)).one()
+    there_bytes = _held(session, digest)
+    if there_bytes is None:
+        if insert_if_new(session, Blob, row):
+            events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
+        there_bytes = session.scalars(select(Blob.size_bytes).where(Blob.digest == digest)).one()
     if there_bytes != size_bytes:
         raise RecordInvalid(
             f"Blob {digest[:12]}", f"it is known to have {there_bytes:,} bytes, not {size_bytes:,}"
         )
     if upload_id is not None:
         end_upload(session, upload_id)
+
+
+def _held(session: Session, digest: str) -> int | None:
+    """The size of a blob, which then stays until this transaction ends; None where there is none.
+
+    On PostgreSQL garbage collection passes over what is locked; on SQLite writers take turns.
+    """
+    query = select(Blob.size_bytes).where(Blob.digest == digest)
+    return session.scalar(query.with_for_update(read=True, key_share=True))
 
 
 def known(session: Session, digest: str) -> bool:
@@ -64,7 +75,7 @@ def known(session: Session, digest: str) -> bool:
 
 def require(session: Session, digest: str) -> None:
     """BlobUnknown unless these bytes have been committed."""
-    if not known(session, digest):
+    if _held(session, digest) is None:
         raise BlobUnknown(digest)
 
 

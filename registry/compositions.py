@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from registry import adapters, backbones, events, exports, names, nodes
+from registry import adapters, backbones, events, exports, names, nodes, retirement
 from registry.digests import digest_of, plain
 from registry.errors import NotFound, RecordInvalid
 from registry.models import Adapter, Backbone, Composition, CompositionMember, Node, Task
@@ -52,6 +52,7 @@ def register(
     )
     if same is not None:
         return by_id(session, same)
+    retirement.refuse(session, chosen)
     node_id = _insert(session, name, base, mode, recipe, chosen, digest)
     record = by_id(session, node_id)
     events.append(

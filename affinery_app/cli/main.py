@@ -12,11 +12,13 @@ import typer
 from affinery_app.cli import (
     adapter,
     backbone,
+    collection,
     compose,
     dataset,
     demo,
     estimate,
     lineage,
+    retirement,
     run,
     sample,
     serve,
@@ -47,6 +49,9 @@ app.command("serve")(serve.serve)
 app.add_typer(adapter.app, name="adapter")
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
+app.command("gc")(collection.gc)
+adapter.app.command("retire")(retirement.retire)
+adapter.app.command("restore")(retirement.restore)
 app.command("compose")(compose.compose)
 app.command("export")(compose.export)
 app.command("sample")(sample.sample)

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """The beginning of a blob: no reader sees it. since: when the last of it arrived."""
+
+    name: str
+    size_bytes: int
+    since: datetime
 
 
 class BlobStore(Protocol):
@@ -51,4 +62,20 @@ class BlobStore(Protocol):
 
     def digests(self) -> Iterator[str]:
         """Every blob that the store has."""
+        ...
+
+    def arrived_at(self, digest: str) -> datetime:
+        """When the blob was put last, whether or not it was there before."""
+        ...
+
+    def remove(self, digest: str) -> None:
+        """Take the blob away; nothing where it is not there. Only garbage collection asks for this."""
+        ...
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What puts that never ended left behind, or have not finished yet."""
+        ...
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Take it away; nothing where it is not there."""
         ...

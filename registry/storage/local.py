@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Self
 from urllib.parse import unquote, urlsplit
@@ -17,8 +18,10 @@ from uuid import uuid4
 from affinery.tensor_files import make_durable
 from registry.digests import checked_digest
 from registry.errors import BlobDamaged, BlobMissing, StorageError, StorageFull, StorageReadOnly
+from registry.storage.contract import Leftover
 
 _CHUNK_BYTES = 1 << 20
+_INCOMING = ".incoming"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[0-9a-f]{62}")
@@ -45,7 +48,7 @@ class LocalStore:
         return self._put(io.BytesIO(content), len(content))
 
     def _put(self, source: BinaryIO, size_bytes: int) -> str:
-        incoming = self.root / ".incoming" / uuid4().hex
+        incoming = self.root / _INCOMING / uuid4().hex
         try:
             _make_folder(incoming.parent)
             try:
@@ -104,6 +107,24 @@ class LocalStore:
             for file in sorted(folder.iterdir()):
                 if _NAME.fullmatch(file.name):
                     yield folder.name + file.name
+
+    def arrived_at(self, digest: str) -> datetime:
+        return _when(self.path(digest))
+
+    def remove(self, digest: str) -> None:
+        self.path_of(digest).unlink(missing_ok=True)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        for file in sorted((self.root / _INCOMING).glob("*")):
+            with suppress(FileNotFoundError):  # it was whole meanwhile, and is in its place
+                yield Leftover(file.name, file.stat().st_size, _when(file))
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        (self.root / _INCOMING / Path(leftover.name).name).unlink(missing_ok=True)
+
+
+def _when(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _write_durably(source: BinaryIO, target: Path) -> str:

@@ -6,11 +6,13 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Self
 
 from registry.digests import checked_digest
 from registry.errors import BlobDamaged, BlobMissing
+from registry.storage.contract import Leftover
 
 
 class MemoryStore:
@@ -22,6 +24,7 @@ class MemoryStore:
     def __init__(self, name: str = "") -> None:
         self.name = name
         self._blobs: dict[str, bytes] = {}
+        self._arrived: dict[str, datetime] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -37,6 +40,7 @@ class MemoryStore:
     def put_bytes(self, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
         self._blobs[digest] = bytes(content)
+        self._arrived[digest] = datetime.now(UTC)
         return digest
 
     def path(self, digest: str) -> Path:
@@ -64,6 +68,21 @@ class MemoryStore:
 
     def digests(self) -> Iterator[str]:
         yield from sorted(self._blobs)
+
+    def arrived_at(self, digest: str) -> datetime:
+        self._content(digest)
+        return self._arrived[digest]
+
+    def remove(self, digest: str) -> None:
+        self._blobs.pop(checked_digest("A blob", digest), None)
+        if self._folder is not None:
+            (Path(self._folder.name) / digest).unlink(missing_ok=True)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        return iter(())  # a put is one assignment
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        pass
 
     def _content(self, digest: str) -> bytes:
         if not self.exists(digest):
