@@ -18,7 +18,7 @@ from affinery.backbones import architecture
 from affinery.backbones.contract import Backbone, BackboneSpec, Latent, Text, on_meta
 from affinery.backbones.diffusers_schedule import schedule_of
 from affinery.backbones.latent_space import VAE_SETTINGS
-from affinery.backbones.model_folder import OnNote, read_object, read_weights
+from affinery.backbones.model_folder import OnNote, ReadTensors, read_object, read_weights
 from affinery.backbones.network_config import arguments
 from affinery.backbones.text_encoder import CLIP_DEFAULTS, END, tokenizer
 from affinery.errors import BackboneFileInvalid, ConfigInvalid
@@ -34,13 +34,15 @@ STABLE_DIFFUSION = Latent(channels=4, factor=8, scaling=0.18215)
 TEXT_LENGTH, TEXT_GUIDANCE = 77, 7.5
 
 
-def read_folder(path: Path, on_note: OnNote = lambda _: None) -> Backbone:
+def read_folder(
+    path: Path, on_note: OnNote = lambda _: None, read_tensors: ReadTensors = read_weights
+) -> Backbone:
     """The frozen backbone in a diffusers folder.
 
     on_note: told what was assumed or converted. Raises BackboneFileInvalid.
     """
     try:
-        return _Folder(path, on_note).read()
+        return _Folder(path, on_note, read_tensors).read()
     except BackboneFileInvalid:
         raise
     except ConfigInvalid as error:
@@ -53,8 +55,8 @@ def read_folder(path: Path, on_note: OnNote = lambda _: None) -> Backbone:
 class _Folder:
     """One folder while it is read: where its parts lie, and what they say."""
 
-    def __init__(self, path: Path, on_note: OnNote) -> None:
-        self.path, self.on_note = path, on_note
+    def __init__(self, path: Path, on_note: OnNote, read_tensors: ReadTensors) -> None:
+        self.path, self.on_note, self.read_tensors = path, on_note, read_tensors
         self.index: dict[str, Any] = {}
         if (path / "model_index.json").is_file():
             self.index = read_object(path / "model_index.json")
@@ -119,12 +121,12 @@ class _Folder:
         latent, state = self._vae()
         if latent is not None:
             facts["latent"] = latent
-        state |= read_weights(folder, self.on_note)
+        state |= self.read_tensors(folder, self.on_note)
         backbone: Backbone = from_diffusers(config, state, source=str(folder), **facts)
         return backbone
 
     def _unet(self, folder: Path, config: Mapping[str, Any], arch: str) -> Backbone:
-        state = read_weights(folder, self.on_note)
+        state = self.read_tensors(folder, self.on_note)
         table = state.pop(CLASS_TABLE, None)
         names, table = self._classes(table)
         latent, vae = self._vae()
@@ -224,7 +226,9 @@ class _Folder:
             shift=float(settings["shift_factor"] or 0.0),
             vae=vae,
         )
-        return latent, {f"vae.{name}": tensor for name, tensor in read_weights(folder, self.on_note).items()}
+        return latent, {
+            f"vae.{name}": tensor for name, tensor in self.read_tensors(folder, self.on_note).items()
+        }
 
     def _text(self, denoiser: Mapping[str, Any]) -> tuple[Text, dict[str, Tensor]]:
         """→ what captions the denoiser takes, and the tensors of the text encoder."""
@@ -241,7 +245,7 @@ class _Folder:
         tokenizer(vocab, merges, pad, clip["vocab_size"])  # whether it is one
         settings = {"clip": clip, "pad": pad, "vocab_bytes": len(vocab), "merges_bytes": len(merges)}
         state = {"text.vocab": _byte_tensor(vocab), "text.merges": _byte_tensor(merges)}
-        for name, tensor in read_weights(folder, self.on_note).items():
+        for name, tensor in self.read_tensors(folder, self.on_note).items():
             current = name.removeprefix("text_model.")
             if current != "embeddings.position_ids":
                 state[f"text.clip.{current}"] = tensor

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affinery.errors import BackboneFileInvalid
-from affinery.tensor_files import NotSafetensors, read_header, read_json
+from affinery.tensor_files import Header, NotSafetensors, read_header, read_json
 
 JSON_LIMIT_BYTES = 64_000_000
 STEMS = ("diffusion_pytorch_model", "model")
@@ -23,6 +23,7 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 OLD_NAME = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 
 OnNote = Callable[[str], None]
+ReadTensors = Callable[[Path, OnNote], dict[str, Tensor]]
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -44,16 +45,31 @@ def read_weights(folder: Path, on_note: OnNote) -> dict[str, Tensor]:
     """All tensors of a model's folder, by name, as 32-bit floats. Raises BackboneFileInvalid."""
     state: dict[str, Tensor] = {}
     for file in _weight_files(folder):
-        try:
-            read_header(file)
-        except (OSError, NotSafetensors) as error:
-            raise BackboneFileInvalid(str(file), f"{error}.") from error
+        _header(file)
         state |= load_file(file)
     kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} - {torch.float32}
     if kinds:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         on_note(f"{folder}: its weights are {names}; they are stored as float32.")
     return {_current(name): _float32(folder, name, tensor) for name, tensor in state.items()}
+
+
+def read_shapes(folder: Path, _on_note: OnNote) -> dict[str, Tensor]:
+    """As `read_weights`, from the headers alone: tensors on the meta device. Raises BackboneFileInvalid."""
+    return {
+        _current(name): torch.empty(
+            entry.shape, device="meta", dtype=torch.float32 if "F" in entry.dtype else torch.int64
+        )
+        for file in _weight_files(folder)
+        for name, entry in _header(file).tensors.items()
+    }
+
+
+def _header(file: Path) -> Header:
+    try:
+        return read_header(file)
+    except (OSError, NotSafetensors) as error:
+        raise BackboneFileInvalid(str(file), f"{error}.") from error
 
 
 def _float32(folder: Path, name: str, tensor: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ GIGA = 1e9
 
 def estimate(
     arch: Annotated[
-        str, typer.Option(help="A backbone: dit-xl-2, dit-b-4, sd15-unet … or a .safetensors file.")
+        str,
+        typer.Option(help="dit-xl-2, dit-b-4, sd15-unet …, or a .safetensors file or diffusers folder."),
     ],
     kind: Annotated[
         str, typer.Option(help="The adapter kind (affinery adapter kinds), or all: compare them.")

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from affinery.adapters import kind, kinds
 from affinery.adapters.files import AdapterMeta, adapter_bytes
 from affinery.backbones.contract import BackboneSpec
 from affinery.backbones.files import save_backbone
+from affinery.backbones.imports import import_backbone
 from affinery.composed import ComposedModel
 from affinery.diffusion.objective import l_simple
 from affinery.errors import BackboneFileInvalid, ConfigInvalid, UnknownName
@@ -27,7 +29,7 @@ from affinery.estimate import (
     spec_for,
 )
 from tests import tiny_models as tiny
-from tests.tiny_unets import built, text_spec, unet_spec
+from tests.tiny_unets import UNET, built, text_spec, unet_spec
 from trainers.loop import CoTraining, TaskData
 from trainers.recipe import Recipe
 
@@ -181,6 +183,24 @@ def test_of_a_backbone_file_only_the_header_is_read(tmp_path: Path) -> None:
     assert spec_for(str(path)) == tiny.spec()
 
 
+@pytest.mark.parametrize("what", ["unet", "dit"])
+def test_of_a_diffusers_folder_only_headers_are_read(what: str, tmp_path: Path) -> None:
+    if what == "unet":
+        UNet2DModel(**UNET, num_class_embeds=2).save_pretrained(tmp_path)
+    else:
+        model = DiTTransformer2DModel(2, 8, 4, 8, num_layers=2, sample_size=4, num_embeds_ada_norm=3)
+        first, second = (block.norm1.emb for block in model.transformer_blocks)
+        second.load_state_dict(first.state_dict())
+        model.save_pretrained(tmp_path)
+    known = import_backbone(tmp_path).spec
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    weights.write_bytes(whole[: 8 + length] + b"\xff" * (len(whole) - 8 - length))  # no number at all
+    assert spec_for(str(tmp_path)) == known
+    assert Estimator(known).count("bitfit", {})["bias"] > 0
+
+
 @pytest.mark.parametrize("arch", named_architectures())
 def test_every_well_known_architecture_can_be_built(arch: str) -> None:
     assert Estimator(spec_for(arch)).count("bitfit", {})["bias"] > 0
@@ -191,7 +211,7 @@ def test_what_is_no_backbone_is_refused_with_what_there_is(tmp_path: Path) -> No
         spec_for("dit-xl2")
     with pytest.raises(BackboneFileInvalid, match="there is no such file"):
         spec_for("nowhere/backbone.safetensors")
-    with pytest.raises(BackboneFileInvalid, match="affinery backbone add"):
+    with pytest.raises(BackboneFileInvalid, match="neither a model_index"):
         spec_for(str(tmp_path))
 
 
