@@ -3,7 +3,8 @@
 affinery.toml in the workspace, over which environment variables win:
 
 registry_url   AFFINERY_REGISTRY_URL   sqlite:///<workspace>/registry.db   the SQL registry and queue
-store_url      AFFINERY_STORE_URL      <workspace>/blobs                   backbones, adapters, golden images
+store_url      AFFINERY_STORE_URL      <workspace>/blobs                   backbones, adapters, golden images:
+                                                                           a folder, or s3://bucket/prefix?…
 tracking_uri   AFFINERY_TRACKING_URI   sqlite:///<workspace>/mlflow/mlflow.db
 ray_address    AFFINERY_RAY_ADDRESS    none: Ray runs inside the worker
 """
@@ -31,7 +32,7 @@ HEADER = """# An Affinery workspace. What is not set here has its default below 
 # AFFINERY_REGISTRY_URL, _STORE_URL, _TRACKING_URI and AFFINERY_RAY_ADDRESS win over it.
 schema = 1
 # registry_url = "postgresql://affinery@db/affinery"
-# store_url = "/srv/affinery/blobs"
+# store_url = "/srv/affinery/blobs", or "s3://bucket/prefix?endpoint=https://store:7070"
 # tracking_uri = "http://mlflow:5000"
 # ray_address = "auto"
 """

@@ -23,6 +23,8 @@ RegistryError                      exit code 1
     ├── BlobUnknown                a digest that was never committed to the registry
     ├── StorageFull                no space left for a blob
     ├── StorageReadOnly            a store that may not be written
+    ├── StorageUnreachable         a store that does not answer, or does not let us in
+    ├── StorageUrlInvalid          (usage) an address that its store cannot use
     └── StorageUnknown             (usage) no store speaks this URL scheme
 """
 
@@ -247,3 +249,22 @@ class StorageUnknown(StorageError, UserError):
     def __str__(self) -> str:
         scheme, known = self.args
         return f"No blob store speaks {scheme!r}.{near(scheme, known)} Known: {', '.join(sorted(known))}."
+
+
+class StorageUnreachable(StorageError):
+    """A store that does not answer, or does not let us in. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return (
+            f"The store {where} cannot be used: {reason}. Nothing was stored; check its address, and the "
+            "credentials that boto3 finds."
+        )
+
+
+class StorageUrlInvalid(StorageError, UserError):
+    """An address that its store cannot use. Args: scheme, reason. The address itself may hold a secret."""
+
+    def __str__(self) -> str:
+        scheme, reason = self.args
+        return f"The store's {scheme}:// address cannot be used: {reason}."

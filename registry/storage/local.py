@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Self
+from typing import BinaryIO, ClassVar, Protocol, Self
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -25,6 +25,14 @@ _INCOMING = ".incoming"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[0-9a-f]{62}")
+
+
+class Source(Protocol):
+    """Whatever gives bytes when asked for some."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        ...
 
 
 class LocalStore:
@@ -42,12 +50,13 @@ class LocalStore:
 
     def put_file(self, path: Path) -> str:
         with path.open("rb") as source:
-            return self._put(source, path.stat().st_size)
+            return self.put_stream(source, path.stat().st_size)
 
     def put_bytes(self, content: bytes) -> str:
-        return self._put(io.BytesIO(content), len(content))
+        return self.put_stream(io.BytesIO(content), len(content))
 
-    def _put(self, source: BinaryIO, size_bytes: int) -> str:
+    def put_stream(self, source: Source, size_bytes: int) -> str:
+        """Keep what a stream gives; size_bytes is only said where there is no room for it."""
         incoming = self.root / _INCOMING / uuid4().hex
         try:
             _make_folder(incoming.parent)
@@ -127,7 +136,7 @@ def _when(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def _write_durably(source: BinaryIO, target: Path) -> str:
+def _write_durably(source: Source, target: Path) -> str:
     digest = hashlib.sha256()
     # Blobs are never edited: nobody gets write permission.
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)

@@ -35,6 +35,8 @@ EXAMPLES = [
     errors.StorageFull("/w/blobs", 1_000_000),
     errors.StorageReadOnly("/w/blobs"),
     errors.StorageUnknown("s4", ["file", "s3"]),
+    errors.StorageUnreachable("s3://bucket/", "AccessDenied"),
+    errors.StorageUrlInvalid("s3", "it names no bucket"),
 ]
 
 

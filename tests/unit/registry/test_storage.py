@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from registry import errors
 from registry.storage import open_store, stores
-from registry.storage.contract import BlobStore
+from registry.storage.contract import BlobStore, Leftover
 from registry.storage.local import LocalStore
 
 CONTENT = b"adapter tensors " * 1000
@@ -26,6 +27,10 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(params=stores())
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     """Every store that the folder holds."""
+    if request.param == "s3":
+        endpoint = request.getfixturevalue("s3_endpoint")
+        name = f"test%20{tmp_path.name}-{os.urandom(4).hex()}"
+        return open_store(f"s3://blobs/{name}?endpoint={endpoint}&cache={tmp_path}/cache")
     return open_store(
         {"local": f"file://{tmp_path}/blob%20s", "memory": f"memory://{tmp_path}"}[request.param]
     )
@@ -42,6 +47,27 @@ def test_bytes_are_kept_under_the_digest_of_their_content(store: BlobStore, tmp_
     assert store.size_bytes(DIGEST) == len(CONTENT)
     store.verify(DIGEST)
     assert list(store.digests()) == [DIGEST]
+
+
+def test_a_blob_that_is_put_again_has_just_arrived_and_one_that_is_removed_is_gone(store: BlobStore) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+    digest = store.put_bytes(CONTENT)
+    first = store.arrived_at(digest)
+    assert before <= first <= datetime.now(UTC)
+    store.put_bytes(CONTENT)
+    assert store.arrived_at(digest) >= first
+    assert store.path(digest).exists()
+    store.remove(digest)
+    store.remove(digest)
+    assert not store.exists(digest)
+    assert list(store.leftovers()) == []
+    for ask in (store.arrived_at, store.path):
+        with pytest.raises(errors.BlobMissing):
+            ask(digest)
+
+
+def test_removing_a_leftover_that_is_gone_is_no_error(store: BlobStore) -> None:
+    store.remove_leftover(Leftover("gone blob", 1, datetime.now(UTC)))
 
 
 def test_empty_bytes_are_a_blob_too(store: BlobStore) -> None:
@@ -68,7 +94,7 @@ def test_what_is_no_digest_never_becomes_a_path(store: BlobStore, digest: str) -
 
 
 def test_an_unknown_scheme_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
-    with pytest.raises(errors.StorageUnknown, match="Known: file, memory"):
+    with pytest.raises(errors.StorageUnknown, match="Known: file, memory, s3"):
         open_store("s4://bucket")
     assert isinstance(open_store(str(tmp_path)), LocalStore)
 
@@ -115,7 +141,7 @@ class Breaking(io.BytesIO):
 def test_an_interrupted_put_leaves_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "blobs")
     with pytest.raises(KeyboardInterrupt):
-        store._put(Breaking(CONTENT), len(CONTENT))
+        store.put_stream(Breaking(CONTENT), len(CONTENT))
     assert files_under(tmp_path) == []
 
 
@@ -149,7 +175,7 @@ class Deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return b"x" * size
 
-LocalStore(Path(sys.argv[1]))._put(Deadly(), 1)
+LocalStore(Path(sys.argv[1])).put_stream(Deadly(), 1)
 """
 
 
