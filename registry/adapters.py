@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, select, update
 from sqlalchemy.orm import Session, aliased
 
-from registry import backbones, blobs, events, names, nodes, runs, tasks
+from registry import backbones, blobs, events, names, nodes, refs, runs, tasks
 from registry.digests import checked_digest, plain
 from registry.errors import NotFound, RecordInvalid, StaleFence
 from registry.models import Adapter, Backbone, Dataset, Job, JobTask, Node, Task
@@ -119,17 +119,8 @@ def _next_version(session: Session, task_id: int) -> int:
 
 
 def get(session: Session, ref: str) -> AdapterRecord:
-    """The adapter of a task (its latest version) or task@version; NotFound otherwise."""
-    wanted = names.parse_as("adapter", ref)
-    query = _query().where(Task.name == wanted.name).order_by(Adapter.version.desc())
-    if wanted.version is not None:
-        query = query.where(Adapter.version == wanted.version)
-    row = session.execute(query.limit(1)).first()
-    if row is None:
-        known = select(Task.name, Adapter.version).join(Task, Task.node_id == Adapter.task_id)
-        found = session.execute(known.order_by(Task.name, Adapter.version).limit(1000))
-        raise NotFound("adapter", ref, [f"{name}@{version}" for name, version in found])
-    return _record(row)
+    """The adapter that a reference means: a task (its latest version), its version or alias, or a digest."""
+    return by_id(session, refs.find(session, "adapter", ref))
 
 
 def by_id(session: Session, node_id: int) -> AdapterRecord:

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import blobs, events, names, nodes
+from registry import blobs, events, names, nodes, refs
 from registry.digests import checked_digest, plain
-from registry.errors import NotFound, RecordInvalid
+from registry.errors import RecordInvalid
 from registry.models import Backbone, ClassBlock, Node
 from registry.records import BackboneRecord
 
@@ -70,15 +70,8 @@ def register(
 
 
 def get(session: Session, ref: str) -> BackboneRecord:
-    """The backbone of a name (its latest version) or name@version; NotFound otherwise."""
-    wanted = names.parse_as("backbone", ref)
-    query = _query().where(Backbone.name == wanted.name).order_by(Backbone.version.desc())
-    if wanted.version is not None:
-        query = query.where(Backbone.version == wanted.version)
-    row = session.execute(query.limit(1)).first()
-    if row is None:
-        raise NotFound("backbone", ref, [record.ref for record in list_all(session)])
-    return _record(row)
+    """The backbone that a reference means: a name (its latest version), name@version or a digest."""
+    return by_id(session, refs.find(session, "backbone", ref))
 
 
 def by_id(session: Session, node_id: int) -> BackboneRecord:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from registry import adapters, backbones, events, exports, names, nodes, retirement
+from registry import adapters, backbones, events, exports, names, nodes, refs, retirement
 from registry.digests import digest_of, plain
-from registry.errors import NotFound, RecordInvalid
+from registry.errors import RecordInvalid
 from registry.models import Adapter, Backbone, Composition, CompositionMember, Node, Task
 from registry.records import AdapterRecord, BackboneRecord, CompositionRecord, ExportRecord
 
@@ -117,15 +117,8 @@ def _insert(
 
 
 def get(session: Session, ref: str) -> CompositionRecord:
-    """The composition of a name (its latest version) or name@version; NotFound otherwise."""
-    wanted = names.parse_as("composition", ref)
-    query = select(Composition.node_id).where(Composition.name == wanted.name)
-    if wanted.version is not None:
-        query = query.where(Composition.version == wanted.version)
-    node_id = session.scalar(query.order_by(Composition.version.desc()).limit(1))
-    if node_id is None:
-        raise NotFound("composition", ref, [record.ref for record in list_all(session)])
-    return by_id(session, node_id)
+    """The composition that a reference means: a name (its latest version), name@version or a digest."""
+    return by_id(session, refs.find(session, "composition", ref))
 
 
 def by_id(session: Session, node_id: int) -> CompositionRecord:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from registry import events, names, nodes
+from registry import events, names, nodes, refs
 from registry.digests import checked_digest, plain
-from registry.errors import NotFound, RecordInvalid
+from registry.errors import RecordInvalid
 from registry.models import Dataset, Node
 from registry.records import DatasetRecord
 
@@ -73,15 +73,8 @@ def _checked_classes(classes: list[str], counts: list[int], image_count: int) ->
 
 
 def get(session: Session, ref: str) -> DatasetRecord:
-    """The dataset of a name (its latest version) or name@version; NotFound otherwise."""
-    wanted = names.parse_as("dataset", ref)
-    query = _query().where(Dataset.name == wanted.name).order_by(Dataset.version.desc())
-    if wanted.version is not None:
-        query = query.where(Dataset.version == wanted.version)
-    row = session.execute(query.limit(1)).first()
-    if row is None:
-        raise NotFound("dataset", ref, [record.ref for record in list_all(session)])
-    return _record(row)
+    """The dataset that a reference means: a name (its latest version), name@version or a digest."""
+    return by_id(session, refs.find(session, "dataset", ref))
 
 
 def by_id(session: Session, node_id: int) -> DatasetRecord:

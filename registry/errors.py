@@ -6,7 +6,10 @@ RegistryError                      exit code 1
 ├── RefInvalid                     (usage) a reference that cannot be read
 ├── NameInvalid                    (usage) a name that could not be used in references and paths
 ├── RecordInvalid                  (usage) a value that cannot be recorded
+├── RequirementInvalid             (usage) a bound on a metric that cannot be read
 ├── TaskExists                     (usage) a task name that is taken
+├── AliasMoved                     an alias that no longer means what was expected
+├── GateClosed                     an adapter whose metrics do not hold what an alias requires
 ├── StaleFence                     a worker that publishes after its job was given to another
 ├── Refused                        the database's own refusal: an invariant of the record
 ├── RegistryMissing                there is no registry at this address
@@ -60,9 +63,8 @@ class RefInvalid(RegistryError, UserError):
 
     def __str__(self) -> str:
         ref, reason = self.args
-        return (
-            f"{ref!r} is not a reference: {reason} Write name, name@version, kind:name@version or a digest."
-        )
+        forms = "name, name@version, name@alias, kind:name@version or a digest"
+        return f"{ref!r} is not a reference: {reason} Write {forms}."
 
 
 class NameInvalid(RegistryError, UserError):
@@ -88,6 +90,36 @@ class TaskExists(RegistryError, UserError):
     def __str__(self) -> str:
         (name,) = self.args
         return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show"
+
+
+class RequirementInvalid(RegistryError, UserError):
+    """A bound on a metric that cannot be read. Args: text."""
+
+    def __str__(self) -> str:
+        (text,) = self.args
+        shown = text if len(text) <= 60 else text[:57] + "…"
+        return f"{shown!r} requires nothing that can be read: write metric>=number, as in recognition>=0.8."
+
+
+class AliasMoved(RegistryError):
+    """An alias no longer means what was expected. Args: alias, expected, found."""
+
+    def __str__(self) -> str:
+        alias, expected, found = self.args
+        return (
+            f"{alias} means {found} now, not {expected}: somebody moved it. Nothing was changed; see "
+            f"affinery alias history {alias}"
+        )
+
+
+class GateClosed(RegistryError):
+    """The metrics do not hold what is required. Args: adapter, requirement, metric, found (or None)."""
+
+    def __str__(self) -> str:
+        adapter, wanted, metric, found = self.args
+        why = f"has no metric {metric!r}" if found is None else f"has {metric} {found:g}"
+        see = f"affinery adapter show {adapter}"
+        return f"{adapter} {why}, and {wanted} is required. Nothing was changed; see {see}"
 
 
 class StaleFence(RegistryError):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from registry import events, names, nodes
+from registry import events, nodes, refs
 from registry.digests import checked_digest, plain
-from registry.errors import NotFound
 from registry.models import Composition, Export, Node
 from registry.records import CompositionRecord, ExportRecord
 
@@ -56,14 +55,7 @@ def record(
 
 def get(session: Session, ref: str) -> ExportRecord:
     """The export of a composition's name (the latest) or name@version, exports counted by themselves."""
-    wanted = names.parse_as("export", ref)
-    query = _query().where(Export.name == wanted.name).order_by(Export.version.desc())
-    if wanted.version is not None:
-        query = query.where(Export.version == wanted.version)
-    row = session.execute(query.limit(1)).first()
-    if row is None:
-        raise NotFound("export", ref, [record.ref for record in list_all(session)])
-    return _record(row)
+    return by_id(session, refs.find(session, "export", ref))
 
 
 def by_id(session: Session, node_id: int) -> ExportRecord:

@@ -1,4 +1,4 @@
-"""Names, and the references that people write: name, name@version, kind:name@version, digest prefix."""
+"""Names, and how the references that people write are read; registry/refs.py says what they mean."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from registry.errors import NameInvalid, RefInvalid
+from registry.errors import NameInvalid, RecordInvalid, RefInvalid
 
 MAX_LENGTH = 128
 _MAX_BYTES = 240  # a name becomes part of a file name, which most file systems end at 255 bytes
+_ALIAS = re.compile(r"(?!v?[0-9]+$)[a-z0-9][a-z0-9._-]{0,63}")
 _DIGEST_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 # Control, format (which turn the direction of text or hide in it), lone surrogates, line and paragraph ends.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -37,6 +38,28 @@ def checked_class(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def checked_alias(name: str) -> str:
+    """The name of an alias; NameInvalid where it could be taken for a version or cannot be typed."""
+    if not _ALIAS.fullmatch(name):
+        reason = "an alias is 1 to 64 of a-z, 0-9, '.', '_', '-', and is no number"
+        raise NameInvalid("alias", name, reason)
+    return name
+
+
+def checked_text(what: str, text: str, most: int, *, lines: bool = False) -> str:
+    """Free text in NFC, not too long, without characters that a terminal obeys; RecordInvalid otherwise."""
+    text = unicodedata.normalize("NFC", text.strip())
+    if not text:
+        raise RecordInvalid(what, "it says nothing")
+    if len(text) > most:
+        raise RecordInvalid(what, f"it is longer than {most:,} characters")
+    allowed = _JOINERS + ("\n\t" if lines else "")
+    for character in text:
+        if unicodedata.category(character) in _INVISIBLE and character not in allowed:
+            raise RecordInvalid(what, f"it holds the control character U+{ord(character):04X}")
+    return text
+
+
 def _fault(name: str, allowed: str = "") -> str | None:
     if not name or not name.strip():
         return "it is empty"
@@ -61,35 +84,45 @@ def _forbidden_place(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A reference as written: its kind and version where they were given."""
+    """A reference as written: its kind, and its version or alias, where they were given."""
 
     text: str
     name: str
     kind: str | None = None
     version: int | None = None
+    alias: str | None = None
 
     @property
     def may_be_digest(self) -> bool:
-        """Six or more hexadecimal digits, and no version."""
-        return self.version is None and _DIGEST_PREFIX.fullmatch(self.name.lower()) is not None
+        """Six or more hexadecimal digits, and neither version nor alias."""
+        plain = self.version is None and self.alias is None
+        return plain and _DIGEST_PREFIX.fullmatch(self.name.lower()) is not None
 
 
 def parse(text: str) -> Ref:
     """Read a reference; RefInvalid where that cannot be done. Nothing is looked up."""
-    rest, kind, version = text.strip(), None, None
+    rest, kind, version, alias = text.strip(), None, None, None
     if ":" in rest:
         kind, _, rest = rest.partition(":")
         if kind not in KINDS:
             raise RefInvalid(text, f"{kind!r} is not one of {', '.join(KINDS)}.")
     if "@" in rest:
         rest, _, number = rest.partition("@")
-        digits = number.removeprefix("v")
-        if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:19]) < 2**31 and len(digits) < 11):
-            raise RefInvalid(text, f"{number!r} is not a version number, which is 1 or more.")
-        version = int(digits)
+        if _ALIAS.fullmatch(number):
+            alias = number
+        else:
+            version = _version(text, number)
     if not rest:
         raise RefInvalid(text, "it names nothing.")
-    return Ref(text, unicodedata.normalize("NFC", rest), kind, version)
+    return Ref(text, unicodedata.normalize("NFC", rest), kind, version, alias)
+
+
+def _version(text: str, number: str) -> int:
+    digits = number.removeprefix("v")
+    if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:19]) < 2**31 and len(digits) < 11):
+        shown = number if len(number) <= 40 else number[:37] + "…"
+        raise RefInvalid(text, f"{shown!r} is neither a version number, which is 1 or more, nor an alias.")
+    return int(digits)
 
 
 def parse_as(kind: str, text: str) -> Ref:

@@ -199,6 +199,43 @@ class ExportRecord(Versioned):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRecord:
+    """A move of an alias: what task@name means since then; adapter is None where it was taken away.
+
+    gate: what was required of the adapter's metrics, and what they said.
+    """
+
+    task: str
+    name: str
+    number: int
+    adapter: str | None
+    adapter_id: int | None
+    gate: tuple[dict[str, Any], ...]
+    at: datetime
+
+    @property
+    def ref(self) -> str:
+        """How a person writes the alias."""
+        return f"{self.task}@{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON, with ref."""
+        return {"ref": self.ref} | {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteRecord:
+    """What is said about a thing; text is None where nothing is."""
+
+    ref: str
+    text: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON."""
+        return {"ref": self.ref, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventRecord:
     """What happened to which node (or to none), and when."""
 

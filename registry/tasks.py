@@ -8,9 +8,9 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry import backbones, datasets, events, names, nodes
+from registry import backbones, datasets, events, names, nodes, refs
 from registry.digests import digest_of, plain
-from registry.errors import NotFound, RecordInvalid, TaskExists
+from registry.errors import RecordInvalid, TaskExists
 from registry.models import Adapter, Backbone, ClassBlock, Dataset, Job, JobTask, Node, Task
 from registry.records import BackboneRecord, DatasetRecord, TaskRecord
 
@@ -107,14 +107,8 @@ def _insert(
 
 
 def get(session: Session, name: str) -> TaskRecord:
-    """The task of this name; NotFound otherwise."""
-    wanted = names.parse_as("task", name)
-    row = (
-        session.execute(_query().where(Task.name == wanted.name)).first() if wanted.version is None else None
-    )
-    if row is None:
-        raise NotFound("task", name, list(session.scalars(select(Task.name).order_by(Task.name))))
-    return _records(session, [row])[0]
+    """The task of this name (or digest); NotFound otherwise."""
+    return by_id(session, refs.find(session, "task", name))
 
 
 def by_id(session: Session, node_id: int) -> TaskRecord:

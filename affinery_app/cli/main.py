@@ -11,12 +11,14 @@ import typer
 
 from affinery_app.cli import (
     adapter,
+    alias,
     backbone,
     collection,
     compose,
     dataset,
     demo,
     estimate,
+    labels,
     lineage,
     retirement,
     run,
@@ -47,6 +49,9 @@ app.command("run")(run.run)
 app.command("worker")(run.worker)
 app.command("serve")(serve.serve)
 app.add_typer(adapter.app, name="adapter")
+app.add_typer(alias.app, name="alias")
+app.command("tag")(labels.tag)
+app.command("note")(labels.note)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)

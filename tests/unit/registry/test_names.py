@@ -66,20 +66,31 @@ def test_class_names_may_hold_what_references_may_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "name", "version"),
+    ("text", "kind", "name", "version", "alias"),
     [
-        ("digits", None, "digits", None),
-        (" digits ", None, "digits", None),
-        ("digits@12", None, "digits", 12),
-        ("digits@v3", None, "digits", 3),
-        ("adapter:digits@3", "adapter", "digits", 3),
-        ("backbone:small dit", "backbone", "small dit", None),
-        ("abcdef", None, "abcdef", None),
+        ("digits", None, "digits", None, None),
+        (" digits ", None, "digits", None, None),
+        ("digits@12", None, "digits", 12, None),
+        ("digits@v3", None, "digits", 3, None),
+        ("adapter:digits@3", "adapter", "digits", 3, None),
+        ("backbone:small dit", "backbone", "small dit", None, None),
+        ("abcdef", None, "abcdef", None, None),
+        ("digits@champion", None, "digits", None, "champion"),
+        ("adapter:digits@v3-try", "adapter", "digits", None, "v3-try"),
     ],
 )
-def test_references_are_read(text: str, kind: str | None, name: str, version: int | None) -> None:
+def test_references_are_read(
+    text: str, kind: str | None, name: str, version: int | None, alias: str | None
+) -> None:
     ref = names.parse(text)
-    assert (ref.kind, ref.name, ref.version) == (kind, name, version)
+    assert (ref.kind, ref.name, ref.version, ref.alias) == (kind, name, version, alias)
+
+
+@pytest.mark.parametrize("name", ["", "12", "v3", "Champion", "a b", "-x", ".x", "ä", "a@b", "x" * 65, "a\n"])
+def test_an_alias_that_could_be_taken_for_something_else_is_refused(name: str) -> None:
+    with pytest.raises(errors.NameInvalid, match="cannot be the name of"):
+        names.checked_alias(name)
+    assert names.checked_alias("release-1.2_a") == "release-1.2_a"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,10 @@ def test_references_are_read(text: str, kind: str | None, name: str, version: in
         "a@",
         "a@0",
         "a@-1",
-        "a@x",
+        "a@X",
+        "a@x y",
+        "a@ä",
+        "a@" + "x" * 65,
         "a@1@2",
         "a@٣",
         "a@99999999999",
@@ -110,4 +124,5 @@ def test_six_hexadecimal_digits_may_be_a_digest_and_five_may_not() -> None:
     assert names.parse("ABCDEF").may_be_digest
     assert not names.parse("abcde").may_be_digest
     assert not names.parse("abcdef@1").may_be_digest
+    assert not names.parse("abcdef@champion").may_be_digest
     assert not names.parse("a" * 65).may_be_digest

@@ -1,0 +1,116 @@
+"""affinery alias set | list | history | remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
+
+if TYPE_CHECKING:
+    from registry.records import AliasRecord
+
+app = typer.Typer(
+    help="Names that move: which adapter version of a task is champion, candidate, …", no_args_is_help=True
+)
+ExpectOption = Annotated[
+    str | None,
+    typer.Option(help='What it must mean now, a version or "none"; otherwise nothing is changed.'),
+]
+
+
+@app.command("set")
+def set_alias(
+    name: Annotated[str, typer.Argument(help="The alias: champion, candidate, or a name of your own.")],
+    ref: Annotated[str, typer.Argument(help="The adapter: task, task@version, task@alias or a digest.")],
+    expect: ExpectOption = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="What its metrics must hold, such as 'recognition>=0.8'; repeat for more."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias at an adapter version; task@alias then means it everywhere."""
+    from affinery_app.wiring import open_workspace
+    from registry import aliases, metrics
+
+    required = [metrics.requirement(text) for text in require or ()]
+    with open_workspace(workspace).sessions.begin() as session:
+        record = aliases.point(session, name, ref, expect=expect, require=required)
+    if as_json:
+        emit(record.to_json())
+        return
+    fields([("alias", record.ref), ("means", record.adapter), ("moves", record.number)])
+    following(f"affinery adapter show {record.ref}", f"affinery alias history {record.ref}")
+
+
+@app.command("list")
+def list_all(
+    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """All aliases and what they mean."""
+    from affinery_app.wiring import open_workspace
+    from registry import aliases
+
+    with open_workspace(workspace).sessions.read() as session:
+        records = aliases.list_all(session, task=task)
+    if as_json:
+        emit([record.to_json() for record in records])
+        return
+    table(
+        ["alias", "means", "since", "gate"],
+        [(r.ref, r.adapter, f"{r.at:%Y-%m-%d %H:%M}", _gate(r)) for r in records],
+        "No alias yet. Point one at an adapter: affinery alias set champion TASK",
+    )
+
+
+@app.command("history")
+def history(
+    ref: Annotated[str, typer.Argument(help="The alias: task@alias.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every move of an alias, the latest first."""
+    from affinery_app.wiring import open_workspace
+    from registry import aliases
+
+    with open_workspace(workspace).sessions.read() as session:
+        records = aliases.history(session, ref)
+    if as_json:
+        emit([record.to_json() for record in records])
+        return
+    table(
+        ["move", "meant", "since", "gate"],
+        [(r.number, r.adapter or "taken away", f"{r.at:%Y-%m-%d %H:%M}", _gate(r)) for r in records],
+        "",
+    )
+
+
+@app.command("remove")
+def remove(
+    ref: Annotated[str, typer.Argument(help="The alias: task@alias.")],
+    expect: ExpectOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an alias away. Its history stays."""
+    from affinery_app.wiring import open_workspace
+    from registry import aliases
+
+    with open_workspace(workspace).sessions.begin() as session:
+        record = aliases.remove(session, ref, expect=expect)
+    if as_json:
+        emit(record.to_json())
+    else:
+        fields([("alias", record.ref), ("means", "nothing"), ("moves", record.number)])
+
+
+def _gate(record: AliasRecord) -> str | None:
+    passed = [
+        f"{each['metric']}{each['comparison']}{each['bound']:g} ({each['found']:.4g})" for each in record.gate
+    ]
+    return ", ".join(passed) or None

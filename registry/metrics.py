@@ -1,0 +1,74 @@
+"""Metrics of adapters as people ask for them: by a name, against a bound.
+
+`recognition` is the number of that name; where the metrics hold several numbers under it, the first of
+`recognition.share`, `recognition.mean` and `recognition.value`. Any of them can be named in full.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry.errors import RequirementInvalid
+
+HEADLINES = ("share", "mean", "value")
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+_REQUIREMENT = re.compile(r"\s*([^\s<>=!]+)\s*(>=|<=|>|<|=)\s*(\S+)\s*")
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The recorded names that a metric's name may stand for, the one that is meant first."""
+    return (name, *(f"{name}.{part}" for part in HEADLINES))
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an adapter's metrics by name, two levels deep, as the registry searches them."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        inner = value if isinstance(value, dict) else {}
+        for key, number in {name: value, **{f"{name}.{part}": each for part, each in inner.items()}}.items():
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                found[key] = float(number)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A metric's name, a comparison and a bound: recognition>=0.8."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.comparison}{self.bound:g}"
+
+    def found(self, metrics: Mapping[str, Any]) -> float | None:
+        """What the metrics say of it; None where they do not."""
+        known = numbers(metrics)
+        return next((known[name] for name in spellings(self.metric) if name in known), None)
+
+    def holds(self, number: float) -> bool:
+        return COMPARISONS[self.comparison](number, self.bound)
+
+
+def requirement(text: str) -> Requirement:
+    """Read `metric>=number`; RequirementInvalid where that cannot be done."""
+    matched = _REQUIREMENT.fullmatch(text)
+    try:
+        bound = float(matched[3]) if matched else math.nan
+    except ValueError:
+        bound = math.nan
+    if matched is None or not math.isfinite(bound):
+        raise RequirementInvalid(text)
+    return Requirement(matched[1], matched[2], bound)

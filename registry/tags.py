@@ -1,0 +1,69 @@
+"""Tags: keys and values on what people name. They change; the database keeps what they were as events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry import refs
+from registry.columns import utc_now
+from registry.errors import NotFound, RecordInvalid
+from registry.models import Tag
+from registry.names import checked_text
+from registry.records import NodeRecord
+from registry.upsert import insert_if_new
+
+SUBJECTS: tuple[str, ...] = ("backbone", "dataset", "task", "adapter", "composition", "export")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_MOST = 500  # characters of a value
+
+
+def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRecord:
+    """The node that a tag or a note is to stand on; RecordInvalid for a run or a certificate."""
+    node = refs.resolve(session, ref, prefer=("adapter", "composition", "task", "backbone", "dataset"))
+    if node.kind not in SUBJECTS:
+        raise RecordInvalid(f"A {what} of {node.full_ref}", f"only {', '.join(SUBJECTS)} have one")
+    return node
+
+
+def put(session: Session, ref: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Set these tags on what ref means, whatever they were; all its tags now."""
+    node = subject(session, ref, "tag")
+    for key, value in tags.items():
+        value = _checked(key, value)
+        held = session.get(Tag, (node.node_id, key), with_for_update=True)
+        row = {"node_id": node.node_id, "key": key, "value": value, "changed_at": utc_now()}
+        if held is None and not insert_if_new(session, Tag, row):
+            held = session.get_one(Tag, (node.node_id, key), with_for_update=True)
+        if held is not None and held.value != value:
+            held.value, held.changed_at = value, utc_now()
+            session.flush()
+    return of(session, node.node_id)
+
+
+def remove(session: Session, ref: str, keys: Iterable[str]) -> dict[str, str]:
+    """Take tags away; what is left. NotFound for a key that is not there, and then nothing is taken."""
+    node = subject(session, ref, "tag")
+    held = of(session, node.node_id)
+    for key in keys:
+        if held.pop(key, None) is None:
+            raise NotFound("tag", key, sorted(held))
+        session.execute(delete(Tag).where(Tag.node_id == node.node_id, Tag.key == key))
+    return held
+
+
+def of(session: Session, node_id: int) -> dict[str, str]:
+    """A node's tags, by key."""
+    query = select(Tag.key, Tag.value).where(Tag.node_id == node_id).order_by(Tag.key)
+    return {row.key: row.value for row in session.execute(query)}
+
+
+def _checked(key: str, value: str) -> str:
+    if not _KEY.fullmatch(key):
+        reason = "a key is 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', and starts with a letter"
+        raise RecordInvalid(f"The tag {key[:80]!r}", reason)
+    return checked_text(f"The tag {key!r}", value, _MOST)
