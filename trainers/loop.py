@@ -26,6 +26,7 @@ from trainers.errors import TrainingDiverged
 from trainers.recipe import Recipe
 
 ROUNDING = 1e-5
+ROUNDING_ANYWHERE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,12 @@ class Stack:
     tensor: Tensor
     rate: float
     owners: Tensor
+
+
+def _largest(gradient: Tensor | None) -> Tensor:
+    """(S, …) → (S,) the largest size in each slot."""
+    assert gradient is not None
+    return gradient.abs().reshape(len(gradient), -1).amax(dim=1)
 
 
 class CoTraining:
@@ -290,19 +297,26 @@ class CoTraining:
 
         Some directions have no effect at all, like a shift of all keys, which softmax does not see. Their
         gradient is nothing but rounding, which depends on what else is in the batch, and Adam would blow it
-        up to full steps.
+        up to full steps. Where that is a whole tensor, as the shift of a layer that makes keys only, it shows
+        beside the same part of the task's other layers.
         """
+        parts: dict[str, list[Stack]] = {}
         for stack in self.stacks:
-            gradient = stack.tensor.grad
-            if gradient is not None and gradient.dim() > 1:
-                sizes = gradient.abs()  # (S, …)
-                largest = sizes.amax(dim=tuple(range(1, sizes.dim())), keepdim=True)
-                gradient.masked_fill_(sizes < ROUNDING * largest, 0)
+            if stack.tensor.grad is not None:
+                parts.setdefault(f"{stack.name.split('.')[1]} {stack.name.split('.')[-1]}", []).append(stack)
+        for stacks in parts.values():
+            sizes = [_largest(stack.tensor.grad) for stack in stacks]
+            anywhere = torch.stack(sizes).amax(dim=0)  # (S,)
+            for stack, own in zip(stacks, sizes, strict=True):
+                gradient = stack.tensor.grad
+                assert gradient is not None
+                floor = torch.maximum(ROUNDING * own * (gradient.dim() > 1), ROUNDING_ANYWHERE * anywhere)
+                floor = floor.reshape(-1, *[1] * (gradient.dim() - 1))
+                gradient.masked_fill_(gradient.abs() < floor, 0)
         for task in self.slots:
             for tensor in () if task.stem is None else task.stem.tensors().values():
                 if tensor.grad is not None:
-                    sizes = tensor.grad.abs()
-                    tensor.grad.masked_fill_(sizes < ROUNDING * sizes.amax(), 0)
+                    tensor.grad.masked_fill_(tensor.grad.abs() < ROUNDING * tensor.grad.abs().amax(), 0)
 
     @torch.no_grad()
     def _clip(self) -> None:

@@ -96,7 +96,8 @@ def sample(
         x = steps.step(predicted, int(t), x).prev_sample
         if on_step is not None:
             on_step(done + 1, settings.steps)
-    return torch.cat([model.backbone.decode(part).cpu() for part in x.split(DECODED_AT_ONCE)])
+    decoded = [model.backbone.decode(part).cpu() for part in x.split(DECODED_AT_ONCE)]
+    return torch.cat(decoded).contiguous()  # a VAE may leave the channels last
 
 
 def _common_size(model: ComposedModel, draws: Sequence[Draw]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from affinery import draw
 from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
+from affinery.backbones.contract import BackboneSpec
 from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid
 from tests import tiny_models as tiny
+from tests import tiny_unets
 from trainers.checkpoints import checkpoints_in, restore_checkpoint, save_checkpoint
 from trainers.errors import CheckpointUnreadable, TrainingDiverged
-from trainers.loop import CoTraining, TaskData, TaskStream
+from trainers.loop import Captions, CoTraining, TaskData, TaskStream
 from trainers.recipe import Recipe
 
 MASKED = Recipe(steps=6, batch=8, warmup=2, mask_ratio=0.5, unmasked_share=0.34, seed=5)
@@ -411,3 +413,153 @@ def test_the_last_share_of_the_steps_is_unmasked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(run.model, "denoise", noted)
     run.run()
     assert seen == [True] * 7 + [False] * 3
+
+
+def told(meta: AdapterMeta, spec: BackboneSpec, texts: int = 0) -> TaskData:
+    """Random images of a backbone, with random conditions where the task is told one, and captions."""
+    channels, size, _ = spec.latent_shape()
+    plain = data(meta, 9)
+    generator = torch.Generator().manual_seed(len(meta.task))
+    shape = (len(plain.labels), channels, size, size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    conditions = captions = None
+    if meta.condition is not None:
+        shape = (len(images), meta.condition["channels"], spec.image_size, spec.image_size)
+        conditions = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    if texts and spec.text is not None:
+        embedded = torch.randn(texts, spec.text.length, spec.text.width, generator=generator)
+        embedded[0] = tiny_unets.built(spec).encode_text([""])[0]
+        captions = Captions(embedded, torch.randint(0, texts, (len(images),), generator=generator))
+    if spec.latent is not None:
+        return replace(plain, images=torch.randn(*images.shape, generator=generator), conditions=conditions)
+    return replace(plain, images=images, captions=captions, conditions=conditions)
+
+
+CANNY, MAP = {"name": "canny", "channels": 1}, {"name": "segmentation", "channels": 3}
+U_NETS = {"pixels": tiny_unets.unet_spec, "captions": tiny_unets.text_spec, "latents": tiny_unets.latent_spec}
+
+
+def on(spec: BackboneSpec, tasks: Sequence[TaskData], recipe: Recipe = UNMASKED) -> CoTraining:
+    return CoTraining(ComposedModel(tiny_unets.built(spec), tiny.FINGERPRINT), tasks, recipe)
+
+
+def learnt(spec: BackboneSpec, tasks: Sequence[TaskData], recipe: Recipe = UNMASKED) -> list[Adapter]:
+    run = on(spec, tasks, recipe)
+    run.run()
+    return run.finish()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def rounding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
+    """Computes in a number type. → how far its rounding may carry, in networks of convolutions"""
+    if request.param == "float32":
+        yield 1e-4
+        return
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield 1e-10
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", U_NETS)
+def test_condition_caption_and_class_tasks_train_together_as_alone(name: str, rounding: float) -> None:
+    spec = U_NETS[name]()
+    tasks = [
+        told(tiny.meta("edges", (4, 5), condition=CANNY), spec, texts=3),
+        told(tiny.meta("digits", (5, 7), 3), spec),
+        told(tiny.meta("maps", (7, 9), condition=MAP), spec),
+    ]
+    for task, adapter in zip(tasks, learnt(spec, tasks), strict=True):
+        [alone] = learnt(spec, [task])
+        assert furthest(alone, adapter) <= rounding
+        assert ("stem.gate" in adapter.tensors) == (task.conditions is not None)
+
+
+def test_clipping_reaches_the_stem_and_no_other_task() -> None:
+    """With tight clipping, a task's step is that of its training alone, its stem's too."""
+    tight = replace(UNMASKED, clip_norm=1e-3)
+    edges = told(tiny.meta("edges", (4, 5), condition=CANNY), tiny.spec())
+    bright = replace(DIGITS, meta=tiny.meta("digits", (5, 7)), images=torch.full_like(DIGITS.images, 255))
+    beside, _ = trained([edges, bright], tight)
+    [alone] = trained([edges], tight)
+    assert furthest(alone, beside) <= 1e-5
+
+
+def test_a_transformer_is_told_conditions_under_masks_too() -> None:
+    edges = told(tiny.meta("edges", (4, 5), condition=CANNY), tiny.spec())
+    tasks = [edges, data(tiny.meta("digits", (5, 7), 2))]
+    for task, adapter in zip(tasks, trained(tasks, MASKED), strict=True):
+        [alone] = trained([task], MASKED)
+        assert furthest(alone, adapter) <= 1e-5
+
+
+def test_every_part_of_a_stem_moves_and_the_gate_opens() -> None:
+    spec = tiny_unets.unet_spec()
+    run = on(spec, [told(tiny.meta("edges", (4, 5), condition=CANNY), spec)])
+    start = run.model.adapter("edges").tensors
+    assert start["stem.gate"] == 0
+    run.run()
+    [end] = run.finish()
+    stem = [name for name in start if name.startswith("stem.")]
+    assert all(not torch.equal(end.tensors[name], start[name]) for name in stem)
+
+
+def test_a_broken_training_of_conditions_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+    spec = tiny_unets.text_spec()
+    tasks = [told(tiny.meta("edges", (4, 5), condition=CANNY), spec, texts=3)]
+    [whole] = learnt(spec, tasks)
+    run = on(spec, tasks)
+    for _ in range(3):
+        run.train_step()
+    save_checkpoint(run, tmp_path)
+    again = on(spec, tasks)
+    restore_checkpoint(again, tmp_path)
+    again.run()
+    assert adapter_bytes(again.finish()[0]) == adapter_bytes(whole)
+
+
+def test_a_sample_without_its_class_has_the_empty_caption_too() -> None:
+    spec = tiny_unets.text_spec()
+    task = told(tiny.meta("digits", (4, 6)), spec, texts=3)
+    assert task.captions is not None
+    stream = on(spec, [task], replace(UNMASKED, label_dropout=0.5, batch=64)).streams[0]
+    batch = stream.next(masked=False)
+    dropped = batch.rows == tiny.NULL
+    assert 0 < int(dropped.sum()) < 64
+    assert batch.text is not None
+    assert torch.equal(batch.text[dropped], task.captions.embedded[:1].expand(int(dropped.sum()), -1, -1))
+    assert not torch.equal(batch.text[~dropped], task.captions.embedded[:1].expand_as(batch.text[~dropped]))
+
+
+def test_a_mask_without_tokens_and_sizes_that_differ_are_refused() -> None:
+    spec = tiny_unets.unet_spec()
+    with pytest.raises(ConfigInvalid, match="no tokens to mask"):
+        on(spec, [told(tiny.meta("digits", (4, 6)), spec)], MASKED)
+    with pytest.raises(ConfigInvalid, match="images of 8 and 16 pixels"):
+        training([DIGITS, data(tiny.meta("large", (6, 8), image_size=16))], UNMASKED)
+
+
+def test_conditions_without_a_stem_and_a_stem_without_conditions_are_refused() -> None:
+    spec = tiny_unets.unet_spec()
+    task = told(tiny.meta("edges", (4, 5), condition=CANNY), spec)
+    for wrong in (replace(task, conditions=None), replace(task, meta=tiny.meta("edges", (4, 5)))):
+        with pytest.raises(ConfigInvalid, match="the conditions of task 'edges'"):
+            on(spec, [wrong])
+
+
+@both
+def test_a_backbone_with_a_learned_variance_trains_on_what_it_predicts_of_the_noise(recipe: Recipe) -> None:
+    config = {"width": 16, "depth": 2, "heads": 2, "patch": 4, "learn_sigma": True}
+    run = CoTraining(ComposedModel(tiny.backbone(config=config), tiny.FINGERPRINT), [DIGITS], recipe)
+    run.run()
+    assert all(bool(tensor.isfinite().all()) for tensor in run.finish()[0].tensors.values())
+
+
+@both
+def test_a_task_of_twice_the_size_trains_with_four_times_the_tokens(recipe: Recipe) -> None:
+    task = data(tiny.meta("large", (4, 6), image_size=16))
+    task = replace(task, images=task.images.repeat(1, 1, 2, 2))
+    run = training([task], recipe)
+    assert run.streams[0].tokens == 16
+    run.run()
+    assert run.finish()[0].meta.image_size == 16
