@@ -34,11 +34,19 @@ def draw(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    prompt: str = "",
+    condition: Tensor | None = None,
 ) -> Tensor:
-    """Draws n images of one class of one task. → (n, C, H, W) in [−1, 1]. Raises UnknownName."""
+    """Draws n images of one class of one task. → (n, C, H, W) in [−1, 1]. Raises UnknownName.
+
+    prompt: the caption, for a backbone that takes captions. condition: (C', H, W) in [−1, 1], what a task
+    with a spatial condition is told. Raises ConfigInvalid where one is missing or not asked for.
+    """
     from affinery.diffusion.sampling import Draw, default_settings, sample
 
     row = model.task(task).row(label)
     return sample(
-        model, [Draw(task, row, seed + i) for i in range(n)], default_settings(model, steps, guidance)
+        model,
+        [Draw(task, row, seed + i, prompt, condition) for i in range(n)],
+        default_settings(model, steps, guidance),
     )

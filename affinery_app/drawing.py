@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from affinery.errors import UnknownName
+from affinery.errors import ConfigInvalid, UnknownName
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from affinery.composed import ComposedModel
+    from affinery.diffusion.sampling import Draw, SamplerSettings
 
 COLUMNS = 20
 
@@ -35,6 +39,39 @@ def open_model(source: str, workspace: Path | None) -> ComposedModel:
         return load_bundle(target)
 
 
+@dataclass(frozen=True)
+class Telling:
+    """What a batch is told. condition: a picture of it; made_from: one that it is drawn from."""
+
+    prompt: str = ""
+    condition: Path | None = None
+    made_from: Path | None = None
+
+    def to(self, model: ComposedModel, task: str) -> Tensor | None:
+        """(C, H, W): what a task is told. Raises ConfigInvalid where it needs a picture that is not given."""
+        import torch
+
+        from trainers.conditions import maker
+        from trainers.data import as_unit, read_square
+
+        record = model.task(task).meta.condition
+        if record is None:
+            return None
+        size, channels = model.image_size(task), int(record["channels"])
+        if self.condition is not None:
+            pixels = read_square(self.condition, size, channels, record["name"] != "segmentation")
+        elif self.made_from is not None:
+            pixels = maker(record)(read_square(self.made_from, size, model.spec.channels))
+        else:
+            other = ", or a picture with --condition-from" if record["name"] == "canny" else ""
+            reason = f"{task!r} is told {record['name']}: give its map with --condition{other}."
+            raise ConfigInvalid("condition", reason)
+        return as_unit(torch.from_numpy(pixels))
+
+
+NOTHING = Telling()
+
+
 def draw_grid(
     model: ComposedModel,
     out: Path,
@@ -45,13 +82,17 @@ def draw_grid(
     steps: int | None,
     guidance: float | None,
     on_step: Callable[[int, int], None],
+    telling: Telling = NOTHING,
 ) -> dict[str, Any]:
     """Draws `each` images of every class asked for in one batch, and writes them by task. → what was drawn
 
-    Raises UnknownName where a task, or a class in every task asked for, does not exist.
+    Tasks of several resolutions take a batch each. Raises UnknownName where a task, or a class in every task
+    asked for, does not exist.
     """
+    import torch
+
     from affinery import tensor_files
-    from affinery.diffusion.sampling import Draw, default_settings, sample
+    from affinery.diffusion.sampling import Draw, default_settings
     from trainers.pictures import png, tile, titled
 
     slots = [model.task(name) for name in (tasks or list(model.slots))]
@@ -64,26 +105,37 @@ def draw_grid(
     settings = default_settings(model, steps, guidance)
     draws: list[Draw] = []
     parts: list[tuple[str, int, int]] = []  # title, images, columns
+    shown: dict[str, Tensor] = {}  # by title, the condition
     for slot in slots:
         wanted = [name for name in slot.meta.class_names if not labels or name in labels]
         if not wanted:
             continue
         first = len(draws)
+        condition = telling.to(model, slot.meta.task)
         # A line of the picture holds every class once; few classes fill it several times.
         repeat = 1 if len(wanted) > 1 else each
         for i in range(each):
             draws += [
-                Draw(slot.meta.task, slot.row(name), seed + first + i * len(wanted) + j)
+                Draw(
+                    slot.meta.task,
+                    slot.row(name),
+                    seed + first + i * len(wanted) + j,
+                    telling.prompt,
+                    condition,
+                )
                 for j, name in enumerate(wanted)
             ]
-        title = f"{slot.meta.task}: {', '.join(wanted)}"
-        parts.append(
-            (title if len(title) <= 90 else title[:89] + "…", len(draws) - first, len(wanted) * repeat)
-        )
-    images = sample(model, draws, settings, on_step)
+        title = f"{slot.meta.task}: {', '.join(wanted)}" + (f" “{telling.prompt}”" if telling.prompt else "")
+        title = title if len(title) <= 90 else title[:89] + "…"
+        parts.append((title, len(draws) - first, len(wanted) * repeat))
+        if condition is not None:
+            shown[title] = condition
+    images = _sampled(model, draws, settings, on_step)
     pictures, at = [], 0
     for title, count, columns in parts:
-        pictures.append((title, tile(images[at : at + count], min(columns, COLUMNS))))
+        if title in shown:
+            pictures.append((f"{title.partition(':')[0]} is told", tile(shown[title][None], 1)))
+        pictures.append((title, tile(torch.stack(images[at : at + count]), min(columns, COLUMNS))))
         at += count
     tensor_files.write_whole(out.absolute(), png(titled(pictures)))
     return {
@@ -94,3 +146,26 @@ def draw_grid(
         "guidance": settings.guidance,
         "seed": seed,
     }
+
+
+def _sampled(
+    model: ComposedModel,
+    draws: Sequence[Draw],
+    settings: SamplerSettings,
+    on_step: Callable[[int, int], None],
+) -> list[Tensor]:
+    """The images in the order of the draws, those of one resolution in one batch."""
+    from affinery.diffusion.sampling import sample
+
+    sizes = [model.image_size(draw.task) for draw in draws]
+    drawn: dict[int, Tensor] = {}
+    every = sorted(set(sizes))
+    for turn, size in enumerate(every):
+        own = [i for i, other in enumerate(sizes) if other == size]
+
+        def advance(done: int, of: int, turn: int = turn) -> None:
+            on_step(turn * of + done, len(every) * of)
+
+        images = sample(model, [draws[i] for i in own], settings, advance)
+        drawn |= dict(zip(own, images, strict=True))
+    return [drawn[i] for i in range(len(draws))]

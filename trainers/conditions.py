@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from affinery.errors import ConfigInvalid, UnknownName
+from affinery.tensor_files import read_json
 
 CHANNELS = {"canny": 1, "hed": 1, "depth": 1, "segmentation": 3}
 PIPELINES = {"depth": "depth-estimation", "segmentation": "image-segmentation"}
+ARCHITECTURES = {"depth": "DepthEstimation", "segmentation": "Segmentation"}
+"""How transformers names the models of a purpose: `…For…DepthEstimation`."""
 LOW, HIGH = 100, 200
 
 Maker = Callable[[np.ndarray], np.ndarray]
@@ -48,7 +51,20 @@ def condition_record(
         return record | {"source": "maps"}
     if name not in PIPELINES:
         raise ConfigInvalid("condition", f"no transformers pipeline draws {name}; give maps in the dataset.")
+    _check_purpose(name, model)
     return record | {"source": "model", "folder": str(model.absolute()), "digest": folder_digest(model)}
+
+
+def _check_purpose(name: str, folder: Path) -> None:
+    """Whether a model draws what it is to draw; a pipeline itself would take any and fail later."""
+    try:
+        made_for = read_json((folder / "config.json").read_bytes())["architectures"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ConfigInvalid(
+            "condition", f"{folder} is no model folder: its config.json names no architecture."
+        ) from error
+    if not isinstance(made_for, str) or not made_for.endswith(ARCHITECTURES[name]):
+        raise ConfigInvalid("condition", f"{folder} holds {made_for}, no model that draws {name}.")
 
 
 def _thresholds(low: int | None, high: int | None) -> dict[str, int]:
@@ -66,9 +82,7 @@ def published(condition: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha-256 over a model folder's files. Raises ConfigInvalid where it is no model folder."""
-    if not (folder / "config.json").is_file():
-        raise ConfigInvalid("condition", f"{folder} is no model folder: it holds no config.json.")
+    """sha-256 over a model folder's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -82,9 +96,9 @@ def maker(condition: Mapping[str, Any]) -> Maker:
     """What draws a condition from an image. Raises ConfigInvalid where it has to come with the dataset."""
     if condition["source"] == "canny":
         return lambda image: canny(image, condition["low"], condition["high"])
-    if condition["source"] == "model":
+    if "folder" in condition:
         return _pipeline(condition)
-    raise ConfigInvalid("condition", f"{condition['name']} is not made from images; give its map.")
+    raise ConfigInvalid("condition", f"{condition['name']} is not drawn from pictures here; give its map.")
 
 
 def canny(image: np.ndarray, low: int = LOW, high: int = HIGH) -> np.ndarray:
@@ -107,7 +121,7 @@ def _pipeline(condition: Mapping[str, Any]) -> Maker:
         draw = pipeline(
             PIPELINES[condition["name"]],
             model=str(folder),
-            model_kwargs={"local_files_only": True, "use_safetensors": True},
+            model_kwargs={"use_safetensors": True},
         )
     except (OSError, ValueError, KeyError) as error:
         name = condition["name"]

@@ -88,6 +88,17 @@ def square(image: Image, size: int, channels: int, blended: bool = True) -> np.n
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def read_square(path: Path, size: int, channels: int, blended: bool = True) -> np.ndarray:
+    """A picture of a file, as `square`. Raises ConfigInvalid where it is none."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as opened:
+            return square(opened, size, channels, blended)
+    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+        raise ConfigInvalid(str(path), f"it cannot be read as a picture ({error}).") from error
+
+
 def _eight_bits(image: Image) -> Image:
     """Grey of 16 bits, or of floats from 0 to 1, scaled to 8 bits; Pillow itself would cut it off."""
     from PIL import Image as Pillow

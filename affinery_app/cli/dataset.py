@@ -16,7 +16,10 @@ app = typer.Typer(help="Images to learn from, pinned by content under DVC.", no_
 def add(
     name: Annotated[str, typer.Argument(help="Its name in the registry.")],
     folder: Annotated[
-        Path, typer.Argument(help="class_name/*.png, or images alone for one without classes.")
+        Path,
+        typer.Argument(
+            help="class_name/*.png, images alone for one without classes, or images with metadata.jsonl."
+        ),
     ],
     licence: Annotated[str, typer.Option(help="Under what terms the images are.")] = "unknown",
     source: Annotated[str, typer.Option(help="Where they come from.")] = "",

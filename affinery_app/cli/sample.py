@@ -24,16 +24,26 @@ def sample(
         float | None,
         typer.Option(help="Classifier-free guidance; 1 is none.", show_default="the backbone's advice"),
     ] = None,
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="The caption, for a backbone that takes captions.")
+    ] = "",
+    condition: Annotated[
+        Path | None, typer.Option(help="What tasks with a condition are told: a picture of edges, of depth …")
+    ] = None,
+    condition_from: Annotated[
+        Path | None, typer.Option(help="A picture whose edges are drawn, for tasks that are told edges.")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw one batch that mixes tasks and classes, and write it as a picture."""
     from affinery_app.cli.progress import bar
-    from affinery_app.drawing import draw_grid, open_model
+    from affinery_app.drawing import Telling, draw_grid, open_model
 
     model = open_model(source, workspace)
+    telling = Telling(prompt, condition, condition_from)
     with bar("drawing") as advance:
-        drawn = draw_grid(model, out, task, label, each, seed, steps, guidance, advance)
+        drawn = draw_grid(model, out, task, label, each, seed, steps, guidance, advance, telling)
     if as_json:
         emit(drawn)
         return

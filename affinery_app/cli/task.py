@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli.condition_options import (
+    ConditionOption,
+    HighOption,
+    LowOption,
+    ModelOption,
+    SizeOption,
+    conditions_of,
+)
 from affinery_app.cli.kind_options import (
     AlphaOption,
     PartsOption,
@@ -16,7 +24,7 @@ from affinery_app.cli.kind_options import (
     parsed,
     sorted_out,
 )
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 
 app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help=True)
 
@@ -47,6 +55,11 @@ def add(
         list[str] | None,
         typer.Option("--set", help="Any other setting of the training or the kind, as NAME=VALUE."),
     ] = None,
+    condition: ConditionOption = None,
+    canny_low: LowOption = None,
+    canny_high: HighOption = None,
+    condition_model: ModelOption = None,
+    image_size: SizeOption = None,
     after: Annotated[list[str] | None, typer.Option(help="A job that must be done first (its id).")] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -60,8 +73,9 @@ def add(
     kinds = kind or ["affiner"]
     own, others = sorted_out(kinds, parsed(settings or []), Recipe().to_dict())
     recipe = {name: value for name, value in given.items() if value is not None} | others
+    space = open_workspace(workspace)
     job = schedule(
-        open_workspace(workspace).sessions,
+        space.sessions,
         names,
         dataset or names,
         backbone=backbone,
@@ -69,6 +83,10 @@ def add(
         config=kind_values(rank, alpha, targets, parts) | own,
         recipe=recipe,
         after=after or (),
+        conditions=conditions_of(condition or (), canny_low, canny_high, condition_model),
+        image_size=image_size,
+        data=space.data,
+        on_note=lambda note: say(f"note: {note}"),
     )
     if as_json:
         emit(job.to_json())
@@ -156,6 +174,8 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
             ("state", record.state),
             ("kind", record.kind),
             ("config", json.dumps(record.config)),
+            *([("condition", json.dumps(record.condition))] if record.condition else []),
+            *([("image size", record.image_size)] if record.image_size else []),
             ("backbone", record.backbone),
             ("dataset", record.dataset),
             ("class rows", f"[{record.block[0]}, {record.block[1]})"),
