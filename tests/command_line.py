@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
 
@@ -32,3 +33,15 @@ def assert_command_exists(argv: list[str]) -> None:
             command.make_context(path, words)
             return
         group = command
+
+
+def typed(*arguments: object) -> int:
+    """Runs a command line in this process, which saves the seconds of a new one. → its exit code"""
+    before, sys.argv = sys.argv, ["affinery", *map(str, arguments)]
+    try:
+        import_module("affinery_app.cli.main").main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0

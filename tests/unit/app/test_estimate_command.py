@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 from affinery.adapters import kind, kinds
 from affinery.backbones.files import save_backbone
 from affinery_app.cli.kind_options import kind_values, parsed, sorted_out
-from affinery_app.cli.main import main
 from tests import tiny_models as tiny
+from tests.command_line import typed
 from tests.tiny_unets import built, unet_spec
 from trainers.recipe import Recipe
 
@@ -32,18 +31,6 @@ def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("estimate") / "cnn.safetensors"
     save_backbone(built(unet_spec()), path)
     return path
-
-
-def typed(*arguments: object) -> int:
-    """Runs a command line in this process. → its exit code"""
-    before, sys.argv = sys.argv, ["affinery", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def answer(capsys: Captured, *arguments: object) -> Any:
