@@ -109,6 +109,8 @@ class AdaptedSite(nn.Module):
 
     def _forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plan = self.route.plan
+        if len(plan.shares) == 1:
+            return self._of_one_group(plan.shares[0], x, *args, **kwargs)
         banks = [self.bank(share.group) for share in plan.shares]
         if not any(bank is not None for bank in banks):
             return cast(Tensor, self.base(x, *args, **kwargs))
@@ -126,6 +128,15 @@ class AdaptedSite(nn.Module):
             pieces.append(y_share if bank is None else self._adapt(bank, share, x[share.rows], y_share))
         return in_order(pieces, plan)
 
+    def _of_one_group(self, share: Share, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A batch whose samples are all of one group, in the fewest steps: most batches are."""
+        bank = self.bank(share.group)
+        if bank is None:
+            return cast(Tensor, self.base(x, *args, **kwargs))
+        if bank.kind.replaces:
+            return self._run(share, x, *args, **kwargs)
+        return self._adapt(bank, share, x, self.base(x, *args, **kwargs))
+
     def _adapt(self, bank: Bank, share: Share, x: Tensor, y: Tensor) -> Tensor:
         parts = bank.pick(share.choice, y.dtype)
         return bank.kind.adapt(self.site, bank.config, parts, x, y)
@@ -140,8 +151,6 @@ class AdaptedSite(nn.Module):
                 with self.route.using(plan.alone(share)):
                     pieces.append(self._forward(x[share.rows], *some, **named))
             return in_order(pieces, plan)
-        if len(plan.shares) == 1:
-            return self._run(plan.shares[0], x, *args, **kwargs)
         y: Tensor = self.base(x, *args, **kwargs)
         for share in plan.shares:
             bank = self.bank(share.group)
