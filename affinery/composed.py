@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from affinery.class_table import PackedTable
 from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
 from affinery.folding import Folding, Remainder
+
+LAST_ROW = 2**62  # rows are looked up by 64-bit numbers
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class ComposedModel(nn.Module):
         self._stems = nn.ModuleDict()
         self._folded: Folding | None = None
         self._compiled: Any = None
+        self._options: dict[str, Any] = {}  # of torch.compile
 
     @property
     def null_row(self) -> int:
@@ -100,16 +104,23 @@ class ComposedModel(nn.Module):
             raise UnknownName("task in this model", name, self.slots)
         return self.slots[name]
 
-    def _check(self, meta: AdapterMeta) -> tuple[Kind[Any], Config]:
-        """Whether a task may join this model. → its kind and settings. Nothing is changed."""
+    def _check_unfolded(self) -> None:
+        """Raises ConfigInvalid while a task is in the weights."""
         if self._folded is not None:
             raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
+
+    def _check(self, meta: AdapterMeta) -> tuple[Kind[Any], Config]:
+        """Whether a task may join this model. → its kind and settings. Nothing is changed."""
+        self._check_unfolded()
+        if not meta.task or meta.task.encode(errors="ignore").decode() != meta.task:
+            raise ConfigInvalid("task", f"{meta.task!r} is no name.")
         if meta.backbone != self.fingerprint:
             raise AdapterBackboneMismatch(meta.task, self.fingerprint, meta.backbone)
         if meta.task in self.slots:
             raise ConfigInvalid("task", f"{meta.task!r} is in this model already; remove it or name another.")
         low, high = meta.block
-        if meta.null_index != self.null_row or low <= self.null_row or high - low != len(meta.class_names):
+        fits = self.null_row < low < high <= LAST_ROW and high - low == len(meta.class_names)
+        if not fits or meta.null_index != self.null_row:
             raise ConfigInvalid(
                 "block",
                 f"[{low}, {high}) are not {len(meta.class_names)} rows after the null row {self.null_row}.",
@@ -126,9 +137,12 @@ class ComposedModel(nn.Module):
         return kind, kind.config(meta.config)
 
     def _group(self, kind: Kind[Any], config: Config) -> Group:
-        """The group of tasks of this kind and config, its modules wrapped if it is new."""
+        """The group of tasks of this kind and config, its modules wrapped if it is new.
+
+        One that trains takes nobody in: an optimizer holds its stacks, and may change every slot of them.
+        """
         for group in self.groups.values():
-            if group.kind is kind and group.config == config:
+            if group.kind is kind and group.config == config and not self._trains(group):
                 return group
         sites = kind.choose(self.sites, config)
         banks = {name: Bank(kind, config, self.sites[name]) for name in sites}
@@ -136,7 +150,11 @@ class ComposedModel(nn.Module):
         for name, bank in banks.items():
             self._adapted(name).banks[str(group.number)] = bank
         self.groups[group.number] = group
+        self._compile_anew()
         return group
+
+    def _trains(self, group: Group) -> bool:
+        return any(p.requires_grad for bank in self.banks(group).values() for p in bank.parameters())
 
     def _adapted(self, name: str) -> AdaptedSite:
         if name not in self.adapted:
@@ -154,10 +172,16 @@ class ComposedModel(nn.Module):
         """A slot for a task that was checked. spare: make room for more, so that loading many stays cheap."""
         slot = group.free.pop() if group.free else group.used
         group.used = max(group.used, slot + 1)
+        grown = False
         for bank in self.banks(group).values():
             if slot >= bank.capacity:
                 bank.grow(slot + 1 + (slot // 2 if spare else 0))
-        rows = nn.Parameter(self._null_rows(len(meta.class_names)), requires_grad=False)
+                grown = True
+        if grown:
+            self._compile_anew()
+        null_rows = self._null_rows(len(meta.class_names))
+        own = torch.float64 if null_rows.dtype == torch.float64 else torch.float32  # as in the stacks
+        rows = nn.Parameter(null_rows.to(own), requires_grad=False)
         self._rows[_key(meta.task)] = rows
         stem = self._stem(meta)
         if stem is not None:
@@ -209,8 +233,11 @@ class ComposedModel(nn.Module):
     def _check_fit(
         self, adapter: Adapter, given: dict[str, dict[str, Tensor]], kind: Kind[Any], config: Config
     ) -> None:
-        """Every layer must be given, each part in its shape."""
+        """Every layer must be given, each part in its shape, and nothing else."""
         origin = f"the adapter of {adapter.meta.task!r}"
+        for name in adapter.tensors:
+            if not adapter.meta.may_hold(name):
+                raise AdapterFileInvalid(origin, f"tensor {name!r} belongs to no layer.")
         stem = self._stem(adapter.meta, "meta")
         if stem is not None:
             try:
@@ -244,8 +271,7 @@ class ComposedModel(nn.Module):
     def unload(self, name: str) -> None:
         """Takes a task out; the others stay as they are, to the bit. Raises UnknownName or ConfigInvalid."""
         task = self.task(name)
-        if self._folded is not None:
-            raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
+        self._check_unfolded()
         group = self.groups[task.group]
         del self.slots[name]
         if any(other.group == task.group for other in self.slots.values()):
@@ -256,6 +282,7 @@ class ComposedModel(nn.Module):
             for site in group.sites:
                 del self.adapted[site].banks[str(group.number)]
             del self.groups[task.group]
+            self._compile_anew()
         del self._rows[_key(name)]
         if task.stem is not None:
             del self._stems[_key(name)]
@@ -272,8 +299,9 @@ class ComposedModel(nn.Module):
             self.disabled = before & self.slots.keys()
 
     def adapter(self, task: str) -> Adapter:
-        """One task's tensors, copied out of the stacks."""
+        """One task's tensors, copied out of the stacks. Raises UnknownName or ConfigInvalid."""
         found = self.task(task)
+        self._check_unfolded()
         tensors = {
             f"layers.{name}.{part}": tensor.detach().clone()
             for name, bank in self.banks(self.groups[found.group]).items()
@@ -292,6 +320,7 @@ class ComposedModel(nn.Module):
         """
         from affinery.merging import merged
 
+        self._check_unfolded()
         for task in weights:
             if self.task(task).stem is not None or self.image_size(task) != self.spec.image_size:
                 raise ConfigInvalid("merge", f"{task!r} has a condition or a size of its own.")
@@ -305,7 +334,7 @@ class ComposedModel(nn.Module):
             low, high = task.meta.block
             if low > at:
                 parts.append(self._null_rows(low - at))
-            parts.append(task.rows)
+            parts.append(task.rows.to(parts[0].dtype))
             at = high
         return torch.cat(parts)
 
@@ -319,7 +348,7 @@ class ComposedModel(nn.Module):
         if table is None or not table.serves(parts):
             table = PackedTable(parts, [task.meta.block for task in tasks])
         self._table = None if table.trains else table
-        return table.look_up(rows)
+        return table.look_up(rows).to(self.backbone.class_table.dtype)
 
     def image_size(self, task: str | None) -> int:
         """The side of a task's images, in pixels. Raises UnknownName."""
@@ -338,13 +367,27 @@ class ComposedModel(nn.Module):
 
     def plan(self, tasks: Sequence[str | None]) -> Plan:
         """How a batch of these tasks is computed; None is the untouched backbone. Raises UnknownName."""
-        if self._folded is not None:
-            return self._folded.plan(tasks)
-        off = self.disabled
-        places = [BACKBONE if name is None or name in off else self.task(name).place for name in tasks]
-        if self._compiled is not None:
-            return fixed_plan(places, sorted(self.groups), self.device)
-        return plan_for(places, self.device)
+        places = [self._place(name) for name in tasks]
+        if self._compiled is not None and self._folded is None:
+            plan = fixed_plan(places, sorted(self.groups), self.device)
+        else:
+            plan = plan_for(places, self.device)
+        return replace(plan, tasks=tuple(dict(zip(tasks, places, strict=True)).items()))
+
+    def _place(self, name: str | None) -> tuple[int, int]:
+        """Where a task's tensors lie now. Raises UnknownName, or ConfigInvalid where it cannot be drawn."""
+        off = name is None or name in self.disabled
+        if self._folded is not None and (off or name != self._folded.task):
+            raise ConfigInvalid(
+                "model", f"{self._folded.task!r} is folded into it, and nothing else can be drawn."
+            )
+        return BACKBONE if name is None or off else self.task(name).place
+
+    def _check_plan(self, plan: Plan) -> None:
+        """Raises UnknownName or ConfigInvalid where a plan's tasks are not where they were."""
+        for name, place in plan.tasks:
+            if self._place(name) != place:
+                raise ConfigInvalid("plan", f"{name!r} has moved, or was switched off or on; make it anew.")
 
     def denoise(
         self,
@@ -360,7 +403,9 @@ class ComposedModel(nn.Module):
 
         x: (B, C, H, W); t: (B,); rows: (B,) rows of the class table; keep, text, hint: as the backbone's
         → (B, C, H, W), or (B, K, P) patches where `keep` was given.
+        Raises UnknownName or ConfigInvalid where the plan's tasks have gone or moved since it was made.
         """
+        self._check_plan(plan)
         compute = self._compiled or self.backbone.denoise
         with self.route.using(plan):
             out: Tensor = compute(x, t, self.embed(rows), keep, text, hint)
@@ -375,8 +420,14 @@ class ComposedModel(nn.Module):
         Every batch then takes every group's product, a row that is of another group with its slot 0.
         options: of torch.compile.
         """
-        self._compiled = torch.compile(self.backbone.denoise, **{"fullgraph": True} | options)
+        self._options = {"fullgraph": True} | options
+        self._compiled = torch.compile(_own_copy(self.backbone.denoise), **self._options)
         return self
+
+    def _compile_anew(self) -> None:
+        """Drops the graph where groups or their room have changed: it could serve no batch any more."""
+        if self._compiled is not None:
+            self.compiled(**self._options)
 
     def recompute(self, on: bool = True) -> ComposedModel:
         """Gradient checkpointing: training computes each block twice and keeps only its input. → self"""
@@ -391,8 +442,7 @@ class ComposedModel(nn.Module):
         → what stays beside the weights, and why. Raises UnknownName or ConfigInvalid.
         """
         found = self.task(task)
-        if self._folded is not None:
-            raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
+        self._check_unfolded()
         self._folded = Folding(self, found)
         return self._folded.remainder
 
@@ -403,9 +453,27 @@ class ComposedModel(nn.Module):
         self._folded.undo()
         self._folded = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled: what was compiled computes the original."""
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"_compiled": None}
+
     def frozen_state(self) -> dict[str, Tensor]:
-        """The backbone's own tensors under their own names, as they were before any module was wrapped."""
+        """The backbone's own tensors under their own names, as they were before any module was wrapped.
+
+        Raises ConfigInvalid while a task is folded into them.
+        """
+        self._check_unfolded()
         return dict(_own_tensors(self.backbone, ""))
+
+
+def _own_copy(method: Any) -> Any:
+    """A bound method whose code is an object of its own: graphs are kept, and counted, by code object."""
+    function = method.__func__
+    code, names = function.__code__.replace(), function.__globals__
+    copied = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copied, method.__self__)
 
 
 def _key(task: str) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from affinery.adapters.routing import Plan, plan_for
 from affinery.adapters.sites import AdaptedSite, Bank
-from affinery.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from affinery.composed import ComposedModel, TaskSlot
@@ -29,7 +27,7 @@ class Folding:
     """A task that is folded into a model: what was there before, and what of the task is left beside it.
 
     The layers' own parameters are kept as they are and replaced by new ones, so taking the task out again
-    gives the very same tensors. Raises ConfigInvalid when built; then nothing has changed.
+    gives the very same tensors.
     """
 
     @torch.no_grad()
@@ -42,7 +40,6 @@ class Folding:
         }
         folded = {name: group.kind.fold(model.sites[name], group.config, own) for name, own in parts.items()}
         self.task = task.meta.task
-        self._place, self._device = task.place, model.device
         self._layers: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
         self._loaded: list[tuple[Bank, int, dict[str, Tensor]]] = []
         self._removed: list[tuple[AdaptedSite, str, Bank]] = []
@@ -62,12 +59,6 @@ class Folding:
         self._layers.append((layer, {name: layer._parameters[name] for name in weights}))
         for name, tensor in weights.items():
             layer.register_parameter(name, nn.Parameter(tensor.detach(), requires_grad=False))
-
-    def plan(self, tasks: Sequence[str | None]) -> Plan:
-        """Only the folded task can be computed. Raises ConfigInvalid."""
-        if any(name != self.task for name in tasks):
-            raise ConfigInvalid("model", f"{self.task!r} is folded into it, and no other task can be drawn.")
-        return plan_for([self._place] * len(tasks), self._device)
 
     def undo(self) -> None:
         """Puts back what was there."""

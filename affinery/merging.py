@@ -6,6 +6,7 @@ weight folded into them, and what is linear is summed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ def merged(model: ComposedModel, name: str, weights: Mapping[str, float], block:
     """
     if not weights:
         raise ConfigInvalid("merge", "there is no task to merge.")
+    for task, weight in weights.items():
+        if not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ConfigInvalid("merge", f"the weight of {task!r}, {weight!r}, is not a number.")
     members = [(weight, model.task(task)) for task, weight in weights.items()]
     groups = [model.groups[task.group] for _, task in members]
     kind: Kind[Any] = groups[0].kind
@@ -44,7 +48,9 @@ def merged(model: ComposedModel, name: str, weights: Mapping[str, float], block:
             for (weight, task), group in zip(members, groups, strict=True)
             if site_name in group.sites
         ]
-        for part, tensor in kind.merge(site, config, there).items():
+        shapes = kind.parts(site, config).items()
+        nothing = {part: torch.full(own.shape, own.neutral) for part, own in shapes}
+        for part, tensor in (kind.merge(site, config, there) if there else nothing).items():
             tensors[f"layers.{site_name}.{part}"] = tensor
     tensors["class_rows"] = torch.cat([task.rows.detach().cpu() for _, task in members])
     names = tuple(f"{task.meta.task}/{label}" for _, task in members for label in task.meta.class_names)

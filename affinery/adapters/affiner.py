@@ -209,27 +209,30 @@ class Affiner(Kind[AffinerConfig]):
         members: Sequence[tuple[float, AffinerConfig, Mapping[str, Tensor]]],
     ) -> dict[str, Tensor]:
         """Σ weight · a, Σ weight · b; branches side by side along d, weights and s folded into W_up."""
-        some = members[0][2]
-        outputs = len(some["a"] if "a" in some else some["b"] if "b" in some else some["up"])
-        vectors = {part: torch.zeros(outputs) for part in ("a", "b") if part in config.parts}
+        shapes = self.parts(site, config)
+        vectors = {part: torch.zeros(shapes[part].shape) for part in ("a", "b") if part in shapes}
         merged: dict[str, Tensor] = {
             part: sum((weight * parts[part] for weight, _, parts in members if part in parts), start=zeros)
             for part, zeros in vectors.items()
         }
         if "low-rank" in config.parts:
-            merged |= side_by_side([(w, parts) for w, _, parts in members if "s" in parts], config.rank)
+            merged |= side_by_side(
+                [(w, parts) for w, _, parts in members if "s" in parts], shapes["down"], shapes["up"]
+            )
         return merged
 
 
-def side_by_side(branches: Sequence[tuple[float, Mapping[str, Tensor]]], rank: int) -> dict[str, Tensor]:
-    """Low-rank branches s · W_up ReLU(W_down x), each with its weight, as one branch of a larger rank."""
-    down = torch.cat([parts["down"] for _, parts in branches])
-    up = torch.cat([weight * parts["s"] * parts["up"] for weight, parts in branches], dim=1)
-    missing = rank - len(down)  # where not every member is at this layer
-    return {
+def side_by_side(
+    branches: Sequence[tuple[float, Mapping[str, Tensor]]], down: Part, up: Part
+) -> dict[str, Tensor]:
+    """Low-rank branches s · W_up ReLU(W_down x), each with its weight, as one branch of these shapes."""
+    missing = down.shape[0] - sum(len(parts["down"]) for _, parts in branches)
+    downs = [parts["down"] for _, parts in branches]
+    ups = [weight * parts["s"] * parts["up"] for weight, parts in branches]
+    return {  # some are missing where not every member is at this layer
         "s": torch.ones(()),
-        "down": F.pad(down, (0, 0, 0, missing)),
-        "up": F.pad(up, (0, missing)),
+        "down": torch.cat([*downs, torch.zeros(missing, down.shape[1])]),
+        "up": torch.cat([*ups, torch.zeros(up.shape[0], missing)], dim=1),
     }
 
 

@@ -68,6 +68,12 @@ class Kind(ABC, Generic[C]):
     settings: type[C]
     replaces: ClassVar[bool] = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or pickled model has the same kinds, of which there is one object each."""
+        from affinery.adapters import kind
+
+        return kind, (self.name,)
+
     def config(self, values: Mapping[str, Any]) -> C:
         """Settings from JSON values, defaults filled in. Raises ConfigInvalid."""
         known = [entry.name for entry in fields(self.settings)]

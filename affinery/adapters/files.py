@@ -64,6 +64,12 @@ class AdapterMeta:
         values = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
+    def may_hold(self, tensor: str) -> bool:
+        """Whether a tensor of this name may be in an adapter like this one."""
+        if tensor == "class_rows" or LAYER_TENSOR.fullmatch(tensor):
+            return True
+        return self.condition is not None and tensor.startswith(STEM)
+
     @classmethod
     def from_json(cls, text: str) -> AdapterMeta:
         """Raises TypeError, ValueError or KeyError on anything that is no such record."""
@@ -115,7 +121,7 @@ class Adapter:
         """By layer, its parts."""
         found: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self.tensors.items():
-            if name.startswith("layers."):
+            if LAYER_TENSOR.fullmatch(name):
                 layer, part = name.removeprefix("layers.").rsplit(".", 1)
                 found.setdefault(layer, {})[part] = tensor
         return found
@@ -146,8 +152,7 @@ def read_adapter(path: Path) -> Adapter:
     for name, entry in header.tensors.items():
         if entry.dtype not in FLOATS:
             raise AdapterFileInvalid(str(path), f"tensor {name!r} holds {entry.dtype}, not real numbers.")
-        own = name == "class_rows" or (meta.condition is not None and name.startswith(STEM))
-        if not own and not LAYER_TENSOR.fullmatch(name):
+        if not meta.may_hold(name):
             raise AdapterFileInvalid(str(path), f"tensor {name!r} belongs to no layer.")
     rows = header.tensors.get("class_rows")
     if rows is None or rows.shape[:1] != (len(meta.class_names),):

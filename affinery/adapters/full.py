@@ -96,9 +96,10 @@ class Full(Kind[FullConfig]):
         members: Sequence[tuple[float, FullConfig, Mapping[str, Tensor]]],
     ) -> dict[str, Tensor]:
         """W + Σ weight · (the member's W − W)."""
+        frozen = {name: p.detach().cpu() for name, p in site.module.named_parameters(recurse=False)}
         return {
-            name: p.detach() + torch.stack([w * (own[name] - p.detach()) for w, _, own in members]).sum(dim=0)
-            for name, p in site.module.named_parameters(recurse=False)
+            name: w0 + torch.stack([weight * (own[name].cpu() - w0) for weight, _, own in members]).sum(dim=0)
+            for name, w0 in frozen.items()
         }
 
 

@@ -110,8 +110,9 @@ class Lora(Kind[LoraConfig]):
         """A's and B's side by side, each weight and scale folded into B."""
         shapes = self.parts(site, config)
         groups = config.rank // shapes["B"].shape[1]
-        A = torch.zeros(shapes["A"].shape).unflatten(0, (groups, -1))
-        B = torch.zeros(shapes["B"].shape)
+        like = members[0][2]["A"]
+        A = like.new_zeros(shapes["A"].shape).unflatten(0, (groups, -1))
+        B = like.new_zeros(shapes["B"].shape)
         at = 0
         for weight, own, parts in members:
             width = own.rank // groups

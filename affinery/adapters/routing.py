@@ -56,10 +56,14 @@ class Plan:
     Either every share has rows of its own: their outputs are computed side by side, and `order` puts their
     concatenation back into the batch's order (None where it is in order). Or all shares cover the whole
     batch, and each changes the rows of its tasks and leaves the others (slot 0) alone.
+
+    tasks: the names that it was made for and where each lay then, so that a plan that is kept is not used
+    once a name means something else.
     """
 
     shares: tuple[Share, ...] = ()
     order: Tensor | None = None
+    tasks: tuple[tuple[str | None, tuple[int, int]], ...] = field(default=(), compare=False)
 
     @property
     def split(self) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -182,6 +185,21 @@ REFUSED: dict[str, tuple[Callable[[Adapter], Adapter], type[AffineryError], str]
         AdapterFileInvalid,
         "'blocks.9.mlp.fc1' is on one side only",
     ),
+    "with a tensor of no layer": (
+        lambda one: replace(one, tensors={**one.tensors, "layers.a": torch.zeros(1)}),
+        AdapterFileInvalid,
+        "tensor 'layers.a' belongs to no layer",
+    ),
+    "with a stem, but no condition": (
+        lambda one: replace(one, tensors={**one.tensors, "stem.gate": torch.zeros(())}),
+        AdapterFileInvalid,
+        "tensor 'stem.gate' belongs to no layer",
+    ),
+    "with rows past all numbers": (
+        lambda one: replace(one, meta=replace(one.meta, block=(10**30, 10**30 + 3))),
+        ConfigInvalid,
+        "are not 3 rows",
+    ),
     "without a part": (
         lambda one: without(one, "layers.blocks.1.mlp.fc2.s"),
         AdapterFileInvalid,
@@ -358,6 +376,151 @@ def test_tasks_that_cannot_be_merged_are_refused_and_nothing_changes() -> None:
     with pytest.raises(ConfigInvalid, match="claim the same class rows"):
         model.merge("both", {"digits": 1.0, "letters": 1.0}, (4, 9))
     assert tiny.digests(model) == before
+
+
+def test_a_plan_that_was_kept_is_not_used_once_its_task_has_gone_or_moved() -> None:
+    one, two = tiny.two_tasks()
+    other = tiny.adapter(tiny.meta("other", (10, 12)), 5)
+    model = tiny.composed(one, two)
+    x, t = tiny.inputs(2)
+    rows = torch.tensor([3, 3])
+    plan = model.plan(["digits", "letters"])
+    before = model.denoise(x, t, rows, plan)
+    model.load(replace(one, meta=replace(one.meta, task="beside", block=(20, 22))))
+    assert torch.equal(model.denoise(x, t, rows, plan), before)  # nothing has moved
+    with model.disable("digits"), pytest.raises(ConfigInvalid, match="switched off or on"):
+        model.denoise(x, t, rows, plan)
+    model.unload("digits")
+    model.load(other)  # in the place of the one that has gone
+    with pytest.raises(UnknownName, match="digits"):
+        model.denoise(x, t, rows, plan)
+    model.fold("other")
+    with pytest.raises(ConfigInvalid, match="folded into it"):
+        model.denoise(x, t, rows, replace(plan, tasks=plan.tasks[1:]))
+
+
+def test_while_a_task_is_folded_nothing_is_read_out_of_the_weights_or_switched_off() -> None:
+    model = tiny.composed(tiny.two_tasks()[0])
+    model.fold("digits")
+    x, t = tiny.inputs(1)
+    with pytest.raises(ConfigInvalid, match="unfold it first"):
+        model.adapter("digits")
+    with pytest.raises(ConfigInvalid, match="unfold it first"):
+        model.frozen_state()
+    with pytest.raises(ConfigInvalid, match="unfold it first"):
+        model.merge("copy", {"digits": 1.0}, (10, 12))
+    with model.disable(), pytest.raises(ConfigInvalid, match="nothing else can be drawn"):
+        model(x, t, torch.tensor([3]), ["digits"])
+
+
+def test_a_task_that_trains_goes_on_training_when_others_of_its_config_join() -> None:
+    """The optimizer holds its stacks: they are neither replaced nor shared with one that does not train."""
+    first = tiny.adapter(tiny.meta("first", (4, 5)), 1)
+    model = tiny.composed(first)
+    task = model.task("first")
+    stacks = [bank.stack(part) for bank in model.banks(model.groups[task.group]).values() for part in "ab"]
+    for stack in stacks:
+        stack.requires_grad_(True)
+    optimizer = torch.optim.AdamW(stacks, lr=0.1, weight_decay=0.5)
+    x, t = tiny.inputs(1)
+    for i in range(3):
+        joining = replace(first, meta=replace(first.meta, task=f"task {i}", block=(5 + i, 6 + i)))
+        model.load(joining)
+        before = adapter_bytes(model.adapter("first"))
+        optimizer.zero_grad()
+        model(x, t, torch.tensor([4]), ["first"]).square().sum().backward()
+        optimizer.step()
+        assert adapter_bytes(model.adapter("first")) != before
+        assert adapter_bytes(model.adapter(f"task {i}")) == adapter_bytes(joining)
+
+
+@pytest.mark.parametrize("name", ["a.b/c", "é" * 3000, "日本 👩\u200d🔬", " ", ".."])
+def test_a_task_may_have_any_name(name: str) -> None:
+    one = tiny.two_tasks()[0]
+    model = tiny.composed(replace(one, meta=replace(one.meta, task=name)))
+    assert model.adapter(name).meta.task == name
+    model.unload(name)
+    assert not model.groups
+
+
+@pytest.mark.parametrize("name", ["", "\ud800"])
+def test_what_is_no_name_is_refused_and_nothing_changes(name: str) -> None:
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one)
+    with pytest.raises(ConfigInvalid, match="is no name"):
+        model.load(replace(two, meta=replace(two.meta, task=name)))
+    assert list(model.slots) == ["digits"]
+    assert len(model.groups) == 1
+
+
+def test_a_backbone_in_half_precision_leaves_the_tasks_their_own_to_the_bit() -> None:
+    model = tiny.composed(*tiny.two_tasks(), base=tiny.backbone().to(torch.bfloat16))
+    for adapter in tiny.two_tasks():
+        assert adapter_bytes(model.adapter(adapter.meta.task)) == adapter_bytes(adapter)
+    assert model.class_table().dtype == model.embed(torch.tensor([4])).dtype == torch.bfloat16
+    x, t = tiny.inputs(2)
+    assert model(x.bfloat16(), t, torch.tensor([4, 6]), ["digits", "letters"]).dtype == torch.bfloat16
+
+
+def test_a_copy_of_a_compiled_model_is_a_model_of_its_own() -> None:
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one, two).compiled(backend="eager")
+    x, t = tiny.inputs(1)
+    drawn = model(x, t, torch.tensor([4]), ["digits"])
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - its own bytes
+        found = copied(x, t, torch.tensor([4]), ["digits"])
+        torch.testing.assert_close(found, drawn, rtol=1e-5, atol=1e-5)
+        copied.unload("letters")
+        copied.load(replace(one, meta=replace(one.meta, task="again", block=(20, 22))))
+        assert copied.task("again").group == copied.task("digits").group
+        assert list(model.slots) == ["digits", "letters"]
+    torch._dynamo.reset()
+
+
+def test_a_compiled_model_outlives_any_number_of_loads() -> None:
+    """PyTorch compiles one function anew so many times only, and then refuses."""
+    one, two = tiny.two_tasks()
+    model = tiny.composed(one).compiled(backend="eager")
+    x, t = tiny.inputs(2)
+    rows = torch.tensor([4, 6])
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        model(x, t, rows, ["digits", None])
+        model.load(two)
+        found = model(x, t, rows, ["digits", "letters"])
+    torch.testing.assert_close(
+        found, tiny.composed(one, two)(x, t, rows, ["digits", "letters"]), rtol=1e-4, atol=1e-4
+    )
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1"])
+def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
+    model = tiny.composed(tiny.two_tasks()[0])
+    with pytest.raises(ConfigInvalid, match="is not a number"):
+        model.merge("both", {"digits": weight}, (10, 12))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        ("affiner", {"rank": 2, "targets": ["qkv"]}, {"parts": ["a"], "targets": ["fc1"]}),
+        ("difffit", {"blocks": 0}, {"blocks": 1, "first_block": 1}),
+    ],
+)
+def test_members_without_anything_in_common_are_merged(
+    kind: str, one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    """Where the merged settings reach further than the members', nothing happens."""
+    model = tiny.composed(
+        tiny.adapter(tiny.meta("one", (4, 6), kind=kind, config=one), 1),
+        tiny.adapter(tiny.meta("two", (6, 8), kind=kind, config=two), 2),
+    )
+    model.merge("both", {"one": 1.0, "two": 0.0}, (8, 12))
+    x, t = tiny.inputs(2)
+    rows = torch.tensor([4, 5])
+    torch.testing.assert_close(
+        model(x, t, rows, ["both"] * 2), model(x, t, rows, ["one"] * 2), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_what_cannot_be_folded_is_named_with_its_reason() -> None:
