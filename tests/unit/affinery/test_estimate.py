@@ -22,12 +22,12 @@ from affinery.estimate import (
     FINGERPRINT,
     Cost,
     Estimator,
-    SavedTensors,
     Setup,
     Step,
     named_architectures,
     spec_for,
 )
+from affinery.meta_device import SavedTensors
 from tests import tiny_models as tiny
 from tests.tiny_unets import UNET, built, text_spec, unet_spec
 from trainers.loop import CoTraining, TaskData
