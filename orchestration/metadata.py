@@ -101,17 +101,19 @@ def _below(folder: Path, number: int, name: object) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
         raise refused(folder, number, f"{name!r} leads out of the folder")
-    at = folder
-    for part in path.parts:
-        at = at / part
-        if at.is_symlink():
-            raise refused(folder, number, f"{name!r} is or goes through a link; give the files themselves")
+    at, linked = folder, False
     try:
+        for part in path.parts:
+            at = at / part
+            linked |= at.is_symlink()
         found = at.is_file()
     except OSError:  # a name that no file can have
         found = False
+    if linked:
+        raise refused(folder, number, f"{name!r} is or goes through a link; give the files themselves")
     if not found:
-        raise refused(folder, number, f"there is no file {name!r}")
+        shown = name if len(name) <= 100 else f"{name[:99]}…"
+        raise refused(folder, number, f"there is no file {shown!r}")
     return path.as_posix()
 
 
