@@ -23,7 +23,7 @@ from affinery.backbones import architecture, dit_spec
 from affinery.backbones.contract import BackboneSpec, on_meta, parameter_count
 from affinery.backbones.files import read_spec
 from affinery.composed import ComposedModel, TaskSlot
-from affinery.diffusion.objective import l_simple
+from affinery.diffusion.objective import l_simple, without_variance
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.meta_device import FusedAttention, Multiplications, SavedTensors, Trusting, autocast_on_meta
 
@@ -232,13 +232,15 @@ class Estimator:
             keep = torch.empty(batch, tokens, dtype=torch.long) if masked else None
             words = self.spec.text
             text = None if words is None else torch.empty(batch, words.length, words.width)
+        target = self.model.backbone.patches(x)[:, :tokens] if masked else x
         plan = self.model.plan([TASK] * batch)
         saved = SavedTensors(self.model.parameters())
         self.counted.macs = 0.0
         with self.counted, Trusting(), FusedAttention(), autocast_on_meta():
             with saved.watching():
                 predicted = self.model.denoise(x, t, rows, plan, keep, text)
-                loss = l_simple(predicted, torch.empty_like(predicted)).sum()
+                predicted = without_variance(predicted, target, x.shape[1])
+                loss = l_simple(predicted, target).sum()
             forward = self.counted.macs
             loss.backward()
         return Step(tokens, forward / batch, self.counted.macs / batch, saved.total_bytes)

@@ -16,7 +16,7 @@ from affinery.backbones.contract import BackboneSpec
 from affinery.backbones.files import save_backbone
 from affinery.backbones.imports import import_backbone
 from affinery.composed import ComposedModel
-from affinery.diffusion.objective import l_simple
+from affinery.diffusion.objective import l_simple, without_variance
 from affinery.errors import BackboneFileInvalid, ConfigInvalid, UnknownName
 from affinery.estimate import (
     FINGERPRINT,
@@ -39,7 +39,8 @@ TWICE_ITS_FORWARD = {
         lambda _grad, query, key, value, *_, **__: 2 * sdpa_flop_count(query, key, value)
     )
 }
-SPECS = {"dit": tiny.spec(), "unet": unet_spec(), "text unet": text_spec()}
+LEARNED = tiny.spec(config={"width": 16, "depth": 2, "heads": 2, "patch": 4, "learn_sigma": True})
+SPECS = {"dit": tiny.spec(), "dit with a variance": LEARNED, "unet": unet_spec(), "text unet": text_spec()}
 
 
 def possible(name: str, spec: BackboneSpec) -> bool:
@@ -86,11 +87,13 @@ def real_step(model: ComposedModel, tokens: int, masked: bool) -> Step:
     rows = torch.full((BATCH,), spec.null_index + 1)
     keep = torch.arange(tokens).repeat(BATCH, 1) if masked else None
     text = None if spec.text is None else torch.zeros(BATCH, spec.text.length, spec.text.width)
+    target = model.backbone.patches(x)[:, :tokens] if masked else x
     saved = SavedTensors(model.parameters())
     with FlopCounterMode(display=False, custom_mapping=TWICE_ITS_FORWARD) as flops:
         with saved.watching():
             predicted = model.denoise(x, t, rows, model.plan(["task"] * BATCH), keep, text)
-            loss = l_simple(predicted, torch.zeros_like(predicted)).sum()
+            predicted = without_variance(predicted, target, x.shape[1])
+            loss = l_simple(predicted, target).sum()
         forward = flops.get_total_flops()
         loss.backward()
         total = flops.get_total_flops()
