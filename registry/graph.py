@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from registry.records import NodeRecord
@@ -23,28 +23,24 @@ class EdgeRecord:
 
 @dataclass(frozen=True, slots=True)
 class LineageGraph:
-    """Nodes by id, and the edges between them. truncated: a bound was reached, and more is recorded."""
+    """Nodes by id, and the edges between them. truncated: a bound was reached, and more is recorded.
+
+    facts: by run, with what it was made: code, lock, seed, environment, hardware, MLflow run.
+    """
 
     root: int
     nodes: dict[int, NodeRecord]
     edges: tuple[EdgeRecord, ...]
     truncated: bool = False
+    facts: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; nodes in the order in which they were recorded."""
         return {
             "root": self.root,
             "nodes": [
-                {
-                    "id": node.node_id,
-                    "kind": node.kind,
-                    "ref": node.full_ref,
-                    "name": node.name,
-                    "version": node.version,
-                    "digest": node.digest,
-                    "created_at": node.created_at.isoformat(),
-                }
-                for _, node in sorted(self.nodes.items())
+                node_json(node) | ({"made_with": self.facts[key]} if key in self.facts else {})
+                for key, node in sorted(self.nodes.items())
             ],
             "edges": [
                 {"parent": e.parent, "child": e.child, "role": e.role, "pos": e.pos} for e in self.edges
@@ -67,13 +63,38 @@ class LineageGraph:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class LineagePage:
+    """Nodes in the order in which they were recorded; next asks for those after them, None at the end."""
+
+    nodes: tuple[NodeRecord, ...]
+    next: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"nodes": [node_json(node) for node in self.nodes], "next": self.next}
+
+
+def node_json(node: NodeRecord) -> dict[str, Any]:
+    """A node as the lineage prints it."""
+    return {
+        "id": node.node_id,
+        "kind": node.kind,
+        "ref": node.full_ref,
+        "name": node.name,
+        "version": node.version,
+        "digest": node.digest,
+        "created_at": node.created_at.isoformat(),
+    }
+
+
 def tree(graph: LineageGraph, root: int, direction: Direction = "up") -> str:
     """The graph as an indented tree: what root was made from (up), or what was made from it (down).
 
     A node that several paths reach is drawn out once and named thereafter: the text grows with the graph, not
     with the number of paths.
     """
-    lines = [_label(graph.nodes[root])]
+    lines = [_label(graph.nodes[root]) + _made_with(graph.facts.get(root, {}))]
     drawn = {root}
     steps = _steps(graph, direction)
     # One frame an open branch: what is left of it, and the rails that stand before it.
@@ -86,7 +107,8 @@ def tree(graph: LineageGraph, root: int, direction: Direction = "up") -> str:
             continue
         node, role, last = following
         again = " (see above)" if node in drawn and steps.get(node) else ""
-        lines.append(f"{rails}{'└── ' if last else '├── '}{role}: {_label(graph.nodes[node])}{again}")
+        made = _made_with(graph.facts.get(node, {})) if node not in drawn else ""
+        lines.append(f"{rails}{'└── ' if last else '├── '}{role}: {_label(graph.nodes[node])}{again}{made}")
         if node not in drawn:
             drawn.add(node)
             stack.append((_with_last(steps.get(node, [])), rails + ("    " if last else "│   ")))
@@ -115,6 +137,12 @@ def _with_last(branch: list[tuple[int, str]]) -> Iterator[tuple[int, str, bool]]
 
 def _label(node: NodeRecord) -> str:
     return f"{node.kind} {node.ref}  [{node.digest[:12]}]"
+
+
+def _made_with(facts: dict[str, Any]) -> str:
+    named = [(name, facts.get(name)) for name in ("code", "lock", "seed", "environment")]
+    shown = [f"{name} {str(value)[:12]}" for name, value in named if value is not None]
+    return f"  ({', '.join(shown)})" if shown else ""
 
 
 def _quoted(text: str) -> str:

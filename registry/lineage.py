@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Select, literal, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry.graph import EdgeRecord, LineageGraph, tree
-from registry.models import Edge
+from registry.graph import Direction, EdgeRecord, LineageGraph, LineagePage, tree
+from registry.models import Edge, Node, Run
 from registry.refs import chunks, describe, resolve
 
-__all__ = ["LineageGraph", "ancestors", "descendants", "describe", "resolve", "tree"]
+__all__ = ["LineageGraph", "LineagePage", "ancestors", "descendants", "describe", "page", "resolve", "tree"]
 
 MAX_NODES = 10_000
 
@@ -49,7 +50,7 @@ def _walk(
 ) -> LineageGraph:
     allowed = [Edge.role.in_(sorted(set(roles)))] if roles is not None else []
     if depth is None:
-        ids = _reach(session, root, here, there, allowed, max_nodes + 1)
+        ids = list(session.scalars(reach(root, here is Edge.parent, roles).limit(max_nodes + 1)))
     else:
         ids = _reach_within(session, root, here, there, allowed, depth, max_nodes + 1)
     truncated = len(ids) > max_nodes
@@ -64,21 +65,68 @@ def _walk(
         if edge.parent in kept and edge.child in kept
     ]
     edges.sort(key=lambda edge: (edge.child, edge.pos, edge.parent, edge.role))
-    return LineageGraph(root, describe(session, ids), tuple(edges), truncated)
+    nodes = describe(session, ids)
+    runs = [node_id for node_id, node in nodes.items() if node.kind == "run"]
+    return LineageGraph(root, nodes, tuple(edges), truncated, made_with(session, runs))
 
 
-def _reach(
+def made_with(session: Session, run_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """By run: the code, the installed packages, the seed, the environment, the hardware, the MLflow run."""
+    return {
+        run.node_id: {
+            "code": run.code_version,
+            "lock": run.environment.get("packages"),
+            "seed": run.seed,
+            "environment": run.environment.get("digest"),
+            "python": run.environment.get("python"),
+            "processor": run.environment.get("processor"),
+            "gpus": run.environment.get("gpus"),
+            "mlflow_run_id": run.mlflow_run_id,
+            "started_at": run.started_at.isoformat(),
+            "ended_at": run.ended_at.isoformat(),
+        }
+        for chunk in chunks(run_ids)
+        for run in session.scalars(select(Run).where(Run.node_id.in_(chunk)))
+    }
+
+
+def page(
     session: Session,
-    root: int,
-    here: InstrumentedAttribute[int],
-    there: InstrumentedAttribute[int],
-    allowed: Sequence[ColumnElement[bool]],
-    limit: int,
-) -> list[int]:
-    """Ids within any number of hops. UNION on bare ids visits each once, whatever the number of paths."""
+    node_id: int,
+    direction: Direction,
+    *,
+    kinds: Iterable[str] | None = None,
+    roles: Iterable[str] | None = None,
+    after: int = 0,
+    limit: int = 100,
+) -> LineagePage:
+    """The nodes above (up) or below (down) a node, without it: of these kinds, over edges of these roles.
+
+    They come in the order in which they were recorded; after is the id of the last one that was seen, so that
+    what is recorded meanwhile neither shifts nor hides anything.
+    """
+    down = direction == "down"
+    below = reach(node_id, down, roles)
+    query = select(Node.id).where(Node.id.in_(below), Node.id != node_id, Node.id > after)
+    if kinds is not None:
+        query = query.where(Node.kind.in_(sorted(set(kinds))))
+    ids = list(session.scalars(query.order_by(Node.id).limit(limit + 1)))
+    shown = ids[:limit]
+    return LineagePage(
+        tuple(describe(session, shown).values()), shown[-1] if len(ids) > limit and shown else None
+    )
+
+
+def reach(root: int, down: bool, roles: Iterable[str] | None = None) -> Select[int]:
+    """A query of the ids that are reached from root in any number of hops, root among them.
+
+    UNION on bare ids visits each once, whatever the number of paths.
+    """
+    here, there = (Edge.parent, Edge.child) if down else (Edge.child, Edge.parent)
+    allowed = [Edge.role.in_(sorted(set(roles)))] if roles is not None else []
     reached = select(literal(root, BigInteger).label("id")).cte("reached", recursive=True)
     reached = reached.union(select(there).join(reached, here == reached.c.id).where(*allowed))
-    return list(session.scalars(select(reached.c.id).limit(limit)))
+    return select(reached.c.id)
 
 
 def _reach_within(

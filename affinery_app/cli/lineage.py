@@ -3,43 +3,67 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say, table
+
+if TYPE_CHECKING:
+    from registry.graph import LineagePage
 
 
 class Format(StrEnum):
     """How a lineage is drawn."""
 
     tree = "tree"
+    json = "json"
     dot = "dot"
     mermaid = "mermaid"
 
 
 def lineage(
     ref: Annotated[
-        str, typer.Argument(help="A name, name@version, kind:name, or the beginning of a digest.")
+        str, typer.Argument(help="A name, name@version, name@alias, kind:name, or the beginning of a digest.")
     ],
     down: Annotated[
         bool, typer.Option("--down/--up", help="What was made from it, or what it was made from.")
     ] = False,
     depth: Annotated[int | None, typer.Option(min=1, help="How many steps.", show_default="all")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="Only over edges of this role, such as dataset; repeat for more.")
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to draw it.")] = Format.tree,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="List what is of this kind, such as export; repeat for more.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 1000,
+    after: Annotated[int | None, typer.Option(min=0, help="List what comes after this id.")] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Where something came from, or what depends on it."""
+    """Where something came from, or what depends on it. With --kind or --after it is a list, page by page."""
+    from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
     from registry import lineage as record
     from registry.graph import tree
+    from registry.refs import resolve
 
-    with open_workspace(workspace).sessions.read() as session:
-        node = record.resolve(session, ref, prefer=("adapter", "composition", "backbone", "dataset", "task"))
-        walk = record.descendants if down else record.ancestors
-        graph = walk(session, node.node_id, depth=depth)
     direction: Literal["up", "down"] = "down" if down else "up"
+    listed = kind is not None or after is not None
+    if listed and (depth is not None or form not in (Format.tree, Format.json)):
+        raise ConfigInvalid("--kind, --after", "they list; --depth, dot and mermaid belong to a drawing.")
+    as_json = as_json or form is Format.json
+    with open_workspace(workspace).sessions.read() as session:
+        node = resolve(session, ref, prefer=("adapter", "composition", "backbone", "dataset", "task"))
+        if listed:
+            found = record.page(
+                session, node.node_id, direction, kinds=kind, roles=role, after=after or 0, limit=limit
+            )
+            _list(found, as_json)
+            return
+        walk = record.descendants if down else record.ancestors
+        graph = walk(session, node.node_id, depth=depth, roles=role, max_nodes=limit)
     if as_json:
         emit(graph.to_json())
     elif form is Format.dot:
@@ -48,3 +72,13 @@ def lineage(
         print(graph.to_mermaid())
     else:
         print(tree(graph, node.node_id, direction))
+
+
+def _list(found: LineagePage, as_json: bool) -> None:
+    if as_json:
+        emit(found.to_json())
+        return
+    rows = [(n.node_id, n.full_ref, n.digest[:12], f"{n.created_at:%Y-%m-%d %H:%M}") for n in found.nodes]
+    table(["id", "what", "digest", "recorded"], rows, "There is none.")
+    if found.next is not None:
+        say(f"There is more: --after {found.next}")

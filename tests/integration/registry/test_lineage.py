@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
+from affinery.errors import ConfigInvalid
+from affinery_app.cli.main import app
 from registry import compositions, errors, lineage
 from registry.models import Edge, Node
 from registry.records import NodeRecord
@@ -172,6 +178,80 @@ def test_a_ladder_of_twenty_two_diamonds_is_walked_and_drawn_once(ledger: Sessio
         down = lineage.descendants(session, ids[0])
         text = lineage.tree(up, ids[-1])
         assert time.process_time() - start < 2  # 2^22 paths would take minutes
+        took = []
+        for _ in range(5):
+            began = time.process_time()
+            assert len(session.scalars(lineage.reach(ids[-1], down=False)).all()) == 67
+            took.append(time.process_time() - began)
+        assert min(took) < 0.01
         assert len(up.nodes) == len(down.nodes) == 67
         assert len(up.edges) == 88
         assert len(text.splitlines()) == 89
+
+
+def test_a_lineage_says_with_what_code_seed_and_environment_a_run_was_made(told: Sessions) -> None:
+    with told.read() as session:
+        graph = lineage.ancestors(session, walk(session, "adapter:digits@1").node_id)
+    (made,) = graph.facts.values()
+    assert (made["code"], made["seed"], made["python"]) == ("abc123", 7, "3.11")
+    assert made["mlflow_run_id"] == "mlflow-job-digits-1-digits"
+    assert {"lock", "environment", "gpus", "processor"} <= made.keys()
+    assert "(code abc123, seed 7)" in lineage.tree(graph, graph.root)
+    (run,) = (node for node in graph.to_json()["nodes"] if node["kind"] == "run")
+    assert run["made_with"] == made
+
+
+def test_the_exports_that_contain_data_of_a_dataset_are_listed(told: Sessions) -> None:
+    with told.read() as session:
+        dataset = walk(session, "dataset:digits").node_id
+        page = lineage.page(session, dataset, "down", kinds=["export"])
+        assert [node.full_ref for node in page.nodes] == ["export:all@1"]
+        assert page.next is None
+        untrained = walk(session, "dataset:untrained").node_id
+        assert lineage.page(session, untrained, "down", kinds=["export"]).nodes == ()
+        over = lineage.page(session, dataset, "down", roles=["dataset"], kinds=["adapter", "task"])
+        assert {node.kind for node in over.nodes} == {"adapter", "task"}
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_pages_put_together_are_everything_once_even_while_more_is_recorded(
+    told: Sessions, direction: Literal["up", "down"]
+) -> None:
+    with told.read() as session:
+        root = walk(session, "export:all" if direction == "up" else "dit").node_id
+        walker = lineage.ancestors if direction == "up" else lineage.descendants
+        everything = sorted(walker(session, root).nodes.keys() - {root})
+    seen: list[int] = []
+    after: int | None = 0
+    while after is not None:
+        with told.begin() as session:
+            page = lineage.page(session, root, direction, after=after, limit=3)
+            if len(seen) == 3:
+                world.learnt(session, "later")
+        assert len(page.nodes) <= 3
+        seen += [node.node_id for node in page.nodes]
+        after = page.next
+    assert seen == sorted(set(seen))
+    assert seen[: len(everything)] == everything
+
+
+def test_lineage_from_the_command_line(told: Sessions, tmp_path: Path, registry_url: str) -> None:
+    (tmp_path / "affinery.toml").write_text(f'registry_url = "{registry_url}"\n')
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, ["lineage", *words, "-w", str(tmp_path)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "run: run mlflow-job-digits-2-digits" in run("digits")
+    assert json.loads(run("digits", "--format", "json")) == json.loads(run("digits", "--json"))
+    listed = json.loads(run("dataset:faces", "--down", "--kind", "export", "--format", "json"))
+    assert [node["ref"] for node in listed["nodes"]] == ["export:all@1"]
+    assert "export:all@1" in run("dataset:faces", "--down", "--kind", "export")
+    first = json.loads(run("dit", "--down", "--after", "0", "--limit", "2", "--json"))
+    assert len(first["nodes"]) == 2
+    assert first["next"] == first["nodes"][-1]["id"]
+    assert run("export:all", "--role", "composition", "--format", "mermaid").count("-->") == 1
+    assert "digraph" in run("export:all", "--depth", "1", "--format", "dot")
+    with pytest.raises(ConfigInvalid):
+        run("dit", "--kind", "export", "--format", "dot")

@@ -67,7 +67,10 @@ def test_a_backbone_that_does_not_exist_is_answered_with_the_nearest_name(ledger
     with ledger.begin() as session:
         world.backbone(session, "small-dit")
     for ref in ("smal-dit", "small-dit@7"):
-        with pytest.raises(errors.NotFound, match=r"Did you mean 'small-dit(@1)?'\?"), ledger.read() as session:
+        with (
+            pytest.raises(errors.NotFound, match=r"Did you mean 'small-dit(@1)?'\?"),
+            ledger.read() as session,
+        ):
             backbones.get(session, ref)
     with pytest.raises(errors.RefInvalid, match="a backbone is wanted"), ledger.read() as session:
         backbones.get(session, "dataset:small-dit")
