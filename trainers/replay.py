@@ -128,9 +128,8 @@ def replay(model: ComposedModel, path: Path, environment_digest: str) -> Replay:
         raise GoldenUnreadable(str(path), "its images are missing, or not of this backbone's size.")
     conditions, condition = tensors.get(CONDITIONS), model.task(golden.task).meta.condition
     channels = None if condition is None else condition["channels"]
-    if (None if conditions is None else conditions.shape) != (
-        None if channels is None else (len(golden.rows), channels, size, size)
-    ):
+    wanted = None if channels is None else (torch.uint8, (len(golden.rows), channels, size, size))
+    if (None if conditions is None else (conditions.dtype, tuple(conditions.shape))) != wanted:
         raise GoldenUnreadable(str(path), "its conditions are missing, or not those of this task.")
     low, high = model.task(golden.task).meta.block
     if not all(low <= row < high for row in golden.rows):

@@ -11,9 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from affinery.adapters.files import Adapter
 from affinery.composed import ComposedModel
-from affinery.errors import UnknownName
+from affinery.diffusion.sampling import Draw
+from affinery.errors import ConfigInvalid, UnknownName
 from tests import tiny_models as tiny
+from tests import tiny_unets
+from trainers.data import as_unit
 from trainers.errors import GoldenUnreadable
 from trainers.replay import RECORD_KEY, golden_bytes, read_golden, replay
 
@@ -145,3 +149,70 @@ def test_a_missing_a_torn_and_another_file_are_refused(golden: Path) -> None:
     golden.unlink()
     with pytest.raises(GoldenUnreadable, match="No such file"):
         replay(later(), golden, "here")
+
+
+CANNY = {"name": "canny", "channels": 1}
+
+
+def told_model(*later: Adapter) -> ComposedModel:
+    """A text U-Net with a task that is told edges."""
+    spec = tiny_unets.text_spec()
+    edges = tiny.adapter(tiny.meta("edges", (4, 5), condition=CANNY), 1, tiny_unets.built(spec))
+    return tiny.composed(edges, *later, base=tiny_unets.built(spec))
+
+
+def told_draws() -> list[Draw]:
+    """Three captions with three pictures, of whole bytes as they come from a dataset."""
+    bytes_ = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    return [Draw("edges", 4, i, prompt, as_unit(bytes_[i])) for i, prompt in enumerate(("a b", "", "abc"))]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    path = tmp_path / "told.safetensors"
+    path.write_bytes(golden_bytes(told_model(), "edges", "here", told_draws()))
+    return path
+
+
+def test_conditions_and_captions_are_replayed_from_the_file_beside_later_tasks(told: Path) -> None:
+    assert read_golden(told).prompts == ("a b", "", "abc", "a b", "", "abc", "a b", "")
+    assert load_file(told)["conditions"].shape == (8, 1, 8, 8)
+    spec = tiny_unets.text_spec()
+    other = tiny.adapter(
+        tiny.meta("maps", (5, 7), condition={"name": "segmentation", "channels": 3}),
+        2,
+        tiny_unets.built(spec),
+    )
+    assert replay(told_model(other), told, "here").level == "bit-exact"
+
+
+def test_a_stem_that_was_changed_is_noticed(told: Path) -> None:
+    model = told_model()
+    stem = model.task("edges").stem
+    assert stem is not None
+    with torch.no_grad():
+        stem.gate.add_(1e-3)
+    assert replay(model, told, "here").level == "failed"
+
+
+@pytest.mark.parametrize(
+    "conditions", [None, torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.zeros(8, 1, 8, 8)]
+)
+def test_conditions_that_are_not_the_tasks_are_refused(told: Path, conditions: torch.Tensor | None) -> None:
+    tensors = load_file(told)
+    del tensors["conditions"]
+    if conditions is not None:
+        tensors["conditions"] = conditions
+    told.write_bytes(save(tensors, metadata={RECORD_KEY: read_golden(told).to_json()}))
+    with pytest.raises(GoldenUnreadable, match="its conditions are missing, or not those of this task"):
+        replay(told_model(), told, "here")
+
+
+def test_a_condition_task_has_no_golden_images_without_a_picture() -> None:
+    with pytest.raises(ConfigInvalid, match="cannot be drawn without a picture"):
+        golden_bytes(told_model(), "edges", "here")
+
+
+def test_the_golden_file_of_a_class_task_says_nothing_of_captions(golden: Path) -> None:
+    assert "prompts" not in read_golden(golden).to_json()
+    assert load_file(golden).keys() == {"images"}
