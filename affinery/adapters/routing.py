@@ -122,11 +122,13 @@ class Route:
     """The plan of the pass under way; outside any pass, the untouched backbone."""
 
     plan: Plan = field(default_factory=Plan)
+    under_way: bool = False
 
     @contextmanager
     def using(self, plan: Plan) -> Iterator[None]:
-        before, self.plan = self.plan, plan
+        before, self.plan = (self.plan, self.under_way), plan
+        self.under_way = True
         try:
             yield
         finally:
-            self.plan = before
+            self.plan, self.under_way = before

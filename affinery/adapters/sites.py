@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from affinery.adapters.contract import Config, Kind
 from affinery.adapters.routing import Blocks, Choice, Mix, Plan, Route, Share
 from affinery.backbones.contract import Site
+from affinery.errors import ConfigInvalid
 
 
 class Bank(nn.Module):
@@ -97,6 +98,12 @@ class AdaptedSite(nn.Module):
         return cast(Bank, self.banks[key]) if key in self.banks else None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.route.under_way and in_backward():
+            raise ConfigInvalid(
+                "gradient checkpointing",
+                "a module is computed again after its pass, when it no longer knows of whom. "
+                "Use ComposedModel.recompute() instead of the backbone's own.",
+            )
         if self.recomputed and torch.is_grad_enabled():
             plan = self.route.plan  # the one of now: when it is computed again, another may be set
 
@@ -166,6 +173,11 @@ class AdaptedSite(nn.Module):
         bank = self.bank(share.group)
         assert bank is not None
         return bank.kind.run(self.site, bank.config, bank, share.choice, x, *args, **kwargs)
+
+
+def in_backward() -> bool:
+    """Whether autograd is at work in this thread, which then computes something again."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() >= 0
 
 
 def taken(value: Any, rows: Tensor | None, batch: int) -> Any:

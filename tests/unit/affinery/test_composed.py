@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import affinery
 from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
@@ -521,6 +522,21 @@ def test_members_without_anything_in_common_are_merged(
     torch.testing.assert_close(
         model(x, t, rows, ["both"] * 2), model(x, t, rows, ["one"] * 2), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_block_that_others_compute_again_after_its_pass_is_refused(reentrant: bool) -> None:
+    """Outside a pass no task is known: BitFit's gradients would be those of another function."""
+    model = tiny.composed(tiny.adapter(tiny.meta("digits", kind="bitfit", config={}), 1))
+    for bank in model.banks(model.groups[1]).values():
+        bank.requires_grad_(True)
+    block = model.backbone.get_submodule("blocks.1")
+    plain = block.forward
+    block.forward = lambda *args: checkpoint(plain, *args, use_reentrant=reentrant)
+    x, t = tiny.inputs(1)
+    loss = model(x, t, torch.tensor([4]), ["digits"]).square().sum()
+    with pytest.raises(ConfigInvalid, match=r"ComposedModel\.recompute"):
+        loss.backward()
 
 
 def test_what_cannot_be_folded_is_named_with_its_reason() -> None:
