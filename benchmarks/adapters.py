@@ -63,7 +63,7 @@ class Size:
 
 
 # Arithmetic takes nearly all of the time of the first two, calls that of the last: one sample a task.
-FULL = Size(width=768, depth=4, heads=12, side=8, rank=16, batch=32, rounds=5)
+FULL = Size(width=768, depth=2, heads=12, side=8, rank=16, batch=32, rounds=5)
 QUICK = Size(width=384, depth=3, heads=6, side=8, rank=16, batch=32, rounds=5)
 SMALL = Size(width=128, depth=6, heads=4, side=4, rank=8, batch=8, rounds=25)
 
