@@ -272,13 +272,15 @@ def _card(
             f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
             f"| {member.dataset} | {share} |"
         )
+    told = ", condition=picture" if learners[0].condition else ""
     lines += [
         "",
         "```python",
         "import affinery",
         "",
         'model = affinery.load("this folder")',
-        f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4)  # in [-1, 1]",
+        f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4{told})",
+        "# (4, C, H, W) in [-1, 1]",
         "```",
         "",
     ]

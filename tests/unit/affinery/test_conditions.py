@@ -51,21 +51,18 @@ def test_the_stem_and_the_affiners_of_the_down_blocks_have_the_papers_number_of_
 ) -> None:
     """DiffScaler: 6.85 M, of which 6.76 M are Affiners with d = 32 on SD-1.5's down blocks."""
     spec = named_spec("sd15-unet")
-    backbone = on_meta(spec, architecture(spec.arch))
-    with torch.device("meta"):
-        model = ComposedModel(backbone, tiny.FINGERPRINT)
-        meta = AdapterMeta(
-            "canny",
-            "affiner",
-            {"rank": 32, "targets": ["down_blocks.*"]},
-            tiny.FINGERPRINT,
-            0,
-            (1, 2),
-            ("all",),
-            condition={"name": "canny", "channels": channels},
-        )
-        group = model._group(*model._check(meta))
-        model._join(meta, group, spare=False)
+    model = ComposedModel(on_meta(spec, architecture(spec.arch)), tiny.FINGERPRINT)
+    meta = AdapterMeta(
+        "canny",
+        "affiner",
+        {"rank": 32, "targets": ["down_blocks.*"]},
+        tiny.FINGERPRINT,
+        0,
+        (1, 2),
+        ("all",),
+        condition={"name": "canny", "channels": channels},
+    )
+    model.start(meta, torch.Generator())
     tensors = model.adapter("canny").tensors
     stem = sum(t.numel() for name, t in tensors.items() if name.startswith("stem."))
     layers = sum(t.numel() for name, t in tensors.items() if name.startswith("layers."))
