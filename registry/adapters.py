@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, select, update
@@ -126,6 +127,16 @@ def get(session: Session, ref: str) -> AdapterRecord:
 def by_id(session: Session, node_id: int) -> AdapterRecord:
     """The adapter of a node."""
     return _record(session.execute(_query().where(Adapter.node_id == node_id)).one())
+
+
+def by_ids(session: Session, node_ids: Sequence[int]) -> list[AdapterRecord]:
+    """The adapters of these nodes, in this order."""
+    found = {
+        row[0].node_id: _record(row)
+        for chunk in refs.chunks(node_ids)
+        for row in session.execute(_query().where(Adapter.node_id.in_(chunk)))
+    }
+    return [found[node_id] for node_id in node_ids]
 
 
 def list_all(session: Session, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:

@@ -7,6 +7,7 @@ RegistryError                      exit code 1
 ├── NameInvalid                    (usage) a name that could not be used in references and paths
 ├── RecordInvalid                  (usage) a value that cannot be recorded
 ├── RequirementInvalid             (usage) a bound on a metric that cannot be read
+├── FilterInvalid                  (usage) a filter of a search that cannot be read
 ├── TaskExists                     (usage) a task name that is taken
 ├── AliasMoved                     an alias that no longer means what was expected
 ├── GateClosed                     an adapter whose metrics do not hold what an alias requires
@@ -99,6 +100,17 @@ class RequirementInvalid(RegistryError, UserError):
         (text,) = self.args
         shown = text if len(text) <= 60 else text[:57] + "…"
         return f"{shown!r} requires nothing that can be read: write metric>=number, as in recognition>=0.8."
+
+
+class FilterInvalid(RegistryError, UserError):
+    """A filter that cannot be read. Args: filter, position from 0, reason."""
+
+    def __str__(self) -> str:
+        text, position, reason = self.args
+        start = max(position - 30, 0)
+        shown = "".join(each if each.isprintable() else "·" for each in text[start : position + 30])
+        mark = " " * (position - start) + "^"
+        return f"The filter cannot be read at character {position + 1}: {reason}.\n  {shown}\n  {mark}"
 
 
 class AliasMoved(RegistryError):

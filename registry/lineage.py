@@ -124,7 +124,7 @@ def reach(root: int, down: bool, roles: Iterable[str] | None = None) -> Select[i
     """
     here, there = (Edge.parent, Edge.child) if down else (Edge.child, Edge.parent)
     allowed = [Edge.role.in_(sorted(set(roles)))] if roles is not None else []
-    reached = select(literal(root, BigInteger).label("id")).cte("reached", recursive=True)
+    reached = select(literal(root, BigInteger).label("id")).cte(recursive=True)
     reached = reached.union(select(there).join(reached, here == reached.c.id).where(*allowed))
     return select(reached.c.id)
 

@@ -102,6 +102,9 @@ class Ref:
 def parse(text: str) -> Ref:
     """Read a reference; RefInvalid where that cannot be done. Nothing is looked up."""
     rest, kind, version, alias = text.strip(), None, None, None
+    for character in rest:
+        if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS:
+            raise RefInvalid(text, f"it holds the control character U+{ord(character):04X}.")
     if ":" in rest:
         kind, _, rest = rest.partition(":")
         if kind not in KINDS:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli.adapter_files import export
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
 app.command("export")(export)
@@ -72,6 +72,41 @@ def list_all(
         ],
         "No adapter yet. Schedule a task and train it: affinery task add …, affinery run",
     )
+
+
+@app.command("search")
+def search(
+    query: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILTER",
+            help="Such as 'kind=affiner and metric.recognition>=0.9 and below=dataset:digits'.",
+        ),
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    before: Annotated[int | None, typer.Option(min=1, help="What was published before this id.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapter versions for which a filter holds, the newest first. The language: docs/guides/registry.md."""
+    from affinery_app.wiring import open_workspace
+    from registry.search import search as find
+
+    with open_workspace(workspace).sessions.read() as session:
+        page = find(session, query, before=before, limit=limit)
+    if as_json:
+        emit(page.to_json())
+        return
+    table(
+        ["id", "adapter", "kind", "backbone", "dataset", "published"],
+        [
+            (r.node_id, r.ref, r.kind, r.backbone, r.dataset, f"{r.created_at:%Y-%m-%d %H:%M}")
+            for r in page.adapters
+        ],
+        "No adapter version is like that.",
+    )
+    if page.next is not None:
+        say(f"There are more: --before {page.next}")
 
 
 @app.command("show")

@@ -17,6 +17,7 @@ from affinery_app.cli import (
     compose,
     dataset,
     demo,
+    diff,
     estimate,
     labels,
     lineage,
@@ -52,6 +53,7 @@ app.add_typer(adapter.app, name="adapter")
 app.add_typer(alias.app, name="alias")
 app.command("tag")(labels.tag)
 app.command("note")(labels.note)
+app.command("diff")(diff.diff)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)

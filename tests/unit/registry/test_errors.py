@@ -18,6 +18,7 @@ EXAMPLES = [
     errors.NameInvalid("task", "../x", "'/' has a meaning of its own"),
     errors.RecordInvalid("The task's config", "it is not plain JSON"),
     errors.RequirementInvalid("recognition"),
+    errors.FilterInvalid("kind ? affiner", 5, "one of =, !=, >=, <=, >, < is wanted here"),
     errors.TaskExists("digits"),
     errors.AliasMoved("digits@champion", "digits@1", "digits@2"),
     errors.GateClosed("digits@1", "recognition>=0.8", "recognition", 0.5),
