@@ -24,6 +24,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def is_digest(text: str) -> bool:
+    """Whether this is 64 lower-case hexadecimal digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def checked_digest(what: str, digest: str) -> str:
     """The digest, if it is 64 lower-case hexadecimal digits; RecordInvalid otherwise."""
     if not _DIGEST.fullmatch(digest):

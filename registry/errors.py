@@ -11,6 +11,8 @@ RegistryError                      exit code 1
 ├── TaskExists                     (usage) a task name that is taken
 ├── AliasMoved                     an alias that no longer means what was expected
 ├── GateClosed                     an adapter whose metrics do not hold what an alias requires
+├── ArchiveInvalid                 (usage) an archive that is not what it should be
+├── ArchiveConflict                (usage) an archive against which something stands here
 ├── StaleFence                     a worker that publishes after its job was given to another
 ├── Refused                        the database's own refusal: an invariant of the record
 ├── RegistryMissing                there is no registry at this address
@@ -132,6 +134,27 @@ class GateClosed(RegistryError):
         why = f"has no metric {metric!r}" if found is None else f"has {metric} {found:g}"
         see = f"affinery adapter show {adapter}"
         return f"{adapter} {why}, and {wanted} is required. Nothing was changed; see {see}"
+
+
+class ArchiveInvalid(RegistryError, UserError):
+    """An archive that is not what it should be. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"{path} is not a whole archive: {reason}. Export it anew, or copy it again."
+
+
+class ArchiveConflict(RegistryError, UserError):
+    """An archive against which something stands in this registry. Args: what, thing by thing."""
+
+    def __str__(self) -> str:
+        (conflicts,) = self.args
+        more = f"\n  and {len(conflicts) - 20} more" if len(conflicts) > 20 else ""
+        listing = "".join(f"\n  {conflict}" for conflict in conflicts[:20])
+        return (
+            f"The archive cannot be brought in; nothing was written:{listing}{more}\n"
+            "Bring it into a registry where these are free."
+        )
 
 
 class StaleFence(RegistryError):

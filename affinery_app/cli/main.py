@@ -21,6 +21,7 @@ from affinery_app.cli import (
     estimate,
     labels,
     lineage,
+    registry,
     retirement,
     run,
     sample,
@@ -57,6 +58,7 @@ app.command("diff")(diff.diff)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)
+app.add_typer(registry.app, name="registry")
 adapter.app.command("retire")(retirement.retire)
 adapter.app.command("restore")(retirement.restore)
 app.command("compose")(compose.compose)

@@ -23,6 +23,8 @@ EXAMPLES = [
     errors.AliasMoved("digits@champion", "digits@1", "digits@2"),
     errors.GateClosed("digits@1", "recognition>=0.8", "recognition", 0.5),
     errors.GateClosed("digits@1", "recognition>=0.8", "recognition", None),
+    errors.ArchiveInvalid("a.tar", "it is cut off"),
+    errors.ArchiveConflict(["task:digits: it has another digest"]),
     errors.StaleFence("job", 1, 2, "running"),
     errors.Refused("a published node row is never changed"),
     errors.RegistryMissing("/w/registry.db"),
