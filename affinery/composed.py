@@ -16,18 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affinery.adapters import kind as kind_named
 from affinery.adapters.contract import Config, Kind
 from affinery.adapters.files import STEM, Adapter, AdapterMeta
 from affinery.adapters.routing import BACKBONE, Plan, Route, fixed_plan, plan_for
 from affinery.adapters.sites import AdaptedSite, Bank
+from affinery.admission import admitted, check_tensors
 from affinery.backbones.contract import Backbone, Site
 from affinery.class_table import PackedTable
 from affinery.conditions import ConditionStem, hints, stem_for
-from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid, UnknownName
+from affinery.errors import ConfigInvalid, UnknownName
 from affinery.folding import Folding, Remainder
-
-LAST_ROW = 2**62  # rows are looked up by 64-bit numbers
 
 
 @dataclass(frozen=True)
@@ -109,33 +107,6 @@ class ComposedModel(nn.Module):
         if self._folded is not None:
             raise ConfigInvalid("model", f"{self._folded.task!r} is folded into it; unfold it first.")
 
-    def _check(self, meta: AdapterMeta) -> tuple[Kind[Any], Config]:
-        """Whether a task may join this model. → its kind and settings. Nothing is changed."""
-        self._check_unfolded()
-        if not meta.task or meta.task.encode(errors="ignore").decode() != meta.task:
-            raise ConfigInvalid("task", f"{meta.task!r} is no name.")
-        if meta.backbone != self.fingerprint:
-            raise AdapterBackboneMismatch(meta.task, self.fingerprint, meta.backbone)
-        if meta.task in self.slots:
-            raise ConfigInvalid("task", f"{meta.task!r} is in this model already; remove it or name another.")
-        low, high = meta.block
-        fits = self.null_row < low < high <= LAST_ROW and high - low == len(meta.class_names)
-        if not fits or meta.null_index != self.null_row:
-            raise ConfigInvalid(
-                "block",
-                f"[{low}, {high}) are not {len(meta.class_names)} rows after the null row {self.null_row}.",
-            )
-        for other in self.slots.values():
-            if low < other.meta.block[1] and other.meta.block[0] < high:
-                raise ConfigInvalid(
-                    "block", f"{meta.task!r} and {other.meta.task!r} claim the same class rows."
-                )
-        if meta.image_size is not None:
-            self.backbone.hint_shape(meta.image_size)  # raises where the architecture cannot take it
-        self._stem(meta, "meta")  # raises where the condition cannot enter
-        kind = kind_named(meta.kind)
-        return kind, kind.config(meta.config)
-
     def _group(self, kind: Kind[Any], config: Config) -> Group:
         """The group of tasks of this kind and config, its modules wrapped if it is new.
 
@@ -183,13 +154,14 @@ class ComposedModel(nn.Module):
         own = torch.float64 if null_rows.dtype == torch.float64 else torch.float32  # as in the stacks
         rows = nn.Parameter(null_rows.to(own), requires_grad=False)
         self._rows[_key(meta.task)] = rows
-        stem = self._stem(meta)
+        stem = self.stem(meta)
         if stem is not None:
             self._stems[_key(meta.task)] = stem
         self.slots[meta.task] = TaskSlot(group.number, slot, meta, rows, stem)
         return self.slots[meta.task]
 
-    def _stem(self, meta: AdapterMeta, device: torch.device | str | None = None) -> ConditionStem | None:
+    def stem(self, meta: AdapterMeta, device: torch.device | str | None = None) -> ConditionStem | None:
+        """A condition task's stem, not yet initialised. Raises ConfigInvalid where it cannot enter."""
         if meta.condition is None:
             return None
         with torch.device(device or self.device):
@@ -203,7 +175,8 @@ class ComposedModel(nn.Module):
 
         Raises AdapterBackboneMismatch or ConfigInvalid; then nothing has changed.
         """
-        kind, config = self._check(meta)
+        self._check_unfolded()
+        kind, config = admitted(self, meta)
         group = self._group(kind, config)
         task = self._join(meta, group, spare=False)
         for name, bank in self.banks(group).items():
@@ -217,9 +190,10 @@ class ComposedModel(nn.Module):
 
         Raises AdapterBackboneMismatch, AdapterFileInvalid or ConfigInvalid.
         """
-        kind, config = self._check(adapter.meta)
+        self._check_unfolded()
+        kind, config = admitted(self, adapter.meta)
+        check_tensors(self, adapter, kind, config)
         given = adapter.layers()
-        self._check_fit(adapter, given, kind, config)
         group = self._group(kind, config)
         task = self._join(adapter.meta, group, spare=True)
         for name, bank in self.banks(group).items():
@@ -229,44 +203,6 @@ class ComposedModel(nn.Module):
         if task.stem is not None:
             task.stem.load(adapter.stem())
         return task
-
-    def _check_fit(
-        self, adapter: Adapter, given: dict[str, dict[str, Tensor]], kind: Kind[Any], config: Config
-    ) -> None:
-        """Every layer must be given, each part in its shape, and nothing else."""
-        origin = f"the adapter of {adapter.meta.task!r}"
-        for name in adapter.tensors:
-            if not adapter.meta.may_hold(name):
-                raise AdapterFileInvalid(origin, f"tensor {name!r} belongs to no layer.")
-        stem = self._stem(adapter.meta, "meta")
-        if stem is not None:
-            try:
-                stem.check(adapter.stem())
-            except ValueError as error:
-                raise AdapterFileInvalid(origin, f"its condition stem does not fit: {error}.") from error
-        names = kind.choose(self.sites, config)
-        if given.keys() != set(names):
-            odd = sorted(given.keys() ^ set(names))
-            raise AdapterFileInvalid(
-                origin, f"layer {odd[0]!r} is on one side only: it was made for other layers."
-            )
-        shape = [len(adapter.meta.class_names), self.backbone.class_table.shape[1]]
-        rows = adapter.tensors.get("class_rows")
-        if rows is None or list(rows.shape) != shape:
-            raise AdapterFileInvalid(origin, f"its class rows are not {shape[0]} × {shape[1]}.")
-        for name in names:
-            shapes = {part: part_.shape for part, part_ in kind.parts(self.sites[name], config).items()}
-            found = {part: tuple(tensor.shape) for part, tensor in given[name].items()}
-            if found.keys() != shapes.keys():
-                raise AdapterFileInvalid(
-                    origin, f"layer {name!r}: the parts are {sorted(found)}, not {sorted(shapes)}."
-                )
-            for part, size in found.items():
-                if size != shapes[part]:
-                    raise AdapterFileInvalid(
-                        origin,
-                        f"layer {name!r}: part {part} has the shape {list(size)}, not {list(shapes[part])}.",
-                    )
 
     def unload(self, name: str) -> None:
         """Takes a task out; the others stay as they are, to the bit. Raises UnknownName or ConfigInvalid."""
@@ -363,7 +299,8 @@ class ComposedModel(nn.Module):
         """
         off = self.disabled
         stems = [None if name is None or name in off else self.task(name).stem for name in tasks]
-        return hints(stems, conditions, self.backbone.hint_shape(self.image_size(tasks[0])))
+        hint = hints(stems, conditions, self.backbone.hint_shape(self.image_size(tasks[0])))
+        return None if hint is None else hint.to(self.backbone.class_table.dtype)
 
     def plan(self, tasks: Sequence[str | None]) -> Plan:
         """How a batch of these tasks is computed; None is the untouched backbone. Raises UnknownName."""

@@ -16,12 +16,15 @@ from affinery.errors import ConfigInvalid, UnknownName
 from tests import tiny_models as tiny
 from tests.contract.test_backbones import EXAMPLES, batch, built
 
-NOT_THERE = {  # without feed-forward branches, without transformer blocks
-    ("adaptformer-parallel", "unet"),
-    ("adaptformer-sequential", "unet"),
-    ("vpt-deep", "unet"),
-}
 
+def fits(name: str, arch: str) -> bool:
+    try:
+        return bool(kind(name).choose(built(arch).sites(), kind(name).config({})))
+    except ConfigInvalid:
+        return False
+
+
+NOT_THERE = {(name, arch) for name in kinds() for arch in architectures() if not fits(name, arch)}
 CASES = [
     pytest.param(name, arch, id=f"{name} on {arch}")
     for name in kinds()
@@ -282,7 +285,7 @@ def test_one_compiled_graph_serves_every_mix_of_tasks(arch: str) -> None:
         [names[0]] * 4,
         [*names[:2], None, None],
         [None] * 4,
-        [names[-1]] * 2 + names[:2],
+        [names[-1], names[-1], *names[:2]],
     ]
     with torch.no_grad():
         for i, mix in enumerate(mixes):
@@ -291,6 +294,12 @@ def test_one_compiled_graph_serves_every_mix_of_tasks(arch: str) -> None:
                 out = inputs.through(compiled, rows, mix)
             assert close(out, inputs.through(plain, rows, mix), 1e-4)
     torch._dynamo.reset()
+
+
+def test_only_what_needs_tokens_or_feed_forward_branches_finds_nothing_in_a_cnn() -> None:
+    needy = {"adaptformer-parallel", "adaptformer-sequential", "vpt-deep"}
+    assert {(name, arch) for name, arch in NOT_THERE if name in needy} == {(name, "unet") for name in needy}
+    assert all(arch == "unet" for _, arch in NOT_THERE)
 
 
 @pytest.mark.parametrize(("name", "arch"), sorted(NOT_THERE))
