@@ -123,7 +123,13 @@ def add_dataset(services: Services, folder: Path, name: str) -> None:
     )
 
 
-def schedule(services: Services, *names: str, after: tuple[str, ...] = (), **recipe: Any) -> JobRecord:
+def schedule(
+    services: Services,
+    *names: str,
+    after: tuple[str, ...] = (),
+    condition: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> JobRecord:
     """Tasks that learn the datasets of their own names, together where they are several."""
     return additions.schedule(
         services.sessions,
@@ -134,6 +140,7 @@ def schedule(services: Services, *names: str, after: tuple[str, ...] = (), **rec
         config=KIND,
         recipe=RECIPE | recipe,
         after=after,
+        conditions=[condition],
     )
 
 

@@ -24,6 +24,7 @@ from orchestration.worker import Worker
 from registry import adapters, backbones, blobs, tasks
 from registry.errors import BlobDamaged, BlobMissing
 from tests import learning_world as world
+from trainers.conditions import condition_record
 
 DIGEST = str(environment_fingerprint()["digest"])
 
@@ -35,12 +36,12 @@ def learnt_space(
     mlflow_template: Path,
     tiny_backbone: Path,
 ) -> Path:
-    """A workspace with one task learnt, and another trained to its end but not published yet."""
+    """A workspace with one task learnt, told edges, and another trained to its end but not published yet."""
     folder = tmp_path_factory.mktemp("learnt") / "space"
     services = world.make_space(folder, sqlite_template, mlflow_template, tiny_backbone)
     for seed, name in enumerate(("old", "new")):
         world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y", seed=seed), name)
-    world.train_here(services, world.schedule(services, "old").id)
+    world.train_here(services, world.schedule(services, "old", condition=condition_record("canny")).id)
     assert Worker(services, world.Heard()).drain() == 1
     world.train_here(services, world.schedule(services, "new").id)
     services.sessions.engine.dispose()
@@ -180,13 +181,19 @@ def _null_row(model: ComposedModel) -> None:
 
 
 def _older_row(model: ComposedModel) -> None:
-    model.class_rows[model.task("old").slot - 1].data[0, 0] += 1e-6
+    model.task("old").rows.data[0, 0] += 1e-6
 
 
 def _older_tensor(model: ComposedModel) -> None:
-    layer = next(iter(model.layers.values()))
-    part = next(iter(layer.tensors(model.task("old").slot).values()))
-    part.data.view(-1)[0] += 1e-6
+    task = model.task("old")
+    bank = next(iter(model.banks(model.groups[task.group]).values()))
+    next(iter(bank.tensors(task.slot).values())).data.view(-1)[0] += 1e-6
+
+
+def _older_stem(model: ComposedModel) -> None:
+    stem = model.task("old").stem
+    assert stem is not None
+    stem.gate.data.add_(1e-6)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +203,7 @@ def _older_tensor(model: ComposedModel) -> None:
         (_null_row, "is not what it was"),
         (_older_row, "old@1 is not what it was"),
         (_older_tensor, "old@1 is not what it was"),
+        (_older_stem, "old@1 is not what it was"),
     ],
 )
 def test_a_number_changed_in_the_composed_model_is_found(
