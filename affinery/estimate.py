@@ -25,7 +25,7 @@ from affinery.backbones.files import read_spec
 from affinery.composed import ComposedModel, TaskSlot
 from affinery.diffusion.objective import l_simple, without_variance
 from affinery.errors import ConfigInvalid, UnknownName
-from affinery.meta_device import FusedAttention, Multiplications, SavedTensors, Trusting, autocast_on_meta
+from affinery.meta_device import FusedAttention, Multiplications, SavedTensors, Trusting
 
 FLOAT_BYTES = 4
 STATES = 5  # the tensor, its gradient, AdamW's two moments, the running average
@@ -236,7 +236,7 @@ class Estimator:
         plan = self.model.plan([TASK] * batch)
         saved = SavedTensors(self.model.parameters())
         self.counted.macs = 0.0
-        with self.counted, Trusting(), FusedAttention(), autocast_on_meta():
+        with self.counted, Trusting(), FusedAttention():
             with saved.watching():
                 predicted = self.model.denoise(x, t, rows, plan, keep, text)
                 predicted = without_variance(predicted, target, x.shape[1])

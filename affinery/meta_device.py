@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -87,21 +87,6 @@ def _form(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_form, value))
     return type(value), value
-
-
-@contextmanager
-def autocast_on_meta() -> Iterator[None]:
-    """On the meta device there is nothing to cast, and PyTorch refuses to be asked: let it do nothing."""
-    usual = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-        return nullcontext() if device_type == "meta" else usual(device_type, *args, **kwargs)
-
-    torch.autocast = autocast  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        torch.autocast = usual  # type: ignore[misc]
 
 
 class SavedTensors:

@@ -1,6 +1,6 @@
 """AdaptFormer (Chen et al. 2022), beside the feed-forward branch.
 
-    y = mlp(x) + s · (W_up ReLU(W_down x + b_d) + b_u)
+y = mlp(x) + s · (W_up ReLU(W_down x + b_d) + b_u)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """AdaptFormer (Chen et al. 2022), behind the feed-forward branch.
 
-    y = m + s · (W_up ReLU(W_down m + b_d) + b_u), m = mlp(x)
+y = m + s · (W_up ReLU(W_down m + b_d) + b_u), m = mlp(x)
 """
 
 from __future__ import annotations

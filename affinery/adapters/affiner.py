@@ -163,8 +163,7 @@ class Affiner(Kind[AffinerConfig]):
             shift = 0.0 if bias is None else bias.to(y.dtype)
             compute = affiner if plain() else Lean.apply
             own = [parts[part] for part in ("a", "b", "s", "down", "up")]
-            with torch.autocast(y.device.type, enabled=False):  # all are of one number type
-                return cast(Tensor, compute(tokens, outputs, shift, *own)).reshape(y.shape)
+            return cast(Tensor, compute(tokens, outputs, shift, *own)).reshape(y.shape)
         axis = channel_axis(layer, y)
         out = y
         if "a" in parts:
