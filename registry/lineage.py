@@ -10,11 +10,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.graph import Direction, EdgeRecord, LineageGraph, LineagePage, tree
 from registry.models import Edge, Node, Run
-from registry.refs import chunks, describe, resolve
+from registry.refs import CHUNK, chunks, describe, resolve
 
 __all__ = ["LineageGraph", "LineagePage", "ancestors", "descendants", "describe", "page", "resolve", "tree"]
 
 MAX_NODES = 10_000
+_FEW = 1000
 
 
 def ancestors(
@@ -105,16 +106,75 @@ def page(
     They come in the order in which they were recorded; after is the id of the last one that was seen, so that
     what is recorded meanwhile neither shifts nor hides anything.
     """
-    down = direction == "down"
-    below = reach(node_id, down, roles)
-    query = select(Node.id).where(Node.id.in_(below), Node.id != node_id, Node.id > after)
-    if kinds is not None:
-        query = query.where(Node.kind.in_(sorted(set(kinds))))
-    ids = list(session.scalars(query.order_by(Node.id).limit(limit + 1)))
+    wanted = None if kinds is None else sorted(set(kinds))
+    if direction == "down":
+        ids = _below(session, node_id, roles, wanted, after, limit + 1)
+    else:
+        query = _nodes(after, wanted).where(Node.id.in_(reach(node_id, down=False, roles=roles)))
+        ids = list(session.scalars(query.where(Node.id != node_id).limit(limit + 1)))
     shown = ids[:limit]
     return LineagePage(
         tuple(describe(session, shown).values()), shown[-1] if len(ids) > limit and shown else None
     )
+
+
+def _nodes(after: int, kinds: Sequence[str] | None) -> Select[int]:
+    query = select(Node.id).where(Node.id > after).order_by(Node.id)
+    return query if kinds is None else query.where(Node.kind.in_(kinds))
+
+
+def _below(
+    session: Session,
+    root: int,
+    roles: Iterable[str] | None,
+    kinds: Sequence[str] | None,
+    after: int,
+    limit: int,
+) -> list[int]:
+    """The first descendants after an id.
+
+    Few descendants are gathered and sorted. Of many (a backbone has all that was ever learnt on it), the
+    nodes after the id are walked instead, and each piece is asked for its ancestors, which are few.
+    """
+    allowed = [Edge.role.in_(sorted(set(roles)))] if roles is not None else []
+    gathered = _reach_within(session, root, Edge.parent, Edge.child, allowed, _FEW, _FEW + 1)
+    found: list[int] = []
+    if len(gathered) <= _FEW:
+        rest = sorted(node for node in gathered if node > max(after, root))
+        for chunk in chunks(rest):
+            found += session.scalars(_nodes(after, kinds).where(Node.id.in_(chunk)))
+        return found[:limit]
+    after = max(after, root)
+    while len(found) < limit:
+        piece = list(session.scalars(_nodes(after, kinds).limit(CHUNK)))
+        if not piece:
+            break
+        found += _descending(session, root, piece, allowed)
+        after = piece[-1]
+    return found[:limit]
+
+
+def _descending(
+    session: Session, root: int, ids: Sequence[int], allowed: Sequence[ColumnElement[bool]]
+) -> list[int]:
+    """Those of these nodes that were made from root. What is older than root cannot have been."""
+    parents: dict[int, list[int]] = {}
+    ring = list(ids)
+    while ring:
+        for node in ring:
+            parents[node] = []
+        for chunk in chunks(ring):
+            query = select(Edge.child, Edge.parent).where(
+                Edge.child.in_(chunk), Edge.parent >= root, *allowed
+            )
+            for child, parent in session.execute(query):
+                parents[child].append(parent)
+        ring = sorted({each for node in ring for each in parents[node]} - parents.keys() - {root})
+    made = {root}
+    for node in sorted(parents):  # parents are older than their children
+        if not made.isdisjoint(parents[node]):
+            made.add(node)
+    return [node for node in ids if node in made]
 
 
 def reach(root: int, down: bool, roles: Iterable[str] | None = None) -> Select[int]:
@@ -146,7 +206,9 @@ def _reach_within(
         found = [
             node
             for chunk in chunks(ring)
-            for node in session.scalars(select(there).where(here.in_(chunk), *allowed).distinct())
+            for node in session.scalars(
+                select(there).where(here.in_(chunk), *allowed).distinct().limit(limit)
+            )
         ]
         ring = sorted(set(found) - seen.keys())
         seen |= dict.fromkeys(ring)

@@ -106,10 +106,10 @@ def _by_alias(session: Session, task: str, alias: str) -> list[int]:
 
 def _by_digest(session: Session, prefix: str, kind: str | None) -> list[int]:
     # 'g' follows 'f': the digests that begin so lie between, and the index finds them.
-    query = select(Node.id).where(Node.digest >= prefix, Node.digest < prefix + "g").order_by(Node.id)
-    if kind is not None:
-        query = query.where(Node.kind == kind)
-    return list(session.scalars(query.limit(_MOST_CANDIDATES)))
+    query = select(Node.id, Node.kind).where(Node.digest >= prefix, Node.digest < prefix + "g")
+    # Kinds are told apart here: asked for the kind too, SQLite would walk every node of it instead.
+    rows = session.execute(query.order_by(Node.digest).limit(_MOST_KNOWN))
+    return sorted(row.id for row in rows if kind in (None, row.kind))[:_MOST_CANDIDATES]
 
 
 def _unambiguous(node: NodeRecord, among: list[NodeRecord]) -> str:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from affinery.errors import near
 from registry import adapters, filters, refs, retirement
@@ -41,6 +41,7 @@ _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "<": lambda column, value: column < value,
 }
 _LARGEST = 2**63 - 1
+_FEW = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +157,27 @@ class _Reading:
         found: _Condition = Adapter.node_id.in_(ids)
         return found if self.equal() else not_(found)
 
+    def either(self, owner: InstrumentedAttribute[int], *conditions: _Condition) -> _Condition:
+        """Whether the adapter has such a row, asked the quicker way.
+
+        Few such rows are gathered first; of many, each adapter is asked for its own as the newest are walked.
+        """
+        rows = select(owner).where(*conditions)
+        few = len(self.session.scalars(rows.limit(_FEW + 1)).all()) <= _FEW
+        if few:
+            return Adapter.node_id.in_(rows)
+        return rows.where(owner == Adapter.node_id).correlate(Adapter).exists()
+
     def tag(self, key: str) -> _Condition:
         value = self.words()
-        return self.among(select(Tag.node_id).where(Tag.key == key, Tag.value == value))
+        found = self.either(Tag.node_id, Tag.key == key, Tag.value == value)
+        return found if self.equal() else not_(found)
 
     def metric(self, name: str) -> _Condition:
         """The first of its spellings that an adapter has; an adapter without any has no such metric."""
         number = self.number()
-        held = select(Metric.adapter_id).where(Metric.name == name, self.column(Metric.value, number))
         if name.rpartition(".")[2] in HEADLINES:
-            return Adapter.node_id.in_(held)
+            return self.either(Metric.adapter_id, Metric.name == name, self.column(Metric.value, number))
         names = spellings(name)
         ranked = case({each: rank for rank, each in enumerate(names)}, value=Metric.name)
         other = Metric.__table__.alias("other")
@@ -174,10 +186,8 @@ class _Reading:
             .where(other.c.adapter_id == Metric.adapter_id, other.c.name.in_(names))
             .where(case({each: rank for rank, each in enumerate(names)}, value=other.c.name) < ranked)
         )
-        first = select(Metric.adapter_id).where(
-            Metric.name.in_(names), self.column(Metric.value, number), not_(better.exists())
-        )
-        return Adapter.node_id.in_(first)
+        bound = self.column(Metric.value, number)
+        return self.either(Metric.adapter_id, Metric.name.in_(names), bound, not_(better.exists()))
 
     def task(self) -> _Condition:
         return self.column_in(Adapter.task_id, refs.find(self.session, "task", self.term.value))
@@ -189,8 +199,8 @@ class _Reading:
         return self.column_in(Adapter.dataset_id, refs.find(self.session, "dataset", self.term.value))
 
     def column_in(self, column: Any, value: int | str) -> _Condition:
-        found: _Condition = column == value
-        return found if self.equal() else not_(found)
+        found: _Condition = column == value if self.equal() else column.is_distinct_from(value)
+        return found
 
     def alias(self) -> _Condition:
         last = select(func.max(AliasMove.number)).where(
@@ -208,8 +218,8 @@ class _Reading:
         return self.among(select(Certificate.adapter_id).where(Certificate.level == self.words()))
 
     def created(self) -> _Condition:
-        at = select(Node.id).where(Node.kind == "adapter", self.column(Node.created_at, self.instant()))
-        return Adapter.node_id.in_(at)
+        at = select(Node.id).where(Node.id == Adapter.node_id, self.column(Node.created_at, self.instant()))
+        return at.correlate(Adapter).exists()
 
     def state(self) -> _Condition:
         if self.term.value not in ("usable", "retired"):

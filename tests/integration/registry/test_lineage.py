@@ -201,7 +201,11 @@ def test_a_lineage_says_with_what_code_seed_and_environment_a_run_was_made(told:
     assert run["made_with"] == made
 
 
-def test_the_exports_that_contain_data_of_a_dataset_are_listed(told: Sessions) -> None:
+@pytest.mark.parametrize("few", [0, 1000])
+def test_the_exports_that_contain_data_of_a_dataset_are_listed(
+    told: Sessions, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lineage, "_FEW", few)
     with told.read() as session:
         dataset = walk(session, "dataset:digits").node_id
         page = lineage.page(session, dataset, "down", kinds=["export"])
@@ -213,10 +217,12 @@ def test_the_exports_that_contain_data_of_a_dataset_are_listed(told: Sessions) -
         assert {node.kind for node in over.nodes} == {"adapter", "task"}
 
 
+@pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_pages_put_together_are_everything_once_even_while_more_is_recorded(
-    told: Sessions, direction: Literal["up", "down"]
+    told: Sessions, direction: Literal["up", "down"], few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lineage, "_FEW", few)  # whether descendants are gathered, or walked and asked
     with told.read() as session:
         root = walk(session, "export:all" if direction == "up" else "dit").node_id
         walker = lineage.ancestors if direction == "up" else lineage.descendants
