@@ -127,19 +127,23 @@ def test_a_task_with_a_live_job_is_not_queued_again(line: Sessions) -> None:
     assert put(line, "a").state == "queued"
 
 
-def test_tasks_named_twice_or_none_at_all_or_of_two_backbones_or_kinds_do_not_train_together(
-    line: Sessions,
-) -> None:
+def test_tasks_of_different_kinds_train_together(line: Sessions) -> None:
+    with line.begin() as session:
+        source = recorded.dataset(session, "slow")
+        tasks.register(session, name="slow", backbone="dit", dataset=source.ref, kind="full", config={})
+    put(line, "a", "slow")
+    with line.read() as session:
+        assert [job.tasks for job in queue.list_all(session)] == [("a", "slow")]
+
+
+def test_tasks_named_twice_or_none_at_all_or_of_two_backbones_do_not_train_together(line: Sessions) -> None:
     with line.begin() as session:
         recorded.backbone(session, "other")
         recorded.task(session, "elsewhere", on="other")
-        source = recorded.dataset(session, "slow")
-        tasks.register(session, name="slow", backbone="dit", dataset=source.ref, kind="full", config={})
     for names, reason in (
         (("a", "a"), "'a' is named twice"),
         ((), "no task"),
         (("a", "elsewhere"), "'elsewhere' is on other@1, but 'a' is on dit@1"),
-        (("a", "slow"), "'slow' is of kind full, but 'a' is of kind affiner"),
     ):
         with pytest.raises(TasksDoNotMatch, match=reason):
             put(line, *names)
