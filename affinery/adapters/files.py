@@ -137,10 +137,12 @@ def adapter_bytes(adapter: Adapter) -> bytes:
     return save(tensors, metadata={META_KEY: adapter.meta.to_json()})
 
 
-def read_adapter(path: Path) -> Adapter:
-    """An adapter file, checked. Raises AdapterFileInvalid."""
+def read_adapter(path: Path, digest: str | None = None) -> Adapter:
+    """An adapter file, checked. digest: the SHA-256 that it must have. Raises AdapterFileInvalid."""
     try:
         header = tensor_files.read_header(path)
+        if digest is not None and tensor_files.sha256_file(path) != digest:
+            raise AdapterFileInvalid(str(path), f"its bytes are not those of the digest {digest[:12]}.")
     except (OSError, ValueError) as error:
         raise AdapterFileInvalid(str(path), f"{error}.") from error
     if META_KEY not in header.metadata:

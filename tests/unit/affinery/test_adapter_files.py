@@ -14,6 +14,7 @@ from torch import Tensor
 
 from affinery.adapters.files import META_KEY, AdapterMeta, adapter_bytes, read_adapter
 from affinery.errors import AdapterFileInvalid
+from affinery.tensor_files import sha256_file
 from tests import tiny_models as tiny
 
 
@@ -49,6 +50,17 @@ def test_the_same_adapter_always_gives_the_same_bytes(path: Path) -> None:
 
 def test_tensor_names_carry_no_task(path: Path) -> None:
     assert not [name for name in load_file(path) if "digits" in name]
+
+
+def test_a_file_of_another_digest_than_asked_for_is_refused(path: Path) -> None:
+    digest = sha256_file(path)
+    assert read_adapter(path, digest).meta == tiny.meta()
+    tensors = load_file(path)
+    tensors["class_rows"][0, 0] += 1e-6
+    rewritten(path, tensors, json.loads(tiny.meta().to_json()))
+    assert read_adapter(path).meta == tiny.meta()
+    with pytest.raises(AdapterFileInvalid, match=f"not those of the digest {digest[:12]}"):
+        read_adapter(path, digest)
 
 
 def test_the_parameters_of_an_adapter_are_counted(path: Path) -> None:
