@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from affinery.adapters import kind as kind_named
-from affinery.adapters.contract import Config, Kind
+from affinery.adapters.contract import Config, Kind, check_parts
 from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid
 
@@ -69,15 +69,7 @@ def check_tensors(model: ComposedModel, adapter: Adapter, kind: Kind[Any], confi
             origin, f"layer {odd[0]!r} is on one side only: it was made for other layers."
         )
     for name in names:
-        wanted = {part: known.shape for part, known in kind.parts(model.sites[name], config).items()}
-        found = {part: tuple(tensor.shape) for part, tensor in given[name].items()}
-        if found.keys() != wanted.keys():
-            raise AdapterFileInvalid(
-                origin, f"layer {name!r}: the parts are {sorted(found)}, not {sorted(wanted)}."
-            )
-        for part, size in found.items():
-            if size != wanted[part]:
-                raise AdapterFileInvalid(
-                    origin,
-                    f"layer {name!r}: part {part} has the shape {list(size)}, not {list(wanted[part])}.",
-                )
+        try:
+            check_parts(kind.parts(model.sites[name], config), given[name])
+        except ValueError as error:
+            raise AdapterFileInvalid(origin, f"layer {name!r}: {error}.") from error

@@ -45,6 +45,16 @@ class Part:
     neutral: float = 0.0
 
 
+def check_parts(wanted: Mapping[str, Part], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a part is missing, unknown or of another shape."""
+    if tensors.keys() != wanted.keys():
+        raise ValueError(f"the parts are {sorted(tensors)}, not {sorted(wanted)}")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name].shape:
+            found, needed = list(tensor.shape), list(wanted[name].shape)
+            raise ValueError(f"part {name} has the shape {found}, not {needed}")
+
+
 @dataclass(frozen=True)
 class Folded:
     """A task folded into a layer. weights: the layer's parameters that change, by name.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from affinery.adapters.contract import Config, Kind
+from affinery.adapters.contract import Config, Kind, check_parts
 from affinery.adapters.routing import Blocks, Choice, Mix, Plan, Route, Share
 from affinery.backbones.contract import Site
 from affinery.errors import ConfigInvalid
@@ -53,19 +53,10 @@ class Bank(nn.Module):
         """The task's own tensors by part, as views of the stacks."""
         return {name: self.stack(name)[slot] for name in self.shapes}
 
-    def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError where a part is missing, unknown or of another shape."""
-        if tensors.keys() != self.shapes.keys():
-            raise ValueError(f"the parts are {sorted(tensors)}, but there must be {sorted(self.shapes)}")
-        for name, tensor in tensors.items():
-            if tuple(tensor.shape) != self.shapes[name].shape:
-                wanted = list(self.shapes[name].shape)
-                raise ValueError(f"part {name} has the shape {list(tensor.shape)} instead of {wanted}")
-
     @torch.no_grad()
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Sets a task's tensors. Raises ValueError, then nothing has changed."""
-        self.check(tensors)
+        check_parts(self.shapes, tensors)
         for name, tensor in tensors.items():
             self.stack(name)[slot].copy_(tensor)
 
