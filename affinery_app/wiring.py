@@ -59,11 +59,15 @@ class Workspace:
         """A way to a registry that may be damaged: what looks for the damage has to get in."""
         return database.connect(self.registry_url)
 
+    @property
+    def store_url(self) -> str:
+        return self.settings.store_url or str(self.folder / "blobs")
+
     @cached_property
     def store(self) -> BlobStore:
         from registry.storage import open_store
 
-        return open_store(self.settings.store_url or str(self.folder / "blobs"))
+        return open_store(self.store_url)
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -79,7 +83,13 @@ class Workspace:
         from orchestration.services import Services
 
         return Services(
-            self.sessions, self.store, self.tracking, self.data, self.runs, self.settings.ray_address
+            self.sessions,
+            self.store,
+            self.tracking,
+            self.data,
+            self.runs,
+            self.settings.ray_address,
+            self.store_url,
         )
 
 

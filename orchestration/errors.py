@@ -131,3 +131,33 @@ class DatasetUnavailable(OrchestrationError):
     def __str__(self) -> str:
         where, reason = self.args
         return f"DVC in {where} failed: {reason}"
+
+
+class DriverDied(OrchestrationError):
+    """The process of an attempt ended without a word. Args: how, its last lines."""
+
+    def __str__(self) -> str:
+        how, talk = self.args
+        said = f" It said last: {talk}" if talk else ""
+        return f"The process of this attempt {how}.{said}"
+
+
+class AttemptFailed(OrchestrationError):
+    """An error of an attempt's process that is not one of ours. Args: what it said."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Requested(OrchestrationError):
+    """An attempt ends because it was asked to. Args: what for (cancel, pause, release)."""
+
+    def __str__(self) -> str:
+        return f"It was asked to end ({self.args[0]}); its checkpoints are kept."
+
+
+class FailpointReached(OrchestrationError):
+    """A test had this attempt fail here. Args: the point."""
+
+    def __str__(self) -> str:
+        return f"Failpoint {self.args[0]!r} was reached."

@@ -102,8 +102,10 @@ def open_space(folder: Path) -> Services:
     tracking = open_tracking(
         f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", spool=folder / "spool"
     )
-    store = open_store(str(folder / "blobs"))
-    return Services(sessions(engine), store, tracking, folder / "data", folder / "runs")
+    url = str(folder / "blobs")
+    return Services(
+        sessions(engine), open_store(url), tracking, folder / "data", folder / "runs", store_url=url
+    )
 
 
 def make_space(folder: Path, registry: Path, mlflow: Path, backbone: Path) -> Services:
