@@ -9,6 +9,7 @@ RegistryError                      exit code 1
 ├── RequirementInvalid             (usage) a bound on a metric that cannot be read
 ├── FilterInvalid                  (usage) a filter of a search that cannot be read
 ├── TaskExists                     (usage) a task name that is taken
+├── KeyReused                      (usage) an idempotency key of another request
 ├── AliasMoved                     an alias that no longer means what was expected
 ├── GateClosed                     an adapter whose metrics do not hold what an alias requires
 ├── ArchiveInvalid                 (usage) an archive that is not what it should be
@@ -113,6 +114,16 @@ class FilterInvalid(RegistryError, UserError):
         shown = "".join(each if each.isprintable() else "·" for each in text[start : position + 30])
         mark = " " * (position - start) + "^"
         return f"The filter cannot be read at character {position + 1}: {reason}.\n  {shown}\n  {mark}"
+
+
+class KeyReused(RegistryError, UserError):
+    """An idempotency key that belongs to another request. Args: key."""
+
+    def __str__(self) -> str:
+        (key,) = self.args
+        return (
+            f"The idempotency key {key[:60]!r} was sent with another request. Choose a new key for this one."
+        )
 
 
 class AliasMoved(RegistryError):

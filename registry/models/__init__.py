@@ -8,6 +8,7 @@ from registry.models.base import Base
 from registry.models.jobs import Attempt, Job, JobDependency, JobTask
 from registry.models.labels import AliasMove, Metric, Note, Tag
 from registry.models.record import Blob, Edge, Event, Node, RegistryInfo, Series, Upload
+from registry.models.requests import Request
 from registry.models.results import Adapter, Certificate, Composition, CompositionMember, Export, Run
 from registry.models.subjects import Backbone, ClassBlock, Dataset, Task
 
@@ -33,6 +34,7 @@ __all__ = [
     "Node",
     "Note",
     "RegistryInfo",
+    "Request",
     "Run",
     "Series",
     "Tag",

@@ -47,6 +47,7 @@ class Adapter(Base):
         Index(None, "dataset_id"),
         Index(None, "job_id"),
         Index(None, "blob_digest"),
+        Index(None, "mlflow_run_id"),
     )
 
     node_id: Mapped[int] = mapped_column(Id, ForeignKey("node.id"), primary_key=True, autoincrement=False)

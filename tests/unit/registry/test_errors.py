@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.RequirementInvalid("recognition"),
     errors.FilterInvalid("kind ? affiner", 5, "one of =, !=, >=, <=, >, < is wanted here"),
     errors.TaskExists("digits"),
+    errors.KeyReused("key"),
     errors.AliasMoved("digits@champion", "digits@1", "digits@2"),
     errors.GateClosed("digits@1", "recognition>=0.8", "recognition", 0.5),
     errors.GateClosed("digits@1", "recognition>=0.8", "recognition", None),

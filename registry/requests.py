@@ -1,0 +1,43 @@
+"""Requests with an idempotency key: done once, and answered alike however often they are sent.
+
+The key's row is written in the transaction that does the work, so that a request is either done and
+remembered or neither. Two that carry one key at once take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from registry.columns import utc_now
+from registry.digests import plain
+from registry.errors import KeyReused
+from registry.models import Request
+from registry.upsert import insert_if_new
+
+KEPT = timedelta(hours=24)
+
+
+def once(
+    session: Session, key: str, fingerprint: str, do: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    """The answer to the request of this key, and whether it was given before and nothing was done now.
+
+    fingerprint: the digest of what is asked. KeyReused where the key belongs to another request.
+    """
+    session.execute(delete(Request).where(Request.at < utc_now() - KEPT))
+    held = session.get(Request, key)
+    row = {"key": key, "fingerprint": fingerprint, "answer": None, "at": utc_now()}
+    if held is None and not insert_if_new(session, Request, row):
+        held = session.get_one(Request, key)
+    if held is not None:
+        if held.fingerprint != fingerprint:
+            raise KeyReused(key)
+        return held.answer or {}, True
+    answer: dict[str, Any] = plain("The answer", do())
+    session.get_one(Request, key).answer = answer
+    return answer, False
