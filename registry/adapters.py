@@ -1,4 +1,4 @@
-"""Adapter versions: published once, under the fence of the job that learnt them."""
+"""Adapter versions: published once, under the fence of the job that learnt them, or brought in."""
 
 from __future__ import annotations
 
@@ -60,6 +60,80 @@ def publish(
         *([(run.node_id, "run")] if run is not None else []),
         *([(warm, "warm-start")] if warm is not None else []),
     ]
+    values = {
+        "run_id": None if run is None else run.node_id,
+        "warm_start_id": warm,
+        "kind": names.checked("kind", kind),
+        "blob_digest": blob_digest,
+        "size_bytes": size_bytes,
+        "parameters": parameters,
+        "config": plain("The adapter's config", config),
+        "provenance": plain("The adapter's provenance", provenance),
+        "metrics": plain("The adapter's metrics", metrics),
+        "mlflow_run_id": mlflow_run_id,
+        "golden_blob": golden_blob,
+        "job_id": job_id,
+        "fence": fence,
+    }
+    record = _insert(session, learner, digest, parents, values)
+    happened = {"ref": record.ref, "digest": digest, "job": job_id, "fence": fence}
+    events.append(session, "adapter.published", record.node_id, happened)
+    return record
+
+
+def bring_in(
+    session: Session,
+    *,
+    task: str,
+    blob_digest: str,
+    parameters: int,
+    provenance: dict[str, Any],
+    mlflow_run_id: str | None = None,
+    metrics: dict[str, Any],
+    warm_start: str | None = None,
+) -> AdapterRecord:
+    """Record what was trained elsewhere, and whose file was committed, as the task's next adapter version.
+
+    It has no job, and so no fence; the file is its identity, and the kind and its config are the task's. The
+    same file again for this task gives the record that stands.
+    """
+    learner = tasks.get(session, task)
+    # On PostgreSQL the second to bring in one file waits here for the first.
+    held = select(Task.node_id).where(Task.node_id == learner.node_id).with_for_update(key_share=True)
+    session.execute(held).one()
+    standing = _query().where(Adapter.task_id == learner.node_id, Adapter.blob_digest == blob_digest)
+    if (same := session.execute(standing.order_by(Adapter.node_id).limit(1)).first()) is not None:
+        return _record(same)
+    warm = get(session, warm_start).node_id if warm_start is not None else None
+    values = {
+        "warm_start_id": warm,
+        "kind": learner.kind,
+        "blob_digest": blob_digest,
+        "size_bytes": blobs.require(session, blob_digest),
+        "parameters": parameters,
+        "config": learner.config,
+        "provenance": plain("The adapter's provenance", provenance),
+        "metrics": plain("The adapter's metrics", metrics),
+        "mlflow_run_id": plain("The MLflow run", mlflow_run_id),
+    }
+    parents = [
+        (learner.backbone_id, "backbone"),
+        (learner.dataset_id, "dataset"),
+        (learner.node_id, "task"),
+        *([(warm, "warm-start")] if warm is not None else []),
+    ]
+    record = _insert(session, learner, blob_digest, parents, values)
+    events.append(session, "adapter.brought-in", record.node_id, {"ref": record.ref, "digest": blob_digest})
+    return record
+
+
+def _insert(
+    session: Session,
+    learner: TaskRecord,
+    digest: str,
+    parents: Sequence[nodes.Parent],
+    values: dict[str, Any],
+) -> AdapterRecord:
     version = _next_version(session, learner.node_id)
     node = nodes.add(session, "adapter", digest, parents)
     session.add(
@@ -68,31 +142,12 @@ def publish(
             task_id=learner.node_id,
             backbone_id=learner.backbone_id,
             dataset_id=learner.dataset_id,
-            run_id=None if run is None else run.node_id,
-            warm_start_id=warm,
             version=version,
-            kind=names.checked("kind", kind),
-            blob_digest=blob_digest,
-            size_bytes=size_bytes,
-            parameters=parameters,
-            config=plain("The adapter's config", config),
-            provenance=plain("The adapter's provenance", provenance),
-            metrics=plain("The adapter's metrics", metrics),
-            mlflow_run_id=mlflow_run_id,
-            golden_blob=golden_blob,
-            job_id=job_id,
-            fence=fence,
+            **values,
         )
     )
     session.flush()
-    record = by_id(session, node.id)
-    events.append(
-        session,
-        "adapter.published",
-        node.id,
-        {"ref": record.ref, "digest": digest, "job": job_id, "fence": fence},
-    )
-    return record
+    return by_id(session, node.id)
 
 
 def _check_fence(session: Session, job_id: str, fence: int, task: TaskRecord, published: bool) -> None:

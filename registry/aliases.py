@@ -28,32 +28,36 @@ def point(
     ref: str,
     *,
     expect: str | None = None,
+    expect_move: int | None = None,
     require: Sequence[Requirement] = (),
 ) -> AliasRecord:
     """Point an alias of a task at the adapter version that ref means.
 
-    expect: the version (or "none") that the alias must mean now, else AliasMoved. require: what the adapter's
-    metrics must hold, else GateClosed. Where it points there already, nothing is written.
+    expect: the version (or "none") that the alias must mean now, expect_move: the number of its last move,
+    else AliasMoved. require: what the adapter's metrics must hold, else GateClosed. Where it points there
+    already, nothing is written.
     """
     name = names.checked_alias(name)
     adapter = adapters.get(session, ref)
     _hold(session, adapter.task_id)
     now = _now(session, adapter.task_id, name)
-    _compare(session, name, adapter.task, now, expect)
+    _compare(session, name, adapter.task, now, expect, expect_move)
     gate = _passed(adapter, require)
     if now is not None and now.adapter_id == adapter.node_id:
         return now
     return _append(session, adapter.task_id, adapter.backbone_id, name, adapter.node_id, gate)
 
 
-def remove(session: Session, ref: str, *, expect: str | None = None) -> AliasRecord:
+def remove(
+    session: Session, ref: str, *, expect: str | None = None, expect_move: int | None = None
+) -> AliasRecord:
     """Take an alias (task@name) away. What it meant stays in its history; NotFound where it means nothing."""
     task_id, backbone_id, task, name = _alias(session, ref)
     _hold(session, task_id)
     now = _now(session, task_id, name)
     if now is None or now.adapter is None:
         raise NotFound("alias", ref, [f"{task}@{alias.name}" for alias in list_all(session, task=task)])
-    _compare(session, name, task, now, expect)
+    _compare(session, name, task, now, expect, expect_move)
     return _append(session, task_id, backbone_id, name, None, None)
 
 
@@ -82,6 +86,15 @@ def list_all(
     if adapter_id is not None:
         query = query.where(AliasMove.adapter_id == adapter_id)
     return [_record(row) for row in session.execute(query)]
+
+
+def get(session: Session, ref: str) -> AliasRecord:
+    """What an alias (task@name) means now; NotFound where it means nothing."""
+    task_id, _, task, name = _alias(session, ref)
+    now = _now(session, task_id, name)
+    if now is None or now.adapter is None:
+        raise NotFound("alias", ref, [alias.ref for alias in list_all(session, task=task)])
+    return now
 
 
 def history(session: Session, ref: str) -> list[AliasRecord]:
@@ -115,7 +128,12 @@ def _now(session: Session, task_id: int, name: str) -> AliasRecord | None:
     return None if row is None else _record(row)
 
 
-def _compare(session: Session, name: str, task: str, now: AliasRecord | None, expect: str | None) -> None:
+def _compare(
+    session: Session, name: str, task: str, now: AliasRecord | None, expect: str | None, move: int | None
+) -> None:
+    if move is not None and move != (now.number if now is not None else 0):
+        found = NOTHING if now is None else now.adapter or NOTHING
+        raise AliasMoved(f"{task}@{name}", f"what it meant at its move {move}", found)
     if expect is None:
         return
     means = None if now is None else now.adapter_id

@@ -73,10 +73,12 @@ def known(session: Session, digest: str) -> bool:
     return session.get(Blob, digest) is not None
 
 
-def require(session: Session, digest: str) -> None:
-    """BlobUnknown unless these bytes have been committed."""
-    if _held(session, digest) is None:
+def require(session: Session, digest: str) -> int:
+    """The size of committed bytes, which then stay until this transaction ends; BlobUnknown otherwise."""
+    size_bytes = _held(session, digest)
+    if size_bytes is None:
         raise BlobUnknown(digest)
+    return size_bytes
 
 
 def in_use(session: Session, digest: str) -> bool:
