@@ -21,7 +21,6 @@ from affinery.backbones.contract import Backbone
 from affinery.errors import ConfigInvalid
 
 NARROWEST, WIDEST = 16, 64
-CHANNELS_LIMIT = 16
 
 
 class ConditionStem(nn.Module):

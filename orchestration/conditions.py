@@ -38,8 +38,9 @@ def check_architecture(
     if image_size is None and not any(conditions):
         return None
     from affinery.backbones import architecture
-    from affinery.backbones.contract import SIDE_LIMIT, BackboneSpec, on_meta
+    from affinery.backbones.contract import BackboneSpec, on_meta
     from affinery.conditions import stem_for
+    from affinery.limits import SIDE_LIMIT
 
     spec = BackboneSpec.from_json(json.dumps(backbone.spec))
     if image_size is not None and not 1 <= image_size <= SIDE_LIMIT:

@@ -11,7 +11,7 @@ from affinery.errors import UnknownName
 if TYPE_CHECKING:
     from affinery.adapters.contract import Kind
 
-SHARED = {"bottleneck", "contract", "files", "layers", "routing", "sites"}
+SHARED = {"bottleneck", "contract", "files", "layers", "meta", "routing", "sites"}
 
 
 def kinds() -> list[str]:

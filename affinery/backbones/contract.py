@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from affinery.errors import ConfigInvalid
+from affinery.limits import SIDE_LIMIT
 from affinery.tensor_files import read_json
 
 if TYPE_CHECKING:
     from affinery.backbones.text_encoder import TextEncoder
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-SIDE_LIMIT, CHANNELS_LIMIT, STEPS_LIMIT = 8192, 256, 100_000
+CHANNELS_LIMIT, STEPS_LIMIT = 256, 100_000
 SCHEDULE_CHOICES = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
