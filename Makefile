@@ -31,7 +31,7 @@ demo: venv ## Learn three real datasets on one frozen backbone and draw from all
 
 .PHONY: test
 test: check ## Run the checks, then every test
-	@$(bin)/python -m pytest $(PYTEST)
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
 
 # All five run even if the first finds something: one round shows everything there is to mend.
 .PHONY: check

@@ -27,7 +27,7 @@ from tests import tiny_unets
 from trainers.conditions import canny, condition_record
 from trainers.replay import replay
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 RECIPE = {"steps": 8, "batch": 4, "warmup": 2}
 CANNY = condition_record("canny")
