@@ -67,20 +67,16 @@ def add_backbone(
 
 
 def add_dataset(
-    sessions: Sessions,
-    data: Path,
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
-    source: str,
-    on_progress: Callable[[int, int], None] | None = None,
+    sessions: Sessions, data: Path, origin: Path, *, name: str, **options: Any
 ) -> tuple[DatasetRecord, list[str]]:
-    """Checks a folder of images, puts it under DVC, records its version. → its record and notes about it"""
-    from orchestration.datasets import import_folder
+    """Checks a source of images, puts it under DVC, records its version. → its record and notes about it
+
+    options: those of `import_dataset`.
+    """
+    from orchestration.datasets import import_dataset
 
     name = naming.checked("dataset", name)
-    found = import_folder(data, folder, name=name, licence=licence, source=source, on_progress=on_progress)
+    found = import_dataset(data, origin, name=name, **options)
     with sessions.begin() as session:
         record = datasets.register(
             session,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from orchestration.datasets import ImportedDataset, ensure, import_folder, init_data
+from orchestration.datasets import ImportedDataset, ensure, import_dataset, init_data
 from orchestration.errors import DatasetInvalid, DatasetUnavailable, DataUnwritable
 from registry.errors import NameInvalid
 from tests.learning_world import image, image_folder
@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def add(data: Path, folder: Path, name: str = "set") -> ImportedDataset:
-    return import_folder(data, folder, name=name, licence="CC0-1.0", source="made for a test")
+    return import_dataset(data, folder, name=name, licence="CC0-1.0", source="made for a test")
 
 
 def packs_in(data: Path) -> list[str]:
@@ -385,15 +385,15 @@ def test_two_imports_at_once_are_both_done(data: Path, tmp_path: Path) -> None:
 
 def _import_and_die(data: Path, folder: Path, where: str) -> None:
     """Imports, and is killed outright at a place: while packing, before DVC, or while DVC is at work."""
-    from orchestration import datasets
+    from orchestration.datasets import repository
 
     def die(*_: Any, **__: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if where == "packing":
-        import_folder(data, folder, name="set", on_progress=lambda done, _: die() if done == 9 else None)
+        import_dataset(data, folder, name="set", on_progress=lambda _, done, __: die() if done == 9 else None)
     elif where == "before DVC":
-        datasets._pin = die
+        repository.pin = die
         add(data, folder)
     else:
         from dvc.repo import Repo

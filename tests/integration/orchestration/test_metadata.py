@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from affinery.errors import ConfigInvalid
-from orchestration.datasets import ImportedDataset, ensure, import_folder, init_data
+from orchestration.datasets import ImportedDataset, ensure, import_dataset, init_data
 from orchestration.errors import DatasetInvalid
 from tests import learning_world as world
 from trainers.conditions import condition_record
@@ -46,7 +46,7 @@ def write(folder: Path, *lines: dict[str, Any] | str) -> Path:
 
 
 def imported(data: Path, folder: Path) -> ImportedDataset:
-    return import_folder(data, folder, name="told")
+    return import_dataset(data, folder, name="told")
 
 
 def test_captions_and_maps_come_back_with_their_images(data: Path, folder: Path) -> None:
@@ -139,11 +139,11 @@ HOSTILE: list[tuple[Any, str]] = [
     ),
     (
         line(2, condition="large.png"),
-        r"large.png \(metadata.jsonl, line 3\): its 32 × 8 pixels are not the 16",
+        r"images/2.png \(metadata.jsonl, line 3\): the 32 × 8 pixels of its map large.png are not its own 16",
     ),
     (
         line(2, condition="broken.png"),
-        r"broken.png \(metadata.jsonl, line 3\): it cannot be read as an image",
+        r"images/2.png \(metadata.jsonl, line 3\): its map broken.png: it cannot be read as an image",
     ),
     (line(2, text=["a"]), "line 3: its text is not one"),
     (line(2, text="x" * 20_000), "line 3: its text is not one"),
