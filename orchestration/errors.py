@@ -15,7 +15,7 @@ class JobNotFound(OrchestrationError, UserError):
     def __str__(self) -> str:
         job_id, count = self.args
         what = "No job has an id that begins" if not count else "Several jobs have ids that begin"
-        return f"{what} with {job_id!r}. List them: affinery run --list"
+        return f"{what} with {job_id!r}. List them: affinery job list"
 
 
 class TaskIsBusy(OrchestrationError, UserError):
@@ -39,11 +39,56 @@ class NeedNotMet(OrchestrationError, UserError):
 
     def __str__(self) -> str:
         job, tasks, state, error = self.args
-        reason = f" ({error})" if error else ""
+        reason = f" ({error if len(error) <= 300 else error[:299] + '…'})" if error else ""
         return (
             f"It was to run after job {job[:8]} ({', '.join(tasks)}), which is {state}{reason}. "
             f"Schedule that again first, then this."
         )
+
+
+class JobsWaitForEachOther(OrchestrationError, UserError):
+    """Jobs of which each is to run after the next. Args: what they train, around the circle."""
+
+    def __str__(self) -> str:
+        circle = " after ".join(repr(name) for name in self.args[0])
+        return f"These jobs would wait for each other for ever: {circle}. Take one `after` away."
+
+
+class JobIsOver(OrchestrationError, UserError):
+    """A job is not in a state for what was asked of it. Args: job, its state, what."""
+
+    def __str__(self) -> str:
+        job, state, what = self.args
+        mend = {
+            "dead": f"Take it up again: affinery job retry {job[:8]}",
+            "cancelled": f"Take it up again: affinery job retry {job[:8]}",
+            "done": "Schedule its tasks again: affinery task train",
+        }.get(state, f"Cancel it first: affinery job cancel {job[:8]}")
+        return f"Job {job[:8]} is {state} and cannot be {what}. {mend}"
+
+
+class LimitInvalid(OrchestrationError, UserError):
+    """A limit of the queue that cannot be set. Args: limit, reason."""
+
+    def __str__(self) -> str:
+        limit, reason = self.args
+        return f"The limit {limit} cannot be set: {reason}."
+
+
+class ScheduleInvalid(OrchestrationError, UserError):
+    """A schedule that cannot be kept. Args: name, reason."""
+
+    def __str__(self) -> str:
+        name, reason = self.args
+        return f"The schedule {name!r} cannot be kept: {reason}."
+
+
+class PlanInvalid(OrchestrationError, UserError):
+    """A plan of tasks that cannot be read. Args: file, what is wrong, place by place."""
+
+    def __str__(self) -> str:
+        path, found = self.args
+        return "\n  ".join([f"{path} cannot be read as a plan; nothing was scheduled:", *found])
 
 
 class WorkersDied(OrchestrationError):
@@ -97,13 +142,6 @@ class TrainingFailed(OrchestrationError):
 
     def __str__(self) -> str:
         return f"The training failed: {self.args[0]}"
-
-
-class TrainingStopped(OrchestrationError):
-    """A training was asked to stop and did. Args: folder."""
-
-    def __str__(self) -> str:
-        return f"The training in {self.args[0]} was stopped; its checkpoints are kept."
 
 
 class OlderTaskDisturbed(OrchestrationError):

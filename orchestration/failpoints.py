@@ -18,8 +18,8 @@
 | `before-commit`, `after-commit` | driver: around the transaction that ends the job |
 | `settling` | worker: a driver has ended, nothing is written about it yet |
 
-Actions: `kill` (SIGKILL to itself), `exit` (at once, without clean-up), `raise` (an error that may heal), `stop`
-(SIGSTOP, until SIGCONT), `pause` (only this thread waits, until the file is gone; it needs one).
+Actions: `kill` (SIGKILL to itself), `exit` (at once, without clean-up), `raise` (an error that may heal),
+`stop` (SIGSTOP, until SIGCONT), `pause` (only this thread waits, until the file is gone; it needs one).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from affinery import tensor_files
-from orchestration import queue
+from orchestration import failpoints, queue
 from orchestration.certificates import Certificate, prove
 from orchestration.conditions import facts
 from orchestration.environment import code_version, environment_fingerprint
@@ -28,6 +28,7 @@ from registry.records import AdapterRecord, BackboneRecord, TaskRecord
 if TYPE_CHECKING:
     from affinery.adapters.files import Adapter
     from affinery.composed import ComposedModel
+    from orchestration.kinds.contract import Attempt
     from trainers.evaluation import Judgement
     from trainers.plan import TrainingPlan
 
@@ -117,8 +118,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def publish(
-    services: Services,
-    held: Claim,
+    attempt: Attempt,
     plan: TrainingPlan,
     stage: Stage,
     model: ComposedModel,
@@ -130,80 +130,83 @@ def publish(
 
     Raises OlderTaskDisturbed, StageMoved, LeaseLost or StaleFence; then nothing is visible.
     """
-    digest = str(environment_fingerprint()["digest"])
-    certificate = prove(model, stage.backbone, stage.older, services.store, digest)
-    with uploading(services.sessions, held.owner):
-        return _publish(
-            services, held, plan, stage, model, results, experiment, started_at, certificate
-        ), certificate
-
-
-def _publish(
-    services: Services,
-    held: Claim,
-    plan: TrainingPlan,
-    stage: Stage,
-    model: ComposedModel,
-    results: Sequence[Learnt],
-    experiment: str | None,
-    started_at: datetime,
-    certificate: Certificate,
-) -> list[AdapterRecord]:
-    from trainers.replay import golden_bytes
-
+    services, held = attempt.services, attempt.held
     environment = environment_fingerprint()
-    stored = []
-    for learnt in results:
-        content = golden_bytes(model, learnt.task.name, str(environment["digest"]), learnt.judgement.draws)
-        golden = services.store.put_bytes(content)
-        stored.append((learnt, services.store.put_file(learnt.file), golden))
-    code = code_version()
-    # MLflow may be away: then the run is found later by its key, in the provenance and a tag of the run.
-    services.tracking.flush()
-    mlflow_ids = {learnt.key: services.tracking.run_id(learnt.key) for learnt in results}
-    published = []
-    with services.sessions.begin() as session:
-        for learnt, blob, golden in stored:
-            blobs.commit(session, golden, services.store.size_bytes(golden))
-            runs.record(
-                session,
-                job_id=held.job.id,
-                task=learnt.task.name,
-                mlflow_run_id=mlflow_ids[learnt.key],
-                mlflow_experiment=experiment,
-                config=plan.recipe.to_dict(),
-                seed=plan.recipe.seed,
-                code_version=code,
-                environment=environment,
-                started_at=started_at,
-                ended_at=utc_now(),
-            )
-            published.append(
-                adapters.publish(
+    certificate = prove(model, stage.backbone, stage.older, services.store, str(environment["digest"]))
+    with uploading(services.sessions, held.owner):
+        stored = [_store(services, model, learnt, environment) for learnt in results]
+        failpoints.reach("uploaded")
+        code = code_version()
+        # MLflow may be away: then the run is found later by its key, in the provenance and a tag of the run.
+        services.tracking.flush()
+        mlflow_ids = {learnt.key: services.tracking.run_id(learnt.key) for learnt in results}
+        attempt.check()
+
+        def write(session: Session) -> list[AdapterRecord]:
+            published = []
+            for learnt, blob, golden in stored:
+                failpoints.reach("row")
+                blobs.commit(session, golden, services.store.size_bytes(golden))
+                runs.record(
                     session,
                     job_id=held.job.id,
-                    fence=held.fence,
                     task=learnt.task.name,
-                    digest=blob,
-                    blob_digest=blob,
-                    size_bytes=services.store.size_bytes(blob),
-                    parameters=learnt.adapter.parameters,
-                    kind=learnt.task.kind,
-                    config=learnt.task.config,
-                    provenance=_provenance(held, plan, stage, learnt, code, environment),
                     mlflow_run_id=mlflow_ids[learnt.key],
-                    metrics=learnt.metrics(),
-                    golden_blob=golden,
+                    mlflow_experiment=experiment,
+                    config=plan.recipe.to_dict(),
+                    seed=plan.recipe.seed,
+                    code_version=code,
+                    environment=environment,
+                    started_at=started_at,
+                    ended_at=utc_now(),
                 )
-            )
-        for record in published:
-            certificates.record(
-                session, stage_adapter=record.ref, results=certificate.results, level=certificate.level
-            )
-        if _stage(session, stage.backbone.node_id, [learnt.task for learnt in results]) != stage:
-            raise StageMoved(stage.backbone.ref)
-        queue.complete(session, held)
-    return published
+                failpoints.reach("row")
+                published.append(
+                    adapters.publish(
+                        session,
+                        job_id=held.job.id,
+                        fence=held.fence,
+                        task=learnt.task.name,
+                        digest=blob,
+                        blob_digest=blob,
+                        size_bytes=services.store.size_bytes(blob),
+                        parameters=learnt.adapter.parameters,
+                        kind=learnt.task.kind,
+                        config=learnt.task.config,
+                        provenance=_provenance(held, plan, stage, learnt, code, environment),
+                        mlflow_run_id=mlflow_ids[learnt.key],
+                        metrics=learnt.metrics(),
+                        golden_blob=golden,
+                    )
+                )
+            for record in published:
+                failpoints.reach("row")
+                certificates.record(
+                    session,
+                    stage_adapter=record.ref,
+                    results=certificate.results,
+                    level=certificate.level,
+                )
+            if _stage(session, stage.backbone.node_id, [learnt.task for learnt in results]) != stage:
+                raise StageMoved(stage.backbone.ref)
+            queue.complete(session, held)
+            return published
+
+        return attempt.commit(write), certificate
+
+
+def _store(
+    services: Services, model: ComposedModel, learnt: Learnt, environment: Mapping[str, Any]
+) -> tuple[Learnt, str, str]:
+    """Puts one result's bytes into the store. → it, its adapter's digest and its golden images'"""
+    from trainers.replay import golden_bytes
+
+    content = golden_bytes(model, learnt.task.name, str(environment["digest"]), learnt.judgement.draws)
+    golden = services.store.put_bytes(content)
+    failpoints.reach("blob-put")
+    blob = services.store.put_file(learnt.file)
+    failpoints.reach("blob-put")
+    return learnt, blob, golden
 
 
 def _provenance(

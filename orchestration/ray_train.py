@@ -4,7 +4,7 @@ The folder of an attempt is the channel between the two, so that nothing is lost
 
     plan.json        what to train
     progress.jsonl   one line a stretch of steps, several to a report
-    stop             written by the driver: end at the next report
+    stop             written by the driver: save a checkpoint after this stretch of steps, and end
     <ray name>/      Ray's own storage, with our checkpoints in it
 
 A later attempt has a Ray name of its own and starts from the newest whole checkpoint of any earlier one, so a
@@ -24,16 +24,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import AffineryError
-from orchestration.errors import RayUnavailable, TrainingFailed, TrainingStopped
+from orchestration import failpoints, local_ray
+from orchestration.errors import RayUnavailable, TrainingFailed
 
 if TYPE_CHECKING:
+    from orchestration.planner import Share
     from trainers.plan import TrainingPlan
 
 PROGRESS, STOP, PLAN = "progress.jsonl", "stop", "plan.json"
 REFUSED, LINES = "refused", "lines"
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.1
 REPORT_SECONDS = 1.0
 """Ray takes one report a poll, and the worker waits with the next: a fast training tells several at once."""
 STOP_SECONDS = 45
@@ -60,98 +62,67 @@ class ProgressLine:
     time: float
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a training may use. address: of a Ray cluster; without one, Ray runs here, in this session."""
-
-    cpus: int
-    gpus: int = 0
-    address: str | None = None
-
-
-def resources(address: str | None = None) -> Resources:
-    """This machine's processors, or as many as OMP_NUM_THREADS allows, and one GPU where there is one."""
-    from torch.cuda import device_count
-
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    processors = len(os.sched_getaffinity(0))
-    cpus = min(processors, int(allowed)) if allowed.isdigit() and int(allowed) else processors
-    return Resources(cpus, min(1, device_count()), address)
-
-
-def start_ray(wanted: Resources) -> None:
-    """Connects to Ray, or starts it here; once a process. Raises RayUnavailable."""
+def prepare_environment(*, local: bool) -> None:
+    """What Ray reads from the environment, where the user did not set it. local: Ray is ours alone."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if wanted.address is None:
+    if local:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
-    # Local Ray listens on loopback for this session only; a cluster's token is the user's to set.
+    # Ray here listens on loopback, for this session only; a cluster's token is the user's to set.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+def connect_ray(address: str) -> None:
+    """Connects this process to Ray; once. Raises RayUnavailable.
+
+    address: of a cluster, or of the file in which that of a worker's own Ray stands.
+    """
+    if address.startswith(os.sep):
+        address = local_ray.address_in(Path(address))
+    prepare_environment(local=address.startswith(("127.0.0.1:", "localhost:")))
     import ray
 
     if ray.is_initialized():
         return
     try:
-        if wanted.address:
-            ray.init(address=wanted.address, logging_level="ERROR", log_to_driver=False)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=wanted.cpus,
-                num_gpus=wanted.gpus,
-                include_dashboard=False,
-                logging_level="ERROR",
-                log_to_driver=False,
-            )
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
-        raise RayUnavailable(wanted.address or "this machine", str(error)) from error
+        raise RayUnavailable(address, str(error)) from error
 
 
-def fitting(wanted: Resources) -> Resources:
-    """No more than the largest machine of a cluster has: Ray would wait for ever for what is nowhere."""
-    if wanted.address is None:
-        return wanted
-    import ray
+def warm_up() -> None:
+    """Imports what every training needs, while there is nothing else to do."""
+    prepare_environment(local=False)
+    import ray.train.torch  # noqa: F401
 
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not machines:
-        raise RayUnavailable(wanted.address, "it has no machine that is alive")
-    largest = max(machines, key=lambda has: (has.get("GPU", 0) > 0, has.get("CPU", 0)))
-    return Resources(max(1, int(largest.get("CPU", 1))), min(1, int(largest.get("GPU", 0))), wanted.address)
-
-
-def stop_ray() -> None:
-    """Disconnects; a Ray that was started here ends."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
+    import trainers.session  # noqa: F401
 
 
 def train(
     plan: TrainingPlan,
     folder: Path,
     attempt: int,
-    wanted: Resources,
+    share: Share,
     on_progress: Callable[[ProgressLine], None],
     on_wait: Callable[[], None] = lambda: None,
 ) -> Path:
     """Trains to the end and returns the folder of the finished checkpoint, with the adapters in it.
 
     folder: the job's own, the same for every attempt; what is finished in it is not trained again.
-    on_progress and on_wait (several times a second) run in this thread; what they raise ends the training at
-    its next report, and is raised here. Raises TrainingFailed, or the worker's own AffineryError.
+    on_progress and on_wait (several times a second) run in this thread; what they raise ends the training
+    with a checkpoint after its present stretch of steps, and is raised here. Raises TrainingFailed, or the
+    worker's own AffineryError.
     """
     done = finished_checkpoint(folder, plan)
     if done is not None:
         return done
-    start_ray(wanted)
-    wanted = fitting(wanted)
+    assert share.ray is not None
+    connect_ray(share.ray)
     channel = folder / f"attempt-{attempt}"
     channel.mkdir(parents=True, exist_ok=True)
     (channel / PLAN).write_text(plan.to_json(), encoding="utf-8")
     (channel / STOP).unlink(missing_ok=True)
-    fit = _Fit(plan, folder, channel, wanted)
+    fit = _Fit(plan, folder, channel, share)
     fit.start()
     position = 0
     try:
@@ -207,9 +178,9 @@ def _tell(path: Path, position: int, on_progress: Callable[[ProgressLine], None]
 class _Fit(threading.Thread):
     """`TorchTrainer.fit` beside the main thread, which keeps Ctrl-C and the heartbeat to itself."""
 
-    def __init__(self, plan: TrainingPlan, folder: Path, channel: Path, wanted: Resources) -> None:
+    def __init__(self, plan: TrainingPlan, folder: Path, channel: Path, share: Share) -> None:
         super().__init__(name="ray-train", daemon=True)
-        self.plan, self.folder, self.channel, self.wanted = plan, folder, channel, wanted
+        self.plan, self.folder, self.channel, self.share = plan, folder, channel, share
         self.checkpoint: Path | None = None
         self.error: BaseException | None = None
 
@@ -228,12 +199,16 @@ class _Fit(threading.Thread):
             train_loop_config={
                 "plan": self.plan.to_json(),
                 "folder": str(self.folder),
-                "threads": self.wanted.cpus,
+                "channel": str(self.channel),
+                "threads": max(1, int(self.share.cpus / self.share.workers)),
             },
             scaling_config=ScalingConfig(
-                num_workers=1,
-                use_gpu=self.wanted.gpus > 0,
-                resources_per_worker={"CPU": self.wanted.cpus, "GPU": self.wanted.gpus},
+                num_workers=self.share.workers,
+                use_gpu=self.share.gpus > 0,
+                resources_per_worker={
+                    "CPU": self.share.cpus / self.share.workers,
+                    "GPU": self.share.gpus / self.share.workers,
+                },
             ),
             run_config=RunConfig(
                 name="ray",
@@ -270,7 +245,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _reporter(channel: Path) -> Any:
-    """A callback in Ray's controller: writes each report down, and ends the training when asked to."""
+    """A callback in Ray's controller: writes each report down, and ends what its worker refuses to train."""
     from ray.train import UserCallback
 
     class Reporter(UserCallback):
@@ -280,8 +255,6 @@ def _reporter(channel: Path) -> Any:
                 raise refusal
             with (channel / PROGRESS).open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in metrics[0][LINES]))
-            if (channel / STOP).exists():
-                raise TrainingStopped(str(channel))
 
     return Reporter()
 
@@ -310,6 +283,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     plan = TrainingPlan.from_json(config["plan"])
     session = TrainingSession(plan)
     resume(session, Path(config["folder"]))
+    stop = Path(config["channel"]) / STOP
     lines: list[dict[str, Any]] = []
     told = 0.0
     while True:
@@ -317,8 +291,10 @@ def _train_worker(config: dict[str, Any]) -> None:
         fresh = session.step < plan.recipe.steps
         progress = session.advance()
         losses = progress.losses if fresh else {}
+        failpoints.reach("stepping")
         lines.append({"step": progress.step, "steps": progress.steps, "losses": losses, "time": time.time()})
-        if progress.done or progress.step % plan.save_every == 0:
+        stopping = stop.exists()
+        if progress.done or stopping or progress.step % plan.save_every == 0:
             with TemporaryDirectory() as folder:
                 session.save(Path(folder))
                 ray.train.report({LINES: lines}, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -327,7 +303,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         else:
             continue
         lines, told = [], time.monotonic()
-        if progress.done:
+        if progress.done or stopping:
             return
 
 

@@ -1,44 +1,40 @@
-"""The worker: takes jobs from the queue, trains them through Ray, proves and publishes what was learnt."""
+"""The worker: claims jobs, holds their leases, and has a driver process do each. It computes nothing."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from affinery.errors import AffineryError, UserError
-from orchestration import datasets, publishing, queue, ray_train
-from orchestration.errors import LeaseLost, OlderTaskDisturbed
+from orchestration import failpoints, kinds, queue, talk
+from orchestration.certificates import Certificate
+from orchestration.driver import Order
+from orchestration.drivers import Driver, DriverProcesses, Drivers, wait_for_talk
+from orchestration.errors import DriverDied, LeaseLost
 from orchestration.jobs import LIVE, Claim, JobRecord
+from orchestration.local_ray import LocalRay
+from orchestration.planner import Share, machine
 from orchestration.services import Listener, Services
-from orchestration.tracking import Point
-from registry import backbones, tasks
-from registry import datasets as recorded
-from registry.columns import utc_now
-from registry.errors import BlobDamaged, BlobMissing, StaleFence
-from registry.records import TaskRecord
-
-if TYPE_CHECKING:
-    from affinery.adapters.files import Adapter
-    from affinery.composed import ComposedModel
-    from trainers.evaluation import Judgement
-    from trainers.plan import TrainingPlan
+from registry import adapters, certificates
+from registry.errors import RegistryBusy, RegistryUnreachable, StaleFence
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 2.0
-EXPERIMENT = "affinery"
-KEYS = "mlflow.json"
-LASTING = (UserError, OlderTaskDisturbed, BlobDamaged, BlobMissing)
-"""Errors that the same job would meet again."""
+IDLE_SECONDS = 1.0
+TICK_SECONDS = 0.25
+BEAT_SECONDS = 5.0
+GRACE_SECONDS = 45.0
+"""After a request, before SIGTERM; a checkpoint of what was learnt is saved in this time."""
+TERM_SECONDS = 10.0
+AWAY = (RegistryUnreachable, RegistryBusy)
 
 
 def own_name() -> str:
@@ -64,97 +60,150 @@ def _is_dead(owner: str) -> bool:
     return _started(int(pid)) != started
 
 
-class Heart(threading.Thread):
-    """Renews a claim's lease while the worker is busy, and remembers when that was refused."""
+@dataclass
+class Running:
+    """One attempt and its process. ending: the line with which the driver ended its talk, if it did."""
 
-    def __init__(
-        self, services: Services, held: Claim, every_seconds: float = queue.LEASE_SECONDS / 4
-    ) -> None:
-        super().__init__(name="heartbeat", daemon=True)
-        self.services, self.held, self.every = services, held, every_seconds
-        self.progress: dict[str, Any] | None = None
-        self.lost: Exception | None = None
+    held: Claim
+    order: Order
+    driver: Driver
+    progress: dict[str, Any] | None = None
+    ending: dict[str, Any] | None = None
+    request: str | None = None
+    asked_at: float = 0.0
+    signals: int = 0
+    lost: Exception | None = None
+    told_published: bool = False
+
+    @property
+    def job(self) -> JobRecord:
+        return self.held.job
+
+
+class Hearts(threading.Thread):
+    """Renews the leases of all attempts while they run, and brings back what the queue asks of them."""
+
+    def __init__(self, services: Services, every_seconds: float = BEAT_SECONDS) -> None:
+        super().__init__(name="heartbeats", daemon=True)
+        self.services, self.every = services, every_seconds
+        self._beating: dict[str, Running] = {}
         self._over = threading.Event()
+
+    def add(self, running: Running) -> None:
+        self._beating[running.job.id] = running
+
+    def remove(self, running: Running) -> None:
+        self._beating.pop(running.job.id, None)
 
     def run(self) -> None:
         while not self._over.wait(self.every):
-            try:
-                with self.services.sessions.begin() as session:
-                    queue.heartbeat(session, self.held, self.progress)
-            except LeaseLost as error:
-                self.lost = error
-                return
-            except Exception as error:  # noqa: BLE001 - a busy or absent database: the lease outlasts three beats
-                log.warning("A heartbeat of job %s was missed: %s", self.held.job.id, error)
+            for running in list(self._beating.values()):
+                self._beat(running)
 
-    def check(self) -> None:
-        """Raises LeaseLost once the job is no longer ours."""
-        if self.lost is not None:
-            raise self.lost
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
 
-    @contextmanager
-    def beating(self) -> Iterator[Heart]:
-        self.start()
+    def _beat(self, running: Running) -> None:
         try:
-            yield self
-        finally:
-            self._over.set()
-            self.join()
+            with self.services.sessions.begin() as session:
+                queue.heartbeat(session, running.held, running.progress)
+        except LeaseLost as error:
+            running.lost = error
+            self.remove(running)
+        except Exception as error:  # noqa: BLE001 - a busy or absent database: the lease outlasts many beats
+            log.warning("A heartbeat of job %s was missed: %s", running.job.id, error)
 
 
+@dataclass
 class Worker:
-    """One worker. It runs jobs one at a time; several may run on one registry."""
+    """One worker; several may run on one registry. jobs: how many attempts it runs side by side at most."""
 
-    def __init__(self, services: Services, listener: Listener, owner: str | None = None) -> None:
-        self.services, self.listener = services, listener
-        self.owner = owner or own_name()
+    services: Services
+    listener: Listener
+    owner: str = field(default_factory=own_name)
+    jobs: int = 1
+    drivers: Drivers = field(default_factory=DriverProcesses)
+
+    def __post_init__(self) -> None:
+        self._machine = machine()
+        self._ray = LocalRay(self._machine.cpus, self._machine.gpus)
+        self._running: list[Running] = []
+        self._hearts: Hearts | None = None
+        self._draining = False
+        self.done = 0
+
+    # --- what a caller does with it ---------------------------------------------------------------------
 
     def drain(self) -> int:
         """Runs jobs until none is left to run now or, after a retry's delay, soon. → how many were done"""
-        done = 0
-        while True:
-            job = self.run_next()
-            if job is not None:
-                done += job.state == "done"
-                continue
-            if not self._worth_waiting():
-                return done
-            time.sleep(IDLE_SECONDS)
-
-    def _worth_waiting(self) -> bool:
-        """Whether a queued job becomes due by itself: what it needs is done, only its time has not come."""
-        with self.services.sessions.read() as session:
-            unfinished = queue.unfinished(session)
-            states = {job.id: job.state for job in queue.list_all(session)}
-        return any(
-            job.state == "queued" and all(states[needed] == "done" for needed in job.needs)
-            for job in unfinished
-        )
+        before = self.done
+        with self._working():
+            while True:
+                self._fill(spare=False)
+                if self._running:
+                    self._tick()
+                elif self._worth_waiting():
+                    time.sleep(IDLE_SECONDS)
+                else:
+                    return self.done - before
 
     def serve(self) -> None:
-        """Runs jobs as they come, for ever."""
-        while True:
-            if self.run_next() is None:
-                time.sleep(IDLE_SECONDS)
+        """Runs jobs as they come, until `stop_claiming` was called and what runs has ended."""
+        with self._working():
+            while not self._draining or self._running:
+                self._fill(spare=True)
+                if self._running:
+                    self._tick()
+                else:
+                    time.sleep(IDLE_SECONDS)
 
     def run_next(self) -> JobRecord | None:
-        """Runs the next job, if there is one. → the job as it stands then"""
-        held = self._claim()
-        if held is None:
-            return None
-        heart = Heart(self.services, held)
-        try:
-            with heart.beating():
-                self._run(held, heart)
-        except (LeaseLost, StaleFence) as error:
-            self._lost(held, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is written down as the job's reason
-            self._failed(held, error)
-        except BaseException:  # Ctrl-C, SystemExit: the job goes back, its checkpoints stay
-            self._give_back(held)
-            raise
+        """Runs the next job to its end, if there is one. → the job as it stands then"""
+        with self._working():
+            self._fill(spare=False, most=1)
+            if not self._running:
+                return None
+            job = self._running[0].job
+            while self._running:
+                self._tick()
         with self.services.sessions.read() as session:
-            return queue.get(session, held.job.id)
+            return queue.get(session, job.id)
+
+    def stop_claiming(self) -> None:
+        """What runs goes on to its end; nothing new is begun."""
+        self._draining = True
+
+    # --- claiming ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Hearts beat; at the end nothing that was started is left. An interruption gives the jobs back."""
+        self._hearts = Hearts(self.services)
+        self._hearts.start()
+        try:
+            yield
+        except BaseException:
+            self._give_back_all()
+            raise
+        finally:
+            self._hearts.stop()
+            self.drivers.close()
+            self._ray.stop()
+
+    def _fill(self, *, spare: bool, most: int | None = None) -> None:
+        """Claims as many jobs as may run now, and starts their drivers."""
+        while not self._draining and len(self._running) < (most or self.jobs):
+            try:
+                held = self._claim()
+            except AWAY as error:
+                log.warning("The queue cannot be reached: %s", error)
+                return
+            if held is None:
+                return
+            self._begin(held)
+            if spare or self._more_waits():
+                self.drivers.keep_ready()
 
     def _claim(self) -> Claim | None:
         with self.services.sessions.begin() as session:
@@ -168,217 +217,182 @@ class Worker:
             self.listener.failed(job, reason, job.state)
         return held
 
-    def _give_back(self, held: Claim) -> None:
+    def _begin(self, held: Claim) -> None:
+        failpoints.reach("claimed")
+        order = Order.of(self.services, held, self._share(held.job))
+        running = Running(held, order, self.drivers.start(order))
+        self._running.append(running)
+        assert self._hearts is not None
+        self._hearts.add(running)
+
+    def _share(self, job: JobRecord) -> Share:
+        """What an attempt may use; Ray is started here for whoever needs it, beside the driver's imports."""
+        needs_ray = kinds.kind(getattr(job, "kind", "train")).needs_ray
+        ray = (self.services.ray_address or self._ray.ready()) if needs_ray else None
+        return Share(self._machine.cpus, min(1, self._machine.gpus), ray=ray)
+
+    def _more_waits(self) -> bool:
+        with self.services.sessions.read() as session:
+            return any(job.state == "queued" for job in queue.unfinished(session))
+
+    def _worth_waiting(self) -> bool:
+        """Whether a queued job becomes due by itself: what it needs is done, only its time has not come."""
+        with self.services.sessions.read() as session:
+            unfinished = queue.unfinished(session)
+            states = {job.id: job.state for job in queue.list_all(session)}
+        return any(
+            job.state == "queued" and all(states[needed] == "done" for needed in job.needs)
+            for job in unfinished
+        )
+
+    # --- minding what runs ------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Hears the drivers, passes requests on, settles what has ended."""
+        talking = [running.driver for running in self._running if not running.driver.ended()]
+        if len(talking) == len(self._running):
+            wait_for_talk(talking, TICK_SECONDS)
+        for running in list(self._running):
+            ended = running.driver.ended()
+            for entry in running.driver.lines():
+                self._hear(running, entry)
+            if not ended:
+                self._mind(running)
+            elif self._settled(running):
+                self._forget(running)
+
+    def _hear(self, running: Running, entry: dict[str, Any]) -> None:
+        match entry["event"]:
+            case "progress":
+                line = talk.progress(entry)
+                running.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
+            case "failed" | "stopped":
+                running.ending = entry
+            case "published":
+                running.told_published = True
+            case _:
+                pass
+        talk.pass_on(entry, running.job, self.listener, self.services.sessions)
+
+    def _mind(self, running: Running) -> None:
+        """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""
+        if running.lost is not None:
+            running.driver.signal(signal.SIGKILL)
+        elif running.request is not None:
+            waited = time.monotonic() - running.asked_at
+            if running.signals == 0 and waited > GRACE_SECONDS:
+                running.driver.signal(signal.SIGTERM)
+                running.signals = 1
+            elif running.signals == 1 and waited > GRACE_SECONDS + TERM_SECONDS:
+                running.driver.signal(signal.SIGKILL)
+                running.signals = 2
+
+    def _ask(self, running: Running, request: str) -> None:
+        if running.request is None and not running.driver.ended():
+            running.request, running.asked_at = request, time.monotonic()
+            running.driver.ask(request)
+
+    def _forget(self, running: Running) -> None:
+        self._running.remove(running)
+        assert self._hearts is not None
+        self._hearts.remove(running)
+        release = getattr(running.driver, "release", None)
+        if release is not None:
+            release()
+
+    def _give_back_all(self) -> None:
+        """Every attempt saves what it has and its job goes back; a second interruption kills at once."""
+        try:
+            for running in self._running:
+                self._ask(running, "release")
+            while self._running:
+                self._tick()
+        except BaseException:
+            for running in self._running:
+                running.driver.signal(signal.SIGKILL)
+            raise
+
+    # --- how an attempt ends ----------------------------------------------------------------------------
+
+    def _settled(self, running: Running) -> bool:
+        """Writes down how an attempt ended. → whether that is written; not while the database is away"""
+        failpoints.reach("settling")
+        try:
+            self._settle(running)
+        except AWAY as error:
+            log.warning("How job %s ended is written later: %s", running.job.id, error)
+            time.sleep(IDLE_SECONDS)
+            return False
+        return True
+
+    def _settle(self, running: Running) -> None:
+        ending = running.ending
+        if running.lost is not None:
+            self._lost(running, running.lost)
+        elif ending is None:
+            self._without_a_word(running)
+        elif ending["event"] == "stopped":
+            self._stopped(running)
+        else:
+            error = talk.unpacked(ending["error"])
+            if isinstance(error, (LeaseLost, StaleFence)):
+                self._lost(running, error)
+            else:
+                self._failed(running, error, may_heal=not ending["lasting"])
+
+    def _without_a_word(self, running: Running) -> None:
+        """It did its job, or it died; the queue knows which."""
+        job = self._job(running)
+        if job.state == "done" and job.fence == running.held.fence:
+            self._done(running, job)
+        elif running.request is not None:
+            self._stopped(running)
+        else:
+            self._failed(running, DriverDied(*running.driver.last_words()), may_heal=True)
+
+    def _done(self, running: Running, job: JobRecord) -> None:
+        self.done += 1
+        if not running.told_published and job.tasks:
+            with self.services.sessions.read() as session:
+                found = [record for record in adapters.list_all(session) if record.job_id == job.id]
+                proofs = [certificates.list_for(session, record.ref)[-1] for record in found]
+            if found:
+                certificate = Certificate(proofs[0].level, proofs[0].results)  # type: ignore[arg-type]
+                self.listener.published(job, found, certificate)
+
+    def _stopped(self, running: Running) -> None:
         try:
             with self.services.sessions.begin() as session:
-                queue.release(session, held)
-        except AffineryError as error:  # the interruption itself must go on; the lease runs out by itself
-            log.warning("Job %s could not be given back: %s", held.job.id, error)
+                queue.release(session, running.held)
+        except LeaseLost as error:
+            self._lost(running, error)
 
-    def _lost(self, held: Claim, error: Exception) -> None:
+    def _lost(self, running: Running, error: Exception) -> None:
         """The job is another's by now, was cancelled (its runs end too), or was done before the error."""
-        with self.services.sessions.read() as session:
-            job = queue.get(session, held.job.id)
+        job = self._job(running)
+        if job.state == "done" and job.fence == running.held.fence:
+            self._done(running, job)
+            return
         if job.state == "cancelled":
             self._end_runs(job, "KILLED")
         self.listener.failed(job, error, "lost" if job.state in LIVE else job.state)
 
-    def _failed(self, held: Claim, error: Exception) -> None:
-        lasting = isinstance(error, LASTING) or getattr(error, "lasting", False)
+    def _failed(self, running: Running, error: Exception, *, may_heal: bool) -> None:
         message = str(error) or type(error).__name__
         try:
             with self.services.sessions.begin() as session:
-                state = queue.fail(session, held, message, may_heal=not lasting)
-        except LeaseLost:
-            self._lost(held, error)
+                state = queue.fail(session, running.held, message, may_heal=may_heal)
+        except LeaseLost as lost:
+            self._lost(running, lost)
             return
-        if state == "failed":
-            self._end_runs(held.job, "FAILED")
-        self.listener.failed(held.job, error, state)
+        if state != "queued":
+            self._end_runs(running.job, "FAILED")
+        self.listener.failed(running.job, error, state)
+
+    def _job(self, running: Running) -> JobRecord:
+        with self.services.sessions.read() as session:
+            return queue.get(session, running.job.id)
 
     def _end_runs(self, job: JobRecord, status: str) -> None:
-        """Ends the MLflow runs of a job that will have no result."""
-        for key in _keys(self.services.runs / job.id).values():
-            self.services.tracking.finish(key, status)
-
-    def _run(self, held: Claim, heart: Heart) -> None:
-        job, services = held.job, self.services
-        started_at = utc_now()
-        folder = services.runs / job.id
-        self.listener.stage(job, "checking the data")
-        learners, plan = self._plan(job)
-        keys = self._open_runs(job, folder, learners, plan)
-        heart.check()
-        told = publishing.points(folder)
-        wanted = ray_train.resources(services.ray_address)
-        self.listener.started(job, _furthest(folder))
-
-        def on_progress(line: ray_train.ProgressLine) -> None:
-            heart.check()
-            heart.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
-            for name, loss in line.losses.items():
-                if line.step not in told.get(name, {}):
-                    services.tracking.log_metrics(keys[name], [_point(line.step, loss, line.time)])
-            self.listener.progress(job, line)
-
-        checkpoint = ray_train.train(plan, folder, held.fence, wanted, on_progress, heart.check)
-        heart.check()
-        stage = publishing.stage_of(services, learners)
-        self.listener.stage(job, "drawing and judging samples")
-        fresh = _read_adapters(checkpoint, plan)
-        model = publishing.compose(services, stage, fresh)
-        judged = {task.name: self._judge(model, plan, i) for i, task in enumerate(learners)}
-        results = publishing.read_results(folder, checkpoint, learners, judged, fresh, keys)
-        self._record_runs(folder, results)
-        self.listener.stage(job, "proving that nothing older changed")
-        heart.check()
-        published, certificate = publishing.publish(
-            services, held, plan, stage, model, results, EXPERIMENT, started_at
-        )
-        refs = {record.task: record.ref for record in published}
-        for learnt in results:
-            services.tracking.set_tags(learnt.key, {"affinery.adapter": refs[learnt.task.name]})
-            services.tracking.finish(learnt.key)
-        self.listener.published(job, published, certificate)
-
-    def _plan(self, job: JobRecord) -> tuple[list[TaskRecord], TrainingPlan]:
-        """The plan of a job, its data checked against what was pinned. Raises DatasetChanged."""
-        from trainers.plan import PlannedTask, TrainingPlan
-        from trainers.recipe import Recipe
-
-        services = self.services
-        with services.sessions.read() as session:
-            learners = [tasks.get(session, name) for name in job.tasks]
-            sources = [recorded.by_id(session, task.dataset_id) for task in learners]
-            backbone = backbones.by_id(session, learners[0].backbone_id)
-        services.store.verify(backbone.blob_digest)
-        planned = tuple(
-            PlannedTask(
-                task.name,
-                task.kind,
-                task.config,
-                str(datasets.ensure(services.data, source.dvc_path, source.digest)),
-                source.digest,
-                task.block,
-                task.classes,
-                task.condition,
-                task.image_size,
-            )
-            for task, source in zip(learners, sources, strict=True)
-        )
-        recipe = Recipe.from_dict(job.recipe)
-        save_every = max(10, recipe.steps // 10)
-        plan = TrainingPlan(
-            str(services.store.path(backbone.blob_digest)),
-            backbone.digest,
-            planned,
-            recipe,
-            report_every=max(1, min(10, recipe.steps // 20)),
-            save_every=save_every,
-            cache=str(services.cache),
-        )
-        # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
-        return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
-
-    def _open_runs(
-        self, job: JobRecord, folder: Path, learners: Sequence[TaskRecord], plan: TrainingPlan
-    ) -> dict[str, str]:
-        """One MLflow run a task, the same ones for every attempt of a job."""
-        keys = _keys(folder)
-        if keys:
-            return keys
-        for task, planned in zip(learners, plan.tasks, strict=True):
-            params = plan.recipe.to_dict() | {
-                f"{task.kind}.{name}": value for name, value in task.config.items()
-            }
-            params |= {
-                "task": task.name,
-                "kind": task.kind,
-                "strategy": job.strategy,
-                "dataset": task.dataset,
-                "backbone": task.backbone,
-            }
-            params |= {f"condition.{name}": value for name, value in (task.condition or {}).items()}
-            params |= {} if task.image_size is None else {"image_size": task.image_size}
-            tags = {
-                "affinery.job": job.id,
-                "affinery.task": task.name,
-                "affinery.backbone": plan.fingerprint,
-                "affinery.dataset": planned.dataset_digest,
-            }
-            keys[task.name] = self.services.tracking.start_run(EXPERIMENT, task.name, params, tags)
-        publishing.remember(folder / KEYS, keys)
-        return keys
-
-    def _judge(self, model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
-        from affinery.diffusion.sampling import default_settings
-        from trainers.evaluation import judge
-        from trainers.session import load_task
-
-        task = plan.tasks[index]
-        split = load_task(task, model.backbone, plan.cache)
-        return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
-
-    def _record_runs(self, folder: Path, results: Sequence[publishing.Learnt]) -> None:
-        """Pictures, figures and the adapter itself, to MLflow; the pictures stay beside the run too."""
-        import torch
-
-        from trainers.pictures import loss_curve, png, tile
-
-        tracking = self.services.tracking
-        for i, learnt in enumerate(results):
-            name = learnt.task.name
-            columns = min(len(learnt.task.classes), 20) if len(learnt.task.classes) > 1 else 10
-            shown = learnt.judgement.images[: columns * 8]
-            pictures = folder / f"pictures-{i}"
-            pictures.mkdir(parents=True, exist_ok=True)
-            (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
-            told = [draw.condition for draw in learnt.judgement.draws[: columns * 8]]
-            names = ["samples.png", "loss.png"]
-            if conditions := [condition for condition in told if condition is not None]:
-                (pictures / "conditions.png").write_bytes(png(tile(torch.stack(conditions), columns)))
-                names.append("conditions.png")
-            (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
-            # Once more and whole: what a worker that was killed had not passed on is in no other place.
-            whole = publishing.points(folder).get(name, {})
-            tracking.log_metrics(learnt.key, [_point(step, *told) for step, told in sorted(whole.items())])
-            now = int(time.time() * 1000)
-            last = learnt.curve[-1][0] if learnt.curve else 0
-            if learnt.judgement.recognition is not None:
-                seen = learnt.judgement.recognition
-                tracking.log_metrics(
-                    learnt.key,
-                    [
-                        ("recognition", seen.share, last, now),
-                        ("real_accuracy", seen.real_accuracy, last, now),
-                    ],
-                )
-            for picture in names:
-                tracking.log_artifact(learnt.key, pictures / picture, "pictures")
-            tracking.log_artifact(learnt.key, learnt.file, "adapter")
-
-
-def _point(step: int, loss: float, at: float) -> Point:
-    return ("loss", loss, step, int(at * 1000))
-
-
-def _keys(folder: Path) -> dict[str, str]:
-    """By task, the keys of a job's MLflow runs; none where it has not begun."""
-    path = folder / KEYS
-    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
-    return known
-
-
-def _furthest(folder: Path) -> int:
-    """The step from which a job goes on: that of its newest whole checkpoint."""
-    from trainers.checkpoints import RECORD, checkpoints_in
-
-    found = checkpoints_in(folder)
-    return int(json.loads((found[0] / RECORD).read_bytes())["step"]) if found else 0
-
-
-def _read_adapters(checkpoint: Path, plan: TrainingPlan) -> list[Adapter]:
-    from affinery.adapters.files import read_adapter
-    from trainers.session import adapter_name
-
-    return [read_adapter(checkpoint / adapter_name(i)) for i in range(len(plan.tasks))]
+        held = Claim(job, self.owner, job.fence, 0)
+        self.drivers.end_runs(Order.of(self.services, held, Share(1)), status)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from PIL import Image
 from orchestration import additions, queue
 from orchestration.certificates import Certificate
 from orchestration.datasets import init_data
-from orchestration.jobs import JobRecord
+from orchestration.driver import Order, run
+from orchestration.jobs import Claim, JobRecord
+from orchestration.kinds.train import end_runs
 from orchestration.ray_train import ProgressLine
 from orchestration.services import Services
+from orchestration.talk import Teller
 from orchestration.tracking import open_tracking
+from orchestration.worker import Worker
 from registry.records import AdapterRecord
 from registry.session import connect, sessions
 from registry.storage import open_store
@@ -78,6 +83,7 @@ class Heard:
     certificates: list[Certificate] = field(default_factory=list)
     failures: list[tuple[JobRecord, Exception, str]] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
+    results: list[tuple[JobRecord, dict[str, Any]]] = field(default_factory=list)
 
     def started(self, job: JobRecord, resumed_from: int) -> None:
         self.resumed.append(resumed_from)
@@ -92,8 +98,70 @@ class Heard:
         self.published_refs += [record.ref for record in adapters]
         self.certificates.append(certificate)
 
+    def done(self, job: JobRecord, result: dict[str, Any]) -> None:
+        self.results.append((job, result))
+
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
         self.failures.append((job, error, state))
+
+
+class DriverHere:
+    """An attempt in this process, done before its worker looks at it."""
+
+    def __init__(self, order: Order) -> None:
+        self.told: list[dict[str, Any]] = []
+        services = order.places.open()
+        with services.sessions.read() as session:
+            held = Claim(
+                queue.get(session, order.job), order.owner, order.fence, order.attempt, order.failures
+            )
+        run(
+            services, held, order.share, Teller(lambda entry: self.told.append(json.loads(json.dumps(entry))))
+        )
+        services.sessions.engine.dispose()
+
+    def _hear(self, entry: dict[str, Any]) -> None:
+        self.told.append(json.loads(json.dumps(entry)))
+
+    def lines(self) -> list[dict[str, Any]]:
+        told, self.told = self.told, []
+        return told
+
+    def ended(self) -> bool:
+        return True
+
+    def ask(self, request: str) -> None:
+        raise AssertionError("it has ended already")
+
+    def signal(self, number: int) -> None:
+        return
+
+    def last_words(self) -> tuple[str, str]:
+        return "ended", ""
+
+
+class DriversHere:
+    """Drivers without processes, for tests that put something in the way of one."""
+
+    def start(self, order: Order) -> DriverHere:
+        return DriverHere(order)
+
+    def keep_ready(self) -> None:
+        return
+
+    def end_runs(self, order: Order, status: str) -> None:
+        services = order.places.open()
+        end_runs(services, order.job, status)
+        services.sessions.engine.dispose()
+
+    def close(self) -> None:
+        return
+
+
+def worker_here(services: Services, heard: Heard, owner: str = "tests") -> Worker:
+    """A worker that does its jobs in this process. Where it has to train, the services name a Ray."""
+    told = services if services.ray_address else replace(services, ray_address="none is needed")
+    return Worker(told, heard, owner, drivers=DriversHere())
 
 
 def open_space(folder: Path) -> Services:
@@ -155,14 +223,14 @@ def train_here(services: Services, job_id: str) -> Path:
     """Leaves a finished checkpoint of a job, as an attempt that dies before it publishes. → its folder"""
     import torch
 
-    from orchestration.ray_train import resources
-    from orchestration.worker import Worker
+    from orchestration.kinds.train import plan_of
+    from orchestration.planner import processors
     from trainers.session import TrainingSession
 
-    _, plan = Worker(services, Heard())._plan(job(services, job_id))
+    _, plan = plan_of(services, job(services, job_id))
     folder = services.runs / job_id / "attempt-1" / "ray" / "checkpoint"
     threads = torch.get_num_threads()
-    torch.set_num_threads(resources().cpus)  # as a Ray worker does
+    torch.set_num_threads(processors())  # as a Ray worker does
     try:
         training = TrainingSession(plan)
         while not training.advance().done:

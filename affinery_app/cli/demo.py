@@ -32,7 +32,6 @@ def demo(
     from affinery_app import demo as job
     from affinery_app.cli.progress import Screen, bar
     from affinery_app.wiring import create_workspace, locked
-    from orchestration.ray_train import stop_ray
 
     began = time.monotonic()
     with step("1/6  workspace"):
@@ -61,11 +60,8 @@ def demo(
             recipe: dict[str, Any] = {} if steps is None else {"steps": steps}
             job.schedule_tasks(space, recipe)
             say(f"     {' + '.join(job.TOGETHER)} together, then {' + '.join(job.AFTERWARDS)}, by Ray Train")
-            try:
-                with Screen() as screen:
-                    job.learn(space, screen)
-            finally:
-                stop_ray()
+            with Screen() as screen:
+                job.learn(space, screen)
         with step("5/6  composing and exporting"):
             export = job.ship(space)
         with step("6/6  drawing from the bundle, in a new process"):

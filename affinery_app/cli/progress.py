@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from affinery_app.cli.output import printable, say
 
@@ -88,6 +88,10 @@ class Lines:
         for text in certificate_lines(certificate):
             say(f"[{names(job)}] {text}")
 
+    def done(self, job: JobRecord, result: dict[str, Any]) -> None:
+        facts = ", ".join(f"{name} {printable(str(value))}" for name, value in result.items())
+        say(f"[{names(job)}] done{': ' if facts else ''}{facts}")
+
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
         self.failures += state != "queued"
         then = "; it will be tried again" if state == "queued" else ""
@@ -137,6 +141,10 @@ class Screen(Lines):
         self._end_bar("done")
         super().published(job, adapters, certificate)
 
+    def done(self, job: JobRecord, result: dict[str, Any]) -> None:
+        self._end_bar("done")
+        super().done(job, result)
+
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
         self._end_bar("failed")
         super().failed(job, error, state)
@@ -163,6 +171,9 @@ class JsonLines(Lines):
     def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
         refs = [record.ref for record in adapters]
         self._tell(job, "published", adapters=refs, certificate=certificate.level)
+
+    def done(self, job: JobRecord, result: dict[str, Any]) -> None:
+        self._tell(job, "done", result=result)
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
         self.failures += state != "queued"

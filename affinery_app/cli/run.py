@@ -42,14 +42,10 @@ def run(
 def _drain(space: Workspace) -> int:
     """Runs the queue. → how many jobs failed for good"""
     from affinery_app.cli.progress import Screen
-    from orchestration.ray_train import stop_ray
     from orchestration.worker import Worker
 
     with Screen() as screen:
-        try:
-            done = Worker(space.services(), screen).drain()
-        finally:
-            stop_ray()
+        done = Worker(space.services(), screen).drain()
     if not done and not screen.failures:
         say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
     return screen.failures
@@ -61,13 +57,9 @@ def worker(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
     from affinery_app.cli.progress import JsonLines, Lines
     from affinery_app.wiring import open_workspace
-    from orchestration.ray_train import stop_ray
     from orchestration.worker import Worker
 
     services = open_workspace(workspace).services()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     say("worker: waiting for jobs")
-    try:
-        Worker(services, JsonLines() if as_json else Lines()).serve()
-    finally:
-        stop_ray()
+    Worker(services, JsonLines() if as_json else Lines()).serve()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import ray_train
+from orchestration.local_ray import LocalRay, address_in
 from orchestration.services import Services
 from orchestration.tracking import open_tracking
 from tests import learning_world as world
@@ -37,8 +37,11 @@ def services(
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One Ray on this machine, with two logical processors, for every test that trains."""
-    ray_train.start_ray(ray_train.Resources(cpus=2))
-    yield
-    ray_train.stop_ray()
+def local_ray() -> Iterator[str]:
+    """One Ray on this machine, with two logical processors, for every test that trains. → its address"""
+    here = LocalRay(2, 0)
+    yield address_in(Path(here.ready()))
+    import ray
+
+    ray.shutdown()  # a process that is connected to a Ray that ends, ends with it
+    here.stop()

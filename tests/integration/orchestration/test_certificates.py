@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 from affinery.adapters.files import read_adapter
@@ -20,7 +19,6 @@ from orchestration.environment import environment_fingerprint
 from orchestration.errors import OlderTaskDisturbed, StageMoved
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
-from orchestration.worker import Worker
 from registry import adapters, backbones, blobs, tasks
 from registry.errors import BlobDamaged, BlobMissing
 from tests import learning_world as world
@@ -42,7 +40,7 @@ def learnt_space(
     for seed, name in enumerate(("old", "new")):
         world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y", seed=seed), name)
     world.train_here(services, world.schedule(services, "old", condition=condition_record("canny")).id)
-    assert Worker(services, world.Heard()).drain() == 1
+    assert world.worker_here(services, world.Heard()).drain() == 1
     world.train_here(services, world.schedule(services, "new").id)
     services.sessions.engine.dispose()
     return folder
@@ -97,21 +95,21 @@ def composed(space: Services) -> tuple[ComposedModel, publishing.Stage]:
 
 def test_a_training_that_was_finished_is_published_without_training_or_ray(space: Services) -> None:
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 1
+    assert world.worker_here(space, heard).drain() == 1
     assert heard.published_refs == ["new@1"]
     assert heard.steps == []
     assert heard.resumed == [8]
-    assert not ray.is_initialized()
     (certificate,) = heard.certificates
     assert certificate.level == "bit-exact"
     assert [entry["ref"] for entry in certificate.results["replay"]] == ["old@1"]
 
 
 def test_a_finished_checkpoint_with_a_torn_adapter_is_not_taken_for_one(space: Services) -> None:
+    from orchestration.kinds.train import plan_of
     from orchestration.ray_train import finished_checkpoint
 
     job = next(job for job in _jobs(space) if job.tasks == ("new",))
-    _, plan = Worker(space, world.Heard())._plan(job)
+    _, plan = plan_of(space, job)
     folder = space.runs / job.id
     found = finished_checkpoint(folder, plan)
     assert found is not None
@@ -138,7 +136,7 @@ def test_one_flipped_bit_in_what_is_stored_of_older_things_stops_the_publication
 ) -> None:
     flip(getattr(stored(space), which))
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 0
+    assert world.worker_here(space, heard).drain() == 0
     ((job, found, state),) = heard.failures
     assert (job.tasks, state, job.attempts) == (("new",), "failed", 1)
     assert isinstance(found, error)
@@ -152,7 +150,7 @@ def test_one_flipped_bit_in_what_is_stored_of_older_things_stops_the_publication
 def test_a_blob_that_is_gone_is_told_and_not_tried_again(space: Services) -> None:
     stored(space).adapter.unlink()
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 0
+    assert world.worker_here(space, heard).drain() == 0
     ((_, error, state),) = heard.failures
     assert isinstance(error, BlobMissing)
     assert state == "failed"
@@ -162,13 +160,13 @@ def test_after_the_blob_is_restored_the_task_is_published_from_its_checkpoint(sp
     path = stored(space).adapter
     whole = path.read_bytes()
     flip(path)
-    assert Worker(space, world.Heard()).drain() == 0
+    assert world.worker_here(space, world.Heard()).drain() == 0
     path.write_bytes(whole)
     recipe = _jobs(space)[-1].recipe
     again = additions.schedule_again(space.sessions, ["new"], recipe)
     world.train_here(space, again.id)
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 1
+    assert world.worker_here(space, heard).drain() == 1
     assert heard.published_refs == ["new@1"]
 
 
@@ -235,14 +233,14 @@ def test_a_task_that_was_published_meanwhile_is_in_the_proof(
         monkeypatch.setattr(publishing, "prove", real)
         job = world.schedule(space, "old2")
         world.train_here(space, job.id)
-        assert Worker(space, world.Heard(), "another").run_next() is not None
+        assert world.worker_here(space, world.Heard(), "another").run_next() is not None
         return certificate
 
     world.add_dataset(space, world.image_folder(space.data.parent / "more", "x", seed=9), "old2")
     monkeypatch.setattr(publishing, "prove", and_then_another_publishes)
     monkeypatch.setattr(queue, "RETRY_SECONDS", 0)
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 1
+    assert world.worker_here(space, heard).drain() == 1
     ((_, error, state),) = heard.failures
     assert isinstance(error, StageMoved)
     assert state == "queued"
@@ -262,7 +260,7 @@ def test_a_worker_that_lost_its_job_while_it_proved_publishes_nothing(
 
     monkeypatch.setattr(publishing, "prove", and_meanwhile_it_is_cancelled)
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 0
+    assert world.worker_here(space, heard).drain() == 0
     ((_, _, state),) = heard.failures
     assert state == "cancelled"
     with space.sessions.read() as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from affinery.errors import ConfigInvalid
 from orchestration import additions, publishing
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
-from orchestration.worker import Worker
 from registry import adapters, tasks
 from tests import learning_world as world
 from tests import tiny_unets
@@ -83,7 +83,7 @@ SPECS = {
 
 
 @pytest.fixture
-def space(tmp_path: Path, services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
+def space(tmp_path: Path, services: Services, local_ray: str, monkeypatch: pytest.MonkeyPatch) -> Services:
     """A workspace with three U-Nets, a folder of told pictures and one of classes; few samples are judged."""
     monkeypatch.setattr(publishing, "JUDGED_SAMPLES", 16)
     for name, spec in SPECS.items():
@@ -92,13 +92,13 @@ def space(tmp_path: Path, services: Services, monkeypatch: pytest.MonkeyPatch) -
         )
     world.add_dataset(services, told_folder(tmp_path / "shapes"), "shapes")
     world.add_dataset(services, world.image_folder(tmp_path / "letters", "a", "b"), "letters")
-    return services
+    return replace(services, ray_address=local_ray)
 
 
 def learn(services: Services, names: list[str], sources: list[str], **given: Any) -> world.Heard:
     heard = world.Heard()
     schedule(services, names, sources, **given)
-    assert Worker(services, heard).drain() == 1, heard.failures
+    assert world.worker_here(services, heard).drain() == 1, heard.failures
     return heard
 
 
@@ -166,7 +166,7 @@ def test_a_latent_backbone_encodes_once_and_draws_pictures(space: Services, tmp_
     kept = {path: path.stat().st_mtime_ns for path in space.cache.iterdir()}
     assert len(kept) == 1
     additions.schedule_again(space.sessions, ["shapes"], RECIPE)
-    assert Worker(space, world.Heard()).drain() == 1
+    assert world.worker_here(space, world.Heard()).drain() == 1
     assert {path: path.stat().st_mtime_ns for path in space.cache.iterdir()} == kept
     model = bundle(space, tmp_path / "bundle", "shapes@2")
     depth = torch.zeros(1, 16, 16)
@@ -179,7 +179,7 @@ def test_a_task_of_twice_the_size_is_learnt_on_a_transformer(space: Services, tm
     schedule(space, ["small"], ["digits"], backbone="tiny")
     schedule(space, ["large"], ["digits"], backbone="tiny", image_size=32)
     heard = world.Heard()
-    assert Worker(space, heard).drain() == 2, heard.failures
+    assert world.worker_here(space, heard).drain() == 2, heard.failures
     assert [certificate.level for certificate in heard.certificates] == ["bit-exact"] * 2
     model = bundle(space, tmp_path / "bundle", "small", "large")
     for name, side in (("small", 16), ("large", 32)):

@@ -19,7 +19,6 @@ from affinery_app.cli import adapter as commands
 from orchestration import additions
 from orchestration.exchange import export_lora
 from orchestration.services import Services
-from orchestration.worker import Worker
 from registry import adapters
 from registry.errors import NotFound
 from tests import learning_world as world
@@ -47,7 +46,7 @@ def learnt_loras(
             recipe=world.RECIPE,
         )
         world.train_here(services, job.id)
-        assert Worker(services, world.Heard()).drain() == 1
+        assert world.worker_here(services, world.Heard()).drain() == 1
     yield services
     services.sessions.engine.dispose()
 

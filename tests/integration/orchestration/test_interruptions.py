@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ import pytest
 from orchestration import queue
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
-from orchestration.worker import Worker
 from registry import adapters
 from registry.models import Attempt
 from tests import learning_world as world
@@ -112,7 +111,6 @@ def story(
     tiny_backbone: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Story]:
-    request.getfixturevalue("local_ray")
     folder = tmp_path_factory.mktemp("broken") / "space"
     services = world.make_space(folder, sqlite_template, mlflow_template, tiny_backbone)
     world.add_dataset(services, world.image_folder(folder.parent / "images", "x", "y"), "shapes")
@@ -131,7 +129,8 @@ def story(
     after_interrupt = world.job(services, job.id).state
     gone.append(interrupted.is_gone(30))
     heard = world.Heard()
-    Worker(services, heard).drain()
+    ray = request.getfixturevalue("local_ray")
+    world.worker_here(replace(services, ray_address=ray), heard).drain()
     yield Story(services, world.job(services, job.id), began, after_kill, after_interrupt, gone, heard)
     services.sessions.engine.dispose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ def learnt(
     tiny_backbone: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Learnt]:
-    request.getfixturevalue("local_ray")
     folder = tmp_path_factory.mktemp("worker")
-    services = world.make_space(folder / "a space", sqlite_template, mlflow_template, tiny_backbone)
+    made = world.make_space(folder / "a space", sqlite_template, mlflow_template, tiny_backbone)
+    services = replace(made, ray_address=request.getfixturevalue("local_ray"))
     for seed, (name, classes) in enumerate(SETS.items()):
         world.add_dataset(services, world.image_folder(folder / name, *classes, seed=seed), name)
     pair = world.schedule(services, "shapes", "shades")
@@ -93,7 +93,7 @@ def test_a_dataset_that_was_changed_fails_its_job_for_good_with_the_reason_while
 
 def test_a_second_drain_finds_nothing_to_do(learnt: Learnt) -> None:
     before = learnt.mlflow("SELECT count(*) FROM metrics")
-    assert Worker(learnt.services, world.Heard()).drain() == 0
+    assert world.worker_here(learnt.services, world.Heard()).drain() == 0
     assert learnt.mlflow("SELECT count(*) FROM metrics") == before
 
 
@@ -181,7 +181,7 @@ def test_an_adapter_trained_beside_another_equals_the_one_trained_alone(learnt: 
     with services.sessions.begin() as session:
         again = queue.enqueue(session, ["shades"], learnt.jobs["pair"].recipe)
     heard = world.Heard()
-    assert Worker(services, heard).drain() == 1
+    assert world.worker_here(services, heard).drain() == 1
     assert heard.published_refs == ["shades@2"]
     assert world.job(services, again.id).strategy == "sequential"
     together, alone = (
@@ -202,7 +202,7 @@ def test_a_job_whose_need_failed_is_told_and_not_waited_for(learnt: Learnt) -> N
         first = queue.enqueue(session, ["spoilt"], learnt.jobs["pair"].recipe)
         queue.enqueue(session, ["shapes"], learnt.jobs["pair"].recipe, after=[first.id])
     heard = world.Heard()
-    assert Worker(services, heard).drain() == 0
+    assert world.worker_here(services, heard).drain() == 0
     assert [(job.tasks, state) for job, _, state in heard.failures] == [
         (("spoilt",), "failed"),
         (("shapes",), "failed"),
@@ -212,8 +212,9 @@ def test_a_job_whose_need_failed_is_told_and_not_waited_for(learnt: Learnt) -> N
 
 
 def test_what_the_worker_in_ray_refuses_arrives_as_itself_without_a_second_try(
-    services: Services, tmp_path: Path
+    services: Services, tmp_path: Path, local_ray: str
 ) -> None:
+    services = replace(services, ray_address=local_ray)
     world.add_dataset(services, world.image_folder(tmp_path / "images", "x", "y"), "shapes")
     world.schedule(services, "shapes")
     with services.sessions.read() as session:

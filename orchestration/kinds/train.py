@@ -1,0 +1,237 @@
+"""Train tasks through Ray, judge, prove and publish what was learnt."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from orchestration import datasets, failpoints, publishing, ray_train
+from orchestration.jobs import JobRecord
+from orchestration.kinds.contract import Attempt
+from orchestration.services import Services
+from orchestration.tracking import Point
+from registry import backbones, tasks
+from registry import datasets as recorded
+from registry.columns import utc_now
+from registry.records import TaskRecord
+
+if TYPE_CHECKING:
+    from affinery.adapters.files import Adapter
+    from affinery.composed import ComposedModel
+    from trainers.evaluation import Judgement
+    from trainers.plan import TrainingPlan
+
+EXPERIMENT = "affinery"
+KEYS = "mlflow.json"
+
+
+class Train:
+    """One training of one or more tasks on one backbone."""
+
+    needs_ray: ClassVar[bool] = True
+
+    def run(self, attempt: Attempt) -> None:
+        job, services, folder = attempt.job, attempt.services, attempt.folder
+        started_at = utc_now()
+        attempt.stage("checking the data")
+        learners, plan = plan_of(services, job)
+        keys = _open_runs(services, job, folder, learners, plan)
+        told = publishing.points(folder)
+        attempt.check()
+        attempt.tell.started(_furthest(folder))
+        threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
+
+        def on_progress(line: ray_train.ProgressLine) -> None:
+            for name, loss in line.losses.items():
+                if line.step not in told.get(name, {}):
+                    services.tracking.log_metrics(keys[name], [_point(line.step, loss, line.time)])
+            attempt.tell.progress(line)
+            failpoints.reach("training")
+
+        checkpoint = ray_train.train(
+            plan, folder, attempt.held.fence, attempt.share, on_progress, attempt.check
+        )
+        failpoints.reach("trained")
+        stage = publishing.stage_of(services, learners)
+        attempt.stage("drawing and judging samples")
+        fresh = _read_adapters(checkpoint, plan)
+        model = publishing.compose(services, stage, fresh)
+        judged = {task.name: _judge(model, plan, i) for i, task in enumerate(learners)}
+        results = publishing.read_results(folder, checkpoint, learners, judged, fresh, keys)
+        _record_runs(services, folder, results)
+        failpoints.reach("judged")
+        attempt.stage("proving that nothing older changed")
+        published, certificate = publishing.publish(
+            attempt, plan, stage, model, results, EXPERIMENT, started_at
+        )
+        attempt.tell.published(published, certificate)
+        refs = {record.task: record.ref for record in published}
+        for learnt in results:
+            services.tracking.set_tags(learnt.key, {"affinery.adapter": refs[learnt.task.name]})
+            services.tracking.finish(learnt.key)
+
+
+KIND = Train()
+
+
+def plan_of(services: Services, job: JobRecord) -> tuple[list[TaskRecord], TrainingPlan]:
+    """The plan of a job, its data checked against what was pinned. Raises DatasetChanged."""
+    from trainers.plan import PlannedTask, TrainingPlan
+    from trainers.recipe import Recipe
+
+    with services.sessions.read() as session:
+        learners = [tasks.get(session, name) for name in job.tasks]
+        sources = [recorded.by_id(session, task.dataset_id) for task in learners]
+        backbone = backbones.by_id(session, learners[0].backbone_id)
+    services.store.verify(backbone.blob_digest)
+    planned = tuple(
+        PlannedTask(
+            task.name,
+            task.kind,
+            task.config,
+            str(datasets.ensure(services.data, source.dvc_path, source.digest)),
+            source.digest,
+            task.block,
+            task.classes,
+            task.condition,
+            task.image_size,
+        )
+        for task, source in zip(learners, sources, strict=True)
+    )
+    recipe = Recipe.from_dict(job.recipe)
+    save_every = max(10, recipe.steps // 10)
+    plan = TrainingPlan(
+        str(services.store.path(backbone.blob_digest)),
+        backbone.digest,
+        planned,
+        recipe,
+        report_every=max(1, min(10, recipe.steps // 20)),
+        save_every=save_every,
+        cache=str(services.cache),
+    )
+    # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
+    return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
+
+
+def end_runs(services: Services, job_id: str, status: str) -> None:
+    """Ends the MLflow runs of a job that will have no result."""
+    for key in _keys(services.runs / job_id).values():
+        services.tracking.finish(key, status)
+
+
+def _warm_up() -> None:
+    """Imports what comes after the training, while Ray trains elsewhere."""
+    import mlflow.tracking  # noqa: F401
+
+    import trainers.evaluation
+    import trainers.pictures
+    import trainers.replay  # noqa: F401
+
+
+def _open_runs(
+    services: Services, job: JobRecord, folder: Path, learners: Sequence[TaskRecord], plan: TrainingPlan
+) -> dict[str, str]:
+    """One MLflow run a task, the same ones for every attempt of a job."""
+    keys = _keys(folder)
+    if keys:
+        return keys
+    for task, planned in zip(learners, plan.tasks, strict=True):
+        params = plan.recipe.to_dict() | {f"{task.kind}.{name}": value for name, value in task.config.items()}
+        params |= {
+            "task": task.name,
+            "kind": task.kind,
+            "strategy": job.strategy,
+            "dataset": task.dataset,
+            "backbone": task.backbone,
+        }
+        params |= {f"condition.{name}": value for name, value in (task.condition or {}).items()}
+        params |= {} if task.image_size is None else {"image_size": task.image_size}
+        tags = {
+            "affinery.job": job.id,
+            "affinery.task": task.name,
+            "affinery.backbone": plan.fingerprint,
+            "affinery.dataset": planned.dataset_digest,
+        }
+        keys[task.name] = services.tracking.start_run(EXPERIMENT, task.name, params, tags)
+    publishing.remember(folder / KEYS, keys)
+    return keys
+
+
+def _judge(model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
+    from affinery.diffusion.sampling import default_settings
+    from trainers.evaluation import judge
+    from trainers.session import load_task
+
+    task = plan.tasks[index]
+    split = load_task(task, model.backbone, plan.cache)
+    return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
+
+
+def _record_runs(services: Services, folder: Path, results: Sequence[publishing.Learnt]) -> None:
+    """Pictures, figures and the adapter itself, to MLflow; the pictures stay beside the run too."""
+    import torch
+
+    from trainers.pictures import loss_curve, png, tile
+
+    tracking = services.tracking
+    for i, learnt in enumerate(results):
+        name = learnt.task.name
+        columns = min(len(learnt.task.classes), 20) if len(learnt.task.classes) > 1 else 10
+        shown = learnt.judgement.images[: columns * 8]
+        pictures = folder / f"pictures-{i}"
+        pictures.mkdir(parents=True, exist_ok=True)
+        (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
+        told = [draw.condition for draw in learnt.judgement.draws[: columns * 8]]
+        names = ["samples.png", "loss.png"]
+        if conditions := [condition for condition in told if condition is not None]:
+            (pictures / "conditions.png").write_bytes(png(tile(torch.stack(conditions), columns)))
+            names.append("conditions.png")
+        (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
+        # Once more and whole: what a driver that was killed had not passed on is in no other place.
+        whole = publishing.points(folder).get(name, {})
+        tracking.log_metrics(learnt.key, [_point(step, *told) for step, told in sorted(whole.items())])
+        now = int(time.time() * 1000)
+        last = learnt.curve[-1][0] if learnt.curve else 0
+        if learnt.judgement.recognition is not None:
+            seen = learnt.judgement.recognition
+            tracking.log_metrics(
+                learnt.key,
+                [
+                    ("recognition", seen.share, last, now),
+                    ("real_accuracy", seen.real_accuracy, last, now),
+                ],
+            )
+        for picture in names:
+            tracking.log_artifact(learnt.key, pictures / picture, "pictures")
+        tracking.log_artifact(learnt.key, learnt.file, "adapter")
+
+
+def _point(step: int, loss: float, at: float) -> Point:
+    return ("loss", loss, step, int(at * 1000))
+
+
+def _keys(folder: Path) -> dict[str, str]:
+    """By task, the keys of a job's MLflow runs; none where it has not begun."""
+    path = folder / KEYS
+    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    return known
+
+
+def _furthest(folder: Path) -> int:
+    """The step from which a job goes on: that of its newest whole checkpoint."""
+    from trainers.checkpoints import RECORD, checkpoints_in
+
+    found = checkpoints_in(folder)
+    return int(json.loads((found[0] / RECORD).read_bytes())["step"]) if found else 0
+
+
+def _read_adapters(checkpoint: Path, plan: TrainingPlan) -> list[Adapter]:
+    from affinery.adapters.files import read_adapter
+    from trainers.session import adapter_name
+
+    return [read_adapter(checkpoint / adapter_name(i)) for i in range(len(plan.tasks))]
