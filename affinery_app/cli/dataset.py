@@ -240,7 +240,7 @@ def verify(
     chosen = _chosen(space, refs)
     with _bars("datasets") as advance:
         for done, record in enumerate(chosen, start=1):
-            state = state_of(space.data, record.dvc_path, record.digest, record.dvc_md5, remote=not offline)
+            state = state_of(space.data, record, remote=not offline)
             found.append((record, state))
             advance("verifying", done, len(chosen))
     if as_json:

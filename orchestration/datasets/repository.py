@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery import tensor_files
 from affinery.errors import ConfigInvalid
+from orchestration.datasets import objects
 from orchestration.errors import DatasetUnavailable, DataUnwritable
 from trainers import packs
 from trainers.errors import DatasetChanged
@@ -161,10 +162,31 @@ def _make_durable(folder: Path) -> None:
 
 def pin(data: Path, target: Path) -> str:
     """Puts a pack under DVC and into the default remote. → the MD5 of its `.dir` object"""
+    if pinned_md5(target) is None:
+        pin_file(target).unlink(missing_ok=True)  # torn: DVC would not touch it
     with opened(data) as repo:
-        stages = repo.add([str(target)])
-        repo.push([str(pin_file(target))])
-        return str(stages[0].outs[0].hash_info.value)
+        return _kept(repo, target, None)
+
+
+def _kept(repo: Repo, target: Path, remote: str | None) -> str:
+    """Cache and remote have the pack's objects, whole. → the MD5 of the `.dir` object"""
+    from dvc_objects.errors import ObjectFormatError
+
+    try:
+        md5 = _added(repo, target)
+    except ObjectFormatError:  # DVC met a torn object in its cache, and has deleted it
+        md5 = _added(repo, target)
+    objects.make_way(repo.cache.local, md5)
+    if not objects.holding(repo.cache.local, md5).whole:
+        md5 = _added(repo, target)
+    store = objects.forget_seen(repo, remote)
+    objects.make_way(store, md5)
+    repo.push([str(pin_file(target))], remote=remote)
+    return md5
+
+
+def _added(repo: Repo, target: Path) -> str:
+    return str(repo.add([str(target)])[0].outs[0].hash_info.value)
 
 
 def pin_again(data: Path, dvc_path: str, md5: str) -> None:
@@ -176,19 +198,15 @@ def pin_again(data: Path, dvc_path: str, md5: str) -> None:
         tensor_files.write_whole(pin_file(target), text.encode())
 
 
-def pinned_md5(data: Path, dvc_path: str) -> str | None:
-    """What a version's `.dvc` file pins; None where there is none, or it says nothing."""
-    from dvc.utils.serialize import YAMLError, load_yaml  # a parser that runs nothing
+def pinned_md5(target: Path) -> str | None:
+    """What the `.dvc` file of a pack pins; None where there is none, or it is torn."""
+    import yaml
 
     try:
-        outs = load_yaml(str(pin_file(data / dvc_path)))["outs"]
-        return str(outs[0]["md5"])
-    except (OSError, YAMLError, KeyError, IndexError, TypeError):
+        out = yaml.safe_load(pin_file(target).read_bytes())["outs"][0]
+        return str(out["md5"]) if out["path"] == target.name else None
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
         return None
-    except Exception as error:
-        if type(error).__module__.startswith(("dvc", "ruamel")):  # torn, or edited into something else
-            return None
-        raise
 
 
 @contextmanager
@@ -254,10 +272,13 @@ def pull(data: Path, dvc_path: str, remote: str | None = None) -> None:
 
     Raises DatasetUnavailable.
     """
+    if remote is not None:
+        _check_known(data, remote)
+    if pinned_md5(data / dvc_path) is None:
+        reason = f"{pin_file(data / dvc_path).name} is missing or torn; affinery reconcile writes it anew"
+        raise DatasetUnavailable(str(data), reason)
     with serialised(data):
         names = [remote] if remote is not None else [each.name for each in remotes(data)]
-        if remote is not None:
-            _check_known(data, remote)
         for i, name in enumerate(names):
             try:
                 with opened(data) as repo:
@@ -287,11 +308,11 @@ def restore(data: Path, dvc_path: str, digest: str, remote: str | None = None) -
 
 
 def push(data: Path, dvc_path: str, remote: str | None = None) -> None:
-    """Copies a version to a remote, the default one where none is named. Raises DatasetUnavailable."""
+    """Copies a pack that is whole to a remote, or to the default one. Raises DatasetUnavailable."""
     if remote is not None:
         _check_known(data, remote)
-    with serialised(data), opened(data) as repo:
-        repo.push([str(pin_file(data / dvc_path))], remote=remote)
+    with taking_in(data), serialised(data), opened(data) as repo:
+        _kept(repo, data / dvc_path, remote)
 
 
 # --- remotes -------------------------------------------------------------------------------------------

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestration.datasets import repository
+from orchestration.datasets import objects, repository
 from orchestration.errors import DatasetUnavailable
+from registry.records import DatasetRecord
 from trainers import packs
 from trainers.errors import DatasetChanged
 
 WHOLE, MISSING, CHANGED = "whole", "missing", "changed"
-HELD, LACKING, NOWHERE, AWAY = "held", "lacking", "nowhere", "away"
+HELD, LACKING, DAMAGED, AWAY = "held", "lacking", "damaged", "away"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A remote's side. state: held, lacking (but the cache has it), nowhere (nor has the cache), away."""
+    """A remote's side. state: held, lacking, damaged, or away, with the reason."""
 
     remote: str
     state: str
@@ -37,32 +38,33 @@ class State:
         return self.pack == WHOLE and self.pinned and all(place.state == HELD for place in self.places)
 
 
-def state_of(data: Path, dvc_path: str, digest: str, md5: str, *, remote: bool = True) -> State:
-    """Reads every byte of a pack, and asks each remote (unless told not to) whether it has its objects.
-
-    Asking deletes what is damaged in DVC's cache, as DVC does at every question.
-    """
-    target = data / dvc_path
+def state_of(data: Path, record: DatasetRecord, *, remote: bool = True) -> State:
+    """Reads every byte of a pack, and asks each remote (unless told not to) for its objects."""
+    target = data / record.dvc_path
     pack, reason = WHOLE, ""
     if not all((target / name).exists() for name in (packs.IMAGES, packs.MANIFEST)):
         pack, reason = MISSING, "its files are not on this machine"
     else:
         try:
-            packs.verify_pack(target, digest)
+            packs.verify_pack(target, record.digest)
         except DatasetChanged as error:
             pack, reason = CHANGED, str(error.args[1])
-    pinned = repository.pinned_md5(data, dvc_path) == md5
-    asked = repository.remotes(data) if remote and pinned else []
-    return State(pack, reason, pinned, tuple(_place(data, dvc_path, each.name) for each in asked))
+    pinned = repository.pinned_md5(target) == record.dvc_md5
+    asked = repository.remotes(data) if remote else []
+    return State(pack, reason, pinned, tuple(_place(data, record, each.name) for each in asked))
 
 
-def _place(data: Path, dvc_path: str, remote: str) -> Place:
-    file = str(repository.pin_file(data / dvc_path))
+def _place(data: Path, record: DatasetRecord, remote: str) -> Place:
     try:
-        with repository.serialised(data), repository.opened(data) as repo:
-            told = set(repo.status(targets=[file], cloud=True, remote=remote).values())
+        with repository.opened(data) as repo:
+            store = repo.cloud.get_remote_odb(remote)
+            found = objects.holding(store, record.dvc_md5, record.size_bytes)
     except DatasetUnavailable as error:
         return Place(remote, AWAY, str(error.args[1]))
-    if "missing" in told:
-        return Place(remote, NOWHERE)
-    return Place(remote, LACKING if "new" in told else HELD)
+    if found.damaged:
+        return Place(remote, DAMAGED, f"{len(found.damaged)} of its objects are damaged")
+    return (
+        Place(remote, HELD)
+        if found.whole
+        else Place(remote, LACKING, "it does not have it, or not all of it")
+    )
