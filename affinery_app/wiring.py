@@ -21,6 +21,7 @@ from registry.storage.contract import BlobStore
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from affinery_app.api.access import Token
     from orchestration.services import Services
     from orchestration.tracking import Tracking
 
@@ -68,6 +69,15 @@ class Workspace:
         from registry.storage import open_store
 
         return open_store(self.store_url)
+
+    @property
+    def token(self) -> Token | None:
+        """What those who call the service over HTTP show: AFFINERY_TOKEN, or what the settings know it by."""
+        from affinery_app.api.access import Token
+
+        if secret := os.environ.get("AFFINERY_TOKEN"):
+            return Token.of(secret)
+        return Token.known_by(self.settings.token_sha256) if self.settings.token_sha256 else None
 
     @cached_property
     def tracking(self) -> Tracking:

@@ -73,12 +73,20 @@ def known(session: Session, digest: str) -> bool:
     return session.get(Blob, digest) is not None
 
 
+def size_bytes(session: Session, digest: str) -> int:
+    """The size of committed bytes; BlobUnknown otherwise."""
+    row = session.get(Blob, digest)
+    if row is None:
+        raise BlobUnknown(digest)
+    return row.size_bytes
+
+
 def require(session: Session, digest: str) -> int:
     """The size of committed bytes, which then stay until this transaction ends; BlobUnknown otherwise."""
-    size_bytes = _held(session, digest)
-    if size_bytes is None:
+    held = _held(session, digest)
+    if held is None:
         raise BlobUnknown(digest)
-    return size_bytes
+    return held
 
 
 def in_use(session: Session, digest: str) -> bool:

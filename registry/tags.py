@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from sqlalchemy import delete, select
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from registry import refs
 from registry.columns import utc_now
 from registry.errors import NotFound, RecordInvalid
-from registry.models import Tag
+from registry.models import Node, Tag
 from registry.names import checked_text
 from registry.records import NodeRecord
 from registry.upsert import insert_if_new
@@ -28,6 +28,11 @@ def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRec
     if node.kind not in SUBJECTS:
         raise RecordInvalid(f"A {what} of {node.full_ref}", f"only {', '.join(SUBJECTS)} have one")
     return node
+
+
+def hold(session: Session, node_id: int) -> None:
+    """Make others who hold this node wait until this transaction ends (PostgreSQL)."""
+    session.execute(select(Node.id).where(Node.id == node_id).with_for_update(key_share=True)).one()
 
 
 def put(session: Session, ref: str, tags: Mapping[str, str]) -> dict[str, str]:
@@ -60,6 +65,16 @@ def of(session: Session, node_id: int) -> dict[str, str]:
     """A node's tags, by key."""
     query = select(Tag.key, Tag.value).where(Tag.node_id == node_id).order_by(Tag.key)
     return {row.key: row.value for row in session.execute(query)}
+
+
+def of_each(session: Session, node_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """The tags of several nodes, by node and key."""
+    found: dict[int, dict[str, str]] = {}
+    for chunk in refs.chunks(node_ids):
+        query = select(Tag.node_id, Tag.key, Tag.value).where(Tag.node_id.in_(chunk))
+        for row in session.execute(query.order_by(Tag.node_id, Tag.key)):
+            found.setdefault(row.node_id, {})[row.key] = row.value
+    return found
 
 
 def _checked(key: str, value: str) -> str:

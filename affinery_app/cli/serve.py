@@ -15,18 +15,25 @@ def serve(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve the registry over HTTP, to read only, until stopped (Ctrl-C or SIGTERM)."""
+    """Serve the registry over HTTP until stopped (Ctrl-C or SIGTERM).
+
+    Whoever calls it shows the token in AFFINERY_TOKEN. Without one, this machine alone is listened to.
+    """
     import signal
 
-    from affinery_app.service import make_server
+    from affinery_app.api.application import bound, guarded, server
     from affinery_app.wiring import open_workspace
 
     space = open_workspace(workspace)
-    _ = space.sessions  # a registry that cannot be read is told now, not at the first request
+    _ = space.sessions, space.store  # what cannot be read is told now, not at the first request
+    token = space.token
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with make_server(space, host, port) as server:
-        address = f"http://{host}:{server.server_address[1]}"
+    with bound(host, port, token) as listening:
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}"
         if as_json:
             emit({"address": address})
-        say(f"serving {space.folder} at {address}, to read only")
-        server.serve_forever()
+        say(f"serving {space.folder} at {address}; its routes: {address}/openapi.json")
+        if token is None:
+            say("there is no token, so it answers to this machine only, which may read and write")
+        server(guarded(space, token)).run(sockets=[listening])

@@ -1,0 +1,121 @@
+"""The application: every noun's routes, behind the guard; and how it is served."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from affinery import __version__
+from affinery_app.api import (
+    adapters,
+    aliases,
+    backbones,
+    blobs,
+    compositions,
+    datasets,
+    events,
+    exports,
+    health,
+    jobs,
+    lineage,
+    notes,
+    problems,
+    tags,
+    tasks,
+)
+from affinery_app.api.access import Token, is_loopback
+from affinery_app.api.errors import ListensOpenly
+from affinery_app.api.guard import Guard, Limits
+from affinery_app.wiring import Workspace
+
+# As many as the engine's pool gives connections: nobody waits for one in vain.
+AT_ONCE = 15
+GRACE_SECONDS = 10
+NOUNS = (
+    *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes),
+    *(compositions, exports, blobs, jobs, events, health),
+)
+
+
+def routes(space: Workspace) -> FastAPI:
+    """Every route of the registry, with nothing before them."""
+    app = FastAPI(
+        title="Affinery",
+        version=__version__,
+        description=__doc__,
+        docs_url=None,  # the pages that FastAPI brings fetch their scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.space = space
+    problems.tell(app)
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    return app
+
+
+def guarded(space: Workspace, token: Token | None = None, limits: Limits | None = None) -> Guard:
+    """The application as it is served: for this machine only, where there is no token."""
+    return Guard(routes(space), token, limits or Limits())
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
+    yield
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI, in which every route may answer with a problem."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = made["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        said = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(said.pop("$defs"), Problem=said)
+        refused = {
+            "description": "Anything else, as a problem (RFC 9457).",
+            "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for path in made["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = refused
+        made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}, {}]
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def bound(host: str, port: int, token: Token | None) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. ListensOpenly, or OSError where it cannot be had."""
+    if token is None and not is_loopback(host):
+        raise ListensOpenly(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=512)
+
+
+def server(app: Guard) -> uvicorn.Server:
+    """What serves the application, until it is told to stop; requests that run then are finished."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )

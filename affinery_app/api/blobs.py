@@ -1,0 +1,115 @@
+"""/v1/blobs: bytes on their way into the store, before the record that needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import Path as Place
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from affinery_app.api.calls import Once, Posting, Space, answer
+from affinery_app.api.errors import UploadDiffers
+from affinery_app.api.shapes import Digest
+from affinery_app.wiring import Workspace
+from registry import blobs
+from registry.errors import StorageFull
+
+router = APIRouter(prefix="/v1/blobs", tags=["blobs"])
+BYTES = "application/octet-stream"
+OWNER = "the HTTP API"
+_AT_ONCE = 1 << 20
+
+
+class Blob(BaseModel):
+    """Bytes that are in the store."""
+
+    digest: Digest
+    size_bytes: int
+
+
+class Upload(Blob):
+    """Bytes that came, kept until expires_at unless a record needs them before."""
+
+    upload: str
+    expires_at: str
+
+
+_BODY = {
+    "requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.post("", status_code=201, response_model=Upload, openapi_extra=_BODY)
+async def create_blob(
+    request: Request,
+    space: Space,
+    posting: Posting,
+    digest: Annotated[Digest, Query(description="The SHA-256 of the bytes, in hexadecimal.")],
+) -> JSONResponse:
+    """Send a file. It is kept for an hour, and for good once something is recorded that needs it."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BYTES:
+        raise HTTPException(415, f"Send the bytes as they are: Content-Type: {BYTES}")
+    folder = space.folder / "cache"
+    await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+        found = await _received(request, file.file)
+        if found != digest:
+            raise UploadDiffers(digest, found)
+        return await run_in_threadpool(_keep, space, posting, digest, Path(file.name))
+
+
+async def _received(request: Request, file: Any) -> str:
+    """Write what comes as it comes; its digest."""
+    found = hashlib.sha256()
+    waiting: list[bytes] = []
+    held = 0
+    async for chunk in request.stream():
+        found.update(chunk)
+        waiting.append(chunk)
+        held += len(chunk)
+        if held >= _AT_ONCE:
+            await run_in_threadpool(_write, file, waiting)
+            waiting, held = [], 0
+    await run_in_threadpool(_write, file, waiting)
+    return found.hexdigest()
+
+
+def _write(file: BinaryIO, chunks: list[bytes]) -> None:
+    try:
+        file.writelines(chunks)
+        file.flush()
+    except OSError as error:
+        raise StorageFull("the folder for uploads", sum(map(len, chunks))) from error
+
+
+def _keep(space: Workspace, posting: Once, digest: str, path: Path) -> JSONResponse:
+    size_bytes = path.stat().st_size
+    with space.sessions.begin() as session:
+        lease = blobs.begin_upload(session, OWNER)
+    try:
+        space.store.put_file(path)
+
+        def write(session: Session) -> dict[str, Any]:
+            blobs.commit(session, digest, size_bytes)
+            expires_at = lease.expires_at.isoformat()
+            return {"digest": digest, "size_bytes": size_bytes, "upload": lease.id, "expires_at": expires_at}
+
+        return posting.do(space, digest, "/v1/blobs/{digest}", write)
+    except BaseException:
+        with space.sessions.begin() as session:
+            blobs.end_upload(session, lease.id)
+        raise
+
+
+@router.get("/{digest}", response_model=Blob)
+def get_blob(space: Space, digest: Annotated[Digest, Place()]) -> JSONResponse:
+    """How long these bytes are, where the registry knows them."""
+    with space.sessions.read() as session:
+        return answer({"digest": digest, "size_bytes": blobs.size_bytes(session, digest)})

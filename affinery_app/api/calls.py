@@ -1,0 +1,103 @@
+"""What routes share: the workspace, references, pages, ETags, requests that are done once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from affinery_app.api.errors import PreconditionFailed
+from affinery_app.wiring import Workspace
+from registry import pages, requests
+from registry.digests import digest_of
+
+LARGEST = 2**63 - 1
+_NAMED = {"ref", "digest"}  # what a place may be called by
+
+
+async def _space(request: Request) -> Workspace:
+    space: Workspace = request.app.state.space
+    return space
+
+
+Space = Annotated[Workspace, Depends(_space)]
+Ref = Annotated[str, Path(description="A name, name@version, name@alias, or a digest.", max_length=400)]
+After = Annotated[int, Query(ge=0, le=LARGEST, description="`next` of the page before; 0 for the first.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="How many, at most.")]
+IfMatch = Annotated[str | None, Header(description="The ETag that was read.", max_length=200)]
+IfNoneMatch = Annotated[str | None, Header(description="* where nothing may be there.", max_length=200)]
+
+
+class Once(BaseModel):
+    """A request by the key that its sender chose, if any: sent again, it is answered alike and done once."""
+
+    key: str | None
+    method: str
+    path: str
+
+    def do(
+        self, space: Workspace, asked: Any, place: str, do: Callable[[Session], dict[str, Any]]
+    ) -> JSONResponse:
+        """Do it in one transaction. place: where what was made can be read, by its `ref`."""
+        again = False
+        with space.sessions.begin() as session:
+            if self.key is None:
+                made = do(session)
+            else:
+                fingerprint = digest_of([self.method, self.path, asked])
+                made, again = requests.once(session, self.key, fingerprint, lambda: do(session))
+        located = place.format(**{key: quote(str(made[key]), safe="@") for key in made.keys() & _NAMED})
+        headers = {"Location": located} | ({"Idempotency-Replayed": "true"} if again else {})
+        return JSONResponse(made, 201, headers)
+
+
+async def _once(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Of your choice; kept for a day.", min_length=1, max_length=255, pattern="^[!-~]+$"
+        ),
+    ] = None,
+) -> Once:
+    return Once(key=idempotency_key, method=request.method, path=request.url.path)
+
+
+Posting = Annotated[Once, Depends(_once)]
+
+
+def answer(value: Mapping[str, Any], *, etag: str | None = None) -> JSONResponse:
+    """A result; what is in it came from the registry and is JSON already."""
+    return JSONResponse(value, headers=None if etag is None else {"ETag": etag})
+
+
+def paged(items: Sequence[Any], following: int | None) -> JSONResponse:
+    """A page of records, or of what was made of them."""
+    listed = [each if isinstance(each, dict) else each.to_json() for each in items]
+    return JSONResponse({"items": listed, "next": following})
+
+
+def page(
+    space: Workspace, kind: str, by_id: Callable[[Session, int], Any], after: int, limit: int
+) -> JSONResponse:
+    """A page of everything of a kind, in the order in which it was recorded."""
+    with space.sessions.read() as session:
+        ids = pages.of_kind(session, kind, after, limit + 1)
+        records = [by_id(session, node_id) for node_id in ids[:limit]]
+    return paged(records, ids[limit - 1] if len(ids) > limit else None)
+
+
+def etag_of(value: Any) -> str:
+    """The ETag of what may change without being counted."""
+    return f'"{digest_of(value)[:32]}"'
+
+
+def held(what: str, etag: str, if_match: str | None) -> None:
+    """PreconditionFailed where the change was meant for something else than what is there."""
+    if if_match not in (None, "*", etag):
+        raise PreconditionFailed(what, etag)

@@ -1,0 +1,48 @@
+"""What the HTTP API refuses by itself; all else are the errors of what it speaks for."""
+
+from __future__ import annotations
+
+from affinery.errors import UserError
+
+
+class PreconditionFailed(UserError):
+    """It changed since it was read. Args: what, its ETag now (or none)."""
+
+    def __str__(self) -> str:
+        what, now = self.args
+        return f"{what} is not what If-Match says: it changed, and is {now} now. Read it again, then decide."
+
+
+class PreconditionRequired(UserError):
+    """A change that does not say what it expects to find. Args: what."""
+
+    def __str__(self) -> str:
+        return (
+            f"Say what {self.args[0]} means now: If-Match with the ETag that was read, If-Match: * for "
+            "whatever it means, or If-None-Match: * for nothing."
+        )
+
+
+class UploadDiffers(UserError):
+    """Bytes that are not those that were announced. Args: announced digest, found digest."""
+
+    def __str__(self) -> str:
+        announced, found = self.args
+        return f"The bytes hash to {found}, not to {announced}. Nothing was kept; send them again."
+
+
+class ListensOpenly(UserError):
+    """A service that anybody could reach, without a token. Args: host."""
+
+    def __str__(self) -> str:
+        return (
+            f"Without a token nothing listens on {self.args[0]}, which others can reach. Set AFFINERY_TOKEN "
+            "to a secret of 16 characters or more, or listen on 127.0.0.1."
+        )
+
+
+class TokenInvalid(UserError):
+    """A token that protects nothing, or a digest that is none. Args: reason."""
+
+    def __str__(self) -> str:
+        return f"The service's token cannot be used: {self.args[0]}."

@@ -1,0 +1,66 @@
+"""The records of the registry as OpenAPI knows them: made of the records themselves, so that they agree."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create_model
+
+from registry.names import KINDS
+
+DEEPEST = 20
+_Item = TypeVar("_Item")
+
+
+@cache
+def shape(record: type[Any], without: str = "", **further: Any) -> type[BaseModel]:
+    """The model of what a record's to_json gives: its fields but for one, further ones by name and type."""
+    name = record.__name__.removesuffix("Record")
+    hints = get_type_hints(record)
+    given: dict[str, Any] = {
+        field.name: (hints[field.name], ...) for field in fields(record) if field.name != without
+    }
+    if hasattr(record, "ref"):
+        given = {"ref": (str, Field(description="How a person names it.")), **given}
+    for extra, kind in further.items():
+        given[extra] = (kind, ...)
+    made: type[BaseModel] = create_model(name, __doc__=record.__doc__, **given)
+    return made
+
+
+class Page(BaseModel, Generic[_Item]):
+    """Some of a list; `next` is what to ask for `after`, null at the end."""
+
+    items: list[_Item]
+    next: int | None
+
+
+def pages(item: type[BaseModel]) -> type[BaseModel]:
+    """The model of a page of these."""
+    return Page[item]  # type: ignore[valid-type]
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    ring: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = [
+            each.values() if isinstance(each, dict) else each
+            for each in ring
+            if isinstance(each, (dict, list))
+        ]
+        ring = [each for held in inner for each in held]
+        if not ring:
+            return value
+    raise ValueError(f"it is nested deeper than {DEEPEST}")
+
+
+_NO_CONTROL = r"^[^\x00-\x1f\x7f]*$"
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROL)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Facts = Annotated[dict[str, Any], AfterValidator(_shallow)]
+TagKey = Annotated[str, StringConstraints(max_length=64)]
+TagValue = Annotated[str, StringConstraints(max_length=500)]
+Tags = dict[TagKey, TagValue]
+Kind = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]

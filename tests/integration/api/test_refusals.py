@@ -1,0 +1,241 @@
+"""Bad input is told what is wrong with it, in one shape; nothing is written, and the server never fails."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from affinery_app.wiring import Workspace
+from registry.models import Base
+from tests.integration.api.conftest import Reply, Service, serving
+
+SECRET = "sesame-sesame-sesame"
+TEXTS = [
+    "",
+    " ",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "digits@",
+    "digits@0",
+    "digits@-1",
+    "digits@99999999999999999999",
+    "@champion",
+    "nobody:digits",
+    "digits\x00",
+    "\x00",
+    "a\nb",
+    "\u202egnp.exe",
+    "' OR 1=1 --",
+    '"; DROP TABLE adapter; --',
+    "%s%n${jndi:x}{{7*7}}",
+    "<script>alert(1)</script>",
+    "ｄｉｇｉｔｓ",
+    "数字" * 50,
+    "x" * 100_000,
+    "\ufffd\uffff",
+    "😀",
+]
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    10**400,
+    1e308,
+    "\ud800",
+    "\x00",
+    [],
+    {},
+    [[[]]],
+    {"a": {"b": {"c": "\x00"}}},
+    {"\ud800": 1},
+    *TEXTS,
+]
+
+
+def fine(reply: Reply) -> None:
+    """An answer, or a problem that is the sender's."""
+    assert reply.status < 500, (reply.status, reply.body[:500])
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    if reply.status >= 400:
+        assert reply.headers["content-type"] == "application/problem+json", reply.body[:300]
+        problem = reply.json
+        assert problem.keys() >= {"type", "title", "status", "detail"}
+        assert (problem["status"], problem["type"][:13]) == (reply.status, "urn:affinery:")
+        assert problem["detail"]
+
+
+def counts(service: Service) -> dict[str, int]:
+    return {table.name: service.count(table) for table in Base.metadata.sorted_tables}
+
+
+def test_no_reference_makes_the_server_fail(either: Service) -> None:
+    nouns = ["adapters", "backbones", "datasets", "tasks", "compositions", "exports", "jobs", "blobs"]
+    nouns += ["lineage", "aliases", "tags", "notes"]
+    for text in TEXTS[:-3]:
+        if len(text) < 1000:
+            for noun in nouns:
+                reply = either.ask("GET", f"/v1/{noun}/{quote(text, safe='')}")
+                fine(reply)
+                assert reply.status != 200 or text.strip() in ("", "..") or noun == "x", (noun, text)
+    fine(either.ask("GET", "/v1/adapters/" + "x" * 3000))
+    for raw in ("/v1/adapters/%00", "/v1/adapters/%ff%fe", "/v1/adapters/%", "/v1/adapters/%ZZ", "/v1/../v1"):
+        fine(either.ask("GET", raw))
+
+
+def test_no_query_makes_the_server_fail(either: Service) -> None:
+    asked = {
+        "/v1/adapters": ("filter", "limit", "after"),
+        "/v1/events": ("kind", "subject", "after", "limit"),
+        "/v1/lineage/dit": ("direction", "depth", "roles", "limit"),
+        "/v1/lineage/dit/nodes": ("kinds", "roles", "after", "limit"),
+        "/v1/aliases": ("task",),
+    }
+    values = [
+        *TEXTS,
+        "-1",
+        "1e9",
+        "9" * 30,
+        "0x10",
+        "NaN",
+        "١",
+        "1.5",
+        "kind=",
+        "((((",
+        "not " * 200,
+        "9223372036854775807",
+    ]
+    for path, names in asked.items():
+        for name in names:
+            for value in values:
+                if len(value) < 5000:
+                    fine(either.ask("GET", f"{path}?{name}={quote(value, safe='')}"))
+    fine(either.ask("GET", "/v1/adapters?filter=%ff%00&limit=%c0%af"))
+    fine(either.ask("GET", "/v1/adapters?limit=1&limit=2&unknown=3"))
+
+
+BODIES: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "/v1/compositions", {"name": "n", "backbone": "dit", "members": ["digits"], "recipe": {}}),
+    ("POST", "/v1/adapters", {"task": "digits", "blob": "0" * 64, "metrics": {}, "tags": {"a": "b"}}),
+    ("PUT", "/v1/aliases/digits@champion", {"adapter": "1", "require": ["loss<1"]}),
+    ("PATCH", "/v1/tags/digits@1", {"owner": "ann"}),
+    ("PUT", "/v1/notes/digits@1", {"text": "x"}),
+]
+
+
+def test_no_value_of_a_body_makes_the_server_fail(either: Service) -> None:
+    chance = random.Random(7)
+    for method, path, good in BODIES:
+        for name in good:
+            for value in chance.sample(VALUES, 20):
+                bad = json.dumps(good | {name: value}).encode()
+                fine(either.ask(method, path, bad, Content_Type="application/json", If_Match="*"))
+        for body in (good | {"more": 1}, {}, [], "text", 5, None, [good]):
+            whole = json.dumps(body).encode()
+            fine(either.ask(method, path, whole, Content_Type="application/json", If_Match="*"))
+
+
+def test_bodies_that_are_no_json_are_refused_and_nothing_is_written(service: Service) -> None:
+    before = counts(service)
+    deep = b"[" * 100_000
+    nested = b'{"name":"n","backbone":"dit","members":["digits"],"recipe":' + b'{"a":' * 50 + b"1" + b"}" * 51
+    for body in (b"", b"{", b"nul", b"\xff\xfe{}", b"\x00", deep, b'{"a":1,}', b"1" * 5000, nested):
+        for method, path, _ in BODIES:
+            reply = service.ask(method, path, body, Content_Type="application/json", If_Match="*")
+            fine(reply)
+            assert reply.status in (400, 422), (path, body[:20])
+    for method, path, good in BODIES:
+        for kind in ("text/plain", "application/xml", "multipart/form-data; boundary=x", ""):
+            body = json.dumps(good).encode()
+            assert service.ask(method, path, body, Content_Type=kind, If_Match="*").status == 422
+    assert counts(service) == before
+
+
+def test_headers_that_mean_nothing_are_refused(service: Service) -> None:
+    new = {"name": "n", "backbone": "dit", "members": ["digits"]}
+    for key in ("", "x" * 300, "two words", "\t"):
+        reply = service.ask("POST", "/v1/compositions", new, Idempotency_Key=key)
+        fine(reply)
+        assert reply.status == 422, key
+    for etag in ("x", "1", '"', '"x"', '"-1"', '"' + "9" * 100 + '"', "W/" + '"1"'):
+        reply = service.ask("PUT", "/v1/aliases/digits@champion", {"adapter": "1"}, If_Match=etag)
+        fine(reply)
+        assert reply.status == 412
+
+
+def test_other_methods_and_addresses_are_problems_too(service: Service) -> None:
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/v2/adapters", 404),
+        ("DELETE", "/v1/adapters/digits@1", 405),
+        ("PUT", "/v1/backbones/dit", 405),
+        ("TRACE", "/healthz", 405),
+        ("OPTIONS", "/v1/adapters", 405),
+    ):
+        reply = service.ask(method, path)
+        fine(reply)
+        assert reply.status == status
+        assert "access-control-allow-origin" not in reply.headers
+
+
+def test_what_is_no_http_is_answered_or_closed_and_the_server_goes_on(service: Service) -> None:
+    for words in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 200_000):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as raw:
+            try:
+                raw.sendall(words)
+                raw.shutdown(socket.SHUT_WR)
+                answer = raw.recv(200)
+            except ConnectionError:
+                answer = b""
+        assert b" 5" not in answer[:12]
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as raw:
+        path = f"/v1/blobs?digest={'0' * 64}".encode()
+        raw.sendall(
+            b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+        )
+        raw.sendall(b"Content-Length: 1000\r\n\r\nonly this")
+    assert service.get("/healthz") == {"status": "ok"}
+
+
+def test_only_those_who_show_the_token_come_in(space: Workspace) -> None:
+    with serving(space, SECRET) as service:
+        assert service.get("/healthz") == {"status": "ok"}
+        for shown in (
+            None,
+            "",
+            "Bearer",
+            "Bearer ",
+            f"Basic {SECRET}",
+            f"Bearer {SECRET}x",
+            SECRET,
+            "Bearer ä",
+        ):
+            headers = {} if shown is None else {"Authorization": shown}
+            for method, path in (
+                ("GET", "/v1/adapters"),
+                ("GET", "/openapi.json"),
+                ("POST", "/v1/compositions"),
+            ):
+                reply = service.ask(method, path, **headers)
+                fine(reply)
+                assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert service.ask("GET", "/v1/adapters", Authorization=f"Bearer {SECRET}").status == 200
+        # With a token it may have any name.
+        named = service.ask("GET", "/v1/adapters", Authorization=f"bearer {SECRET}", Host="affinery.example")
+        assert named.status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.evil.example:80"])
+def test_without_a_token_no_name_but_this_machine_s_is_answered(service: Service, host: str) -> None:
+    reply = service.ask("GET", "/v1/adapters", Host=host)
+    assert (reply.status, reply.json["type"]) == (421, "urn:affinery:misdirected")
+    for own in ("localhost", "LOCALHOST:99", "127.0.0.1", "[::1]:8000"):
+        assert service.ask("GET", "/v1/adapters", Host=own).status == 200

@@ -1,0 +1,111 @@
+"""`affinery serve`: a process that listens where it may, says so, and says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from affinery_app import settings
+from affinery_app.api.access import Token
+from affinery_app.api.errors import ListensOpenly, TokenInvalid
+from affinery_app.wiring import Workspace
+from tests.command_line import typed
+from tests.integration.api.conftest import Service
+
+SECRET = "sesame-sesame-sesame"
+
+
+@pytest.fixture
+def folder(space: Workspace) -> Path:
+    (space.folder / settings.FILE).write_text(settings.HEADER)
+    return space.folder
+
+
+def test_it_says_where_it_listens_answers_and_ends_when_told(folder: Path) -> None:
+    command = [sys.executable, "-m", "affinery_app.cli.main", "serve", "--port", "0", "--json"]
+    process = subprocess.Popen(
+        [*command, "--workspace", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = json.loads("".join(process.stdout.readline() for _ in range(3)))["address"]
+        service = Service(int(address.rpartition(":")[2]), Workspace(folder, settings.read(folder)))
+        assert service.get("/v1/adapters/digits@1")["ref"] == "digits@1"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "this machine only" in said
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "words"),
+    [
+        ("0.0.0.0", "", "AFFINERY_TOKEN"),  # noqa: S104
+        ("::", "", "AFFINERY_TOKEN"),
+        ("127.0.0.1", "short", "16 visible ASCII characters"),
+        ("no.such.host.invalid", "long-enough-to-be-one", "no.such.host.invalid"),
+    ],
+)
+def test_nothing_listens_beyond_this_machine_without_a_token_worth_the_name(
+    folder: Path,
+    host: str,
+    token: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AFFINERY_TOKEN", token)
+    before = signal.getsignal(signal.SIGTERM)
+    code = typed("serve", "--workspace", folder, "--port", "0", "--host", host)
+    signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr()
+    assert code in (1, 2)
+    assert (told.out, words in told.err) == ("", True), told.err
+
+
+def test_the_settings_hold_the_token_s_digest_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AFFINERY_TOKEN", raising=False)
+    path = folder / settings.FILE
+    assert Workspace(folder, settings.read(folder)).token is None
+    path.write_text(f'token_sha256 = "{Token.of(SECRET).digest}"\n')
+    known = Workspace(folder, settings.read(folder)).token
+    assert known is not None
+    assert known.admits(f"Bearer {SECRET}".encode())
+    monkeypatch.setenv("AFFINERY_TOKEN", "another-secret-altogether")
+    other = Workspace(folder, settings.read(folder)).token
+    assert other is not None
+    assert not other.admits(f"Bearer {SECRET}".encode())
+    monkeypatch.delenv("AFFINERY_TOKEN")
+    path.write_text('token_sha256 = "sesame"\n')
+    with pytest.raises(TokenInvalid):
+        _ = Workspace(folder, settings.read(folder)).token
+    assert "AFFINERY_TOKEN" in str(ListensOpenly("::"))
+
+
+def test_a_registry_of_a_newer_schema_is_unhealthy_and_says_so(service: Service) -> None:
+    assert service.get("/healthz") == {"status": "ok"}
+    with sqlite3.connect(service.space.folder / "registry.db") as store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    reply = service.ask("GET", "/healthz")
+    assert (reply.status, reply.json["type"]) == (503, "urn:affinery:registry-too-new")
+    assert "9999" in reply.json["detail"]
+
+
+def test_commands_that_serve_nothing_load_nothing_that_serves_and_what_serves_no_torch() -> None:
+    code = (
+        "import sys; from affinery_app.cli import main; import typer.main; typer.main.get_command(main.app);"
+        "heavy = {'torch', 'ray', 'mlflow', 'dvc'}; web = {'fastapi', 'uvicorn', 'starlette'};"
+        "found = [sorted((heavy | web) & sys.modules.keys())]; import affinery_app.api.application;"
+        "print([*found, sorted(heavy & sys.modules.keys())])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[[], []]"

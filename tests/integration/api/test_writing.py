@@ -1,0 +1,317 @@
+"""What the service writes: once, whole or not at all, and only over what was seen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from affinery_app.api.guard import Limits
+from affinery_app.wiring import Workspace
+from registry import backbones, certificates, collection, tasks
+from registry.digests import canonical
+from registry.models import Adapter, AliasMove, Blob, Composition, Request, Upload
+from registry.session import Sessions
+from registry.verification import verify
+from tests import registry_world as world
+from tests.integration.api.conftest import Reply, Service, serving
+
+BYTES = "application/octet-stream"
+
+
+def adapter_file(sessions: Sessions, name: str, seed: float = 1.0, **said: Any) -> bytes:
+    """A file as an adapter of this task has it; said overrides what it says of itself."""
+    with sessions.read() as session:
+        task = tasks.get(session, name)
+        backbone = backbones.by_id(session, task.backbone_id)
+    meta = {
+        "task": name,
+        "kind": task.kind,
+        "config": task.config,
+        "backbone": backbone.digest,
+        "null_index": backbone.null_index,
+        "block": list(task.block),
+        "class_names": list(task.classes),
+        "layout": "append",
+    }
+    tensors: dict[str, Any] = {
+        "class_rows": np.full((3, 4), seed, np.float32),
+        "layers.a.up": np.ones(5, np.float16),
+    }
+    return save(tensors, metadata={"affinery.adapter": canonical(meta | said).decode()})
+
+
+def sent(service: Service, content: bytes, **headers: str) -> Reply:
+    digest = hashlib.sha256(content).hexdigest()
+    return service.ask("POST", f"/v1/blobs?digest={digest}", content, Content_Type=BYTES, **headers)
+
+
+def test_an_adapter_trained_elsewhere_becomes_the_next_version_and_the_record_still_verifies(
+    either: Service,
+) -> None:
+    content = adapter_file(either.space.sessions, "digits")
+    upload = sent(either, content)
+    assert upload.status == 201, upload.body
+    new = {
+        "task": "digits",
+        "blob": upload.json["digest"],
+        "upload": upload.json["upload"],
+        "metrics": {"recognition": {"share": 0.75}},
+        "provenance": {"where": "a laptop"},
+        "mlflow_run_id": "run-elsewhere",
+        "warm_start": "digits@1",
+        "tags": {"owner": "ann", "stage": "trial"},
+    }
+    reply = either.ask("POST", "/v1/adapters", new)
+    assert reply.status == 201, reply.body
+    made = reply.json
+    assert (made["ref"], made["digest"], made["job_id"]) == ("digits@3", upload.json["digest"], None)
+    assert (made["parameters"], made["warm_start"], made["tags"]) == (17, "digits@1", new["tags"])
+    assert made["provenance"] == {"where": "a laptop", "imported": True}
+    assert either.get(reply.headers["location"]) == made
+    found = either.get("/v1/adapters?filter=run%3Drun-elsewhere+and+metric.recognition%3D0.75")
+    assert found["items"] == [made]
+    with either.space.sessions.read() as session:
+        assert [each.level for each in certificates.list_for(session, "digits@3")] == ["unverified"]
+    assert either.count(Upload) == 0
+    findings = verify(either.space.sessions.engine, either.space.store, "adapter:digits@3").findings
+    assert findings == []
+    again = either.ask("POST", "/v1/adapters", new)
+    assert (again.status, again.json) == (201, made)
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("of another backbone", {"backbone": "0" * 64}, "trained on backbone"),
+    ("of another task", {"task": "faces"}, "it says task faces"),
+    ("of other rows", {"block": [200, 203]}, "it says block"),
+    ("of another kind", {"kind": "lora"}, "it says kind lora"),
+    ("of another config", {"config": {"d": 9}}, "it says config"),
+    ("of other classes", {"class_names": ["a", "b", "c"]}, "it says class_names"),
+    ("of another null row", {"null_index": 9}, "it says null_index"),
+    ("told a condition", {"condition": {"name": "canny", "channels": 1}}, "it says condition"),
+]
+
+
+def test_a_file_that_is_not_of_its_task_is_refused_and_nothing_is_written(service: Service) -> None:
+    sessions, before = service.space.sessions, service.count(Adapter)
+    bad: list[tuple[bytes, str]] = [
+        (adapter_file(sessions, "digits", **said), words) for _, said, words in REFUSED
+    ]
+    bad.append((adapter_file(sessions, "digits", float("nan")), "not finite"))
+    bad.append((adapter_file(sessions, "digits", float("inf")), "not finite"))
+    bad.append((b"no safetensors at all", "not a safetensors file"))
+    bad.append((b"", "not a safetensors file"))
+    for content, words in bad:
+        digest = sent(service, content).json["digest"]
+        reply = service.ask("POST", "/v1/adapters", {"task": "digits", "blob": digest})
+        assert reply.status == 422, reply.body
+        assert words in reply.json["detail"]
+        assert str(service.space.folder) not in reply.json["detail"]
+    assert service.count(Adapter) == before
+    unknown = service.ask("POST", "/v1/adapters", {"task": "digits", "blob": "0" * 64})
+    assert (unknown.status, unknown.json["type"]) == (422, "urn:affinery:blob-unknown")
+    assert service.ask("POST", "/v1/adapters", {"task": "nobody", "blob": "0" * 64}).status == 404
+
+
+def test_bytes_that_are_not_those_announced_are_refused_and_leave_nothing(service: Service) -> None:
+    before = service.count(Blob), list(service.space.store.digests())
+    path = f"/v1/blobs?digest={'0' * 64}"
+    reply = service.ask("POST", path, b"something else", Content_Type=BYTES)
+    assert (reply.status, reply.json["type"]) == (422, "urn:affinery:upload-differs")
+    assert service.ask("POST", path, b"x", Content_Type="text/plain").status == 415
+    assert service.ask("POST", "/v1/blobs?digest=abc", b"x", Content_Type=BYTES).status == 422
+    assert (service.count(Blob), list(service.space.store.digests())) == before
+    assert service.count(Upload) == 0
+    assert list((service.space.folder / "cache").iterdir()) == []
+
+
+def test_what_was_sent_is_kept_until_it_is_needed_and_is_in_the_store_whole(service: Service) -> None:
+    content = os.urandom(3_000_000)
+    reply = sent(service, content)
+    assert reply.status == 201
+    collection.collect(service.space.sessions, service.space.store, grace_seconds=0)
+    digest = reply.json["digest"]
+    service.space.store.verify(digest)
+    assert service.get(f"/v1/blobs/{digest}") == {"digest": digest, "size_bytes": len(content)}
+    assert list((service.space.folder / "cache").iterdir()) == []
+
+
+def test_more_bytes_than_are_taken_are_refused_with_and_without_a_length(space: Workspace) -> None:
+    limits = Limits(body_bytes=1000, upload_bytes=5000)
+    with serving(space, limits=limits) as service:
+        digest = hashlib.sha256(bytes(6000)).hexdigest()
+        for path, kind in ((f"/v1/blobs?digest={digest}", BYTES), ("/v1/compositions", "application/json")):
+            reply = service.ask("POST", path, bytes(6000), Content_Type=kind)
+            assert reply.status == 413, path
+            assert chunked(service, path, kind, [bytes(1000)] * 6) == 413, path
+        assert service.count(Upload) == 0
+        assert service.get("/healthz") == {"status": "ok"}
+
+
+def chunked(service: Service, path: str, kind: str, chunks: list[bytes]) -> int:
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+    try:
+        headers = {"Content-Type": kind, "Transfer-Encoding": "chunked"}
+        connection.request("POST", path, iter(chunks), headers, encode_chunked=True)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+# --- done once -------------------------------------------------------------------------------------
+
+
+def test_a_request_sent_again_under_its_key_is_answered_alike_and_done_once(either: Service) -> None:
+    new = {"name": "pair", "backbone": "dit", "members": ["digits", "faces"]}
+    first = either.ask("POST", "/v1/compositions", new, Idempotency_Key="k-1")
+    with either.space.sessions.begin() as session:
+        world.learnt(session, "digits", 3)  # the same words would mean another composition now
+    again = either.ask("POST", "/v1/compositions", new, Idempotency_Key="k-1")
+    assert (first.status, again.status) == (201, 201)
+    assert again.json == first.json
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"] == "/v1/compositions/pair@1"
+    other = either.ask("POST", "/v1/compositions", new | {"name": "else"}, Idempotency_Key="k-1")
+    assert (other.status, other.json["type"]) == (422, "urn:affinery:key-reused")
+    assert either.ask("POST", "/v1/compositions", new, Idempotency_Key="k-2").json["ref"] == "pair@2"
+
+
+def test_a_request_that_was_refused_leaves_its_key_free(service: Service) -> None:
+    bad = {"name": "pair", "backbone": "unet", "members": ["digits"]}
+    assert service.ask("POST", "/v1/compositions", bad, Idempotency_Key="k").status == 422
+    assert service.count(Request) == 0
+    good = bad | {"backbone": "dit"}
+    assert service.ask("POST", "/v1/compositions", good, Idempotency_Key="k").status == 201
+
+
+def test_eight_that_send_one_request_at_once_make_one_record(either: Service) -> None:
+    new = {"name": "pair", "backbone": "dit", "members": ["digits", "faces"]}
+    before = either.count(Composition)
+
+    def send(_: int) -> Reply:
+        return either.ask("POST", "/v1/compositions", new, Idempotency_Key="one")
+
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(send, range(8)))
+    assert {reply.status for reply in replies} == {201}
+    assert all(reply.json == replies[0].json for reply in replies)
+    assert sum("idempotency-replayed" in reply.headers for reply in replies) == 7
+    assert either.count(Composition) == before + 1
+
+
+# --- over what was seen ----------------------------------------------------------------------------
+
+
+def test_an_alias_moves_only_from_the_move_that_was_read(either: Service) -> None:
+    path = "/v1/aliases/digits@champion"
+    assert either.ask("GET", path).status == 404
+    assert either.ask("PUT", path, {"adapter": "1"}).status == 428
+    made = either.ask("PUT", path, {"adapter": "1"}, If_None_Match="*")
+    assert (made.status, made.json["adapter"]) == (200, "digits@1")
+    seen = made.headers["etag"]
+    assert either.ask("GET", path).headers["etag"] == seen
+    assert either.ask("PUT", path, {"adapter": "2"}, If_None_Match="*").status == 412
+    moved = either.ask("PUT", path, {"adapter": "2"}, If_Match=seen)
+    assert (moved.status, moved.json["adapter"]) == (200, "digits@2")
+    late = either.ask("PUT", path, {"adapter": "1"}, If_Match=seen)
+    assert (late.status, late.json["type"]) == (412, "urn:affinery:alias-moved")
+    # There and back again is not where one was.
+    either.ask("PUT", path, {"adapter": "1"}, If_Match="*")
+    assert either.ask("PUT", path, {"adapter": "2"}, If_Match=seen).status == 412
+    assert either.ask("DELETE", path, If_Match=seen).status == 412
+    assert either.ask("DELETE", path).status == 428
+    assert either.ask("DELETE", path, If_Match="*").status == 200
+    assert either.ask("GET", path).status == 404
+    moves = [each["adapter"] for each in either.get(f"{path}/history")["items"]]
+    assert moves == [None, "digits@1", "digits@2", "digits@1"]
+
+
+def test_an_alias_takes_versions_of_its_own_task_that_hold_what_is_required(service: Service) -> None:
+    path = "/v1/aliases/digits@champion"
+    other = service.ask("PUT", path, {"adapter": "faces@1"}, If_Match="*")
+    assert (other.status, service.count(AliasMove)) == (422, 0)
+    gate = {"adapter": "1", "require": ["loss<=0.1"]}
+    assert service.ask("PUT", path, gate, If_Match="*").status == 409
+    assert service.ask("PUT", path, gate | {"require": ["loss<=0.3"]}, If_Match="*").status == 200
+    assert service.ask("PUT", path, gate | {"require": ["loss"]}, If_Match="*").status == 422
+    assert service.ask("PUT", "/v1/aliases/digits", {"adapter": "1"}, If_Match="*").status == 422
+    assert service.ask("PUT", path, {"adapter": "1"}, If_Match="W/nothing").status == 412
+
+
+def test_of_eight_that_move_an_alias_from_one_move_one_does(either: Service) -> None:
+    path = "/v1/aliases/digits@champion"
+    seen = either.ask("PUT", path, {"adapter": "1"}, If_None_Match="*").headers["etag"]
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: either.ask("PUT", path, {"adapter": "2"}, If_Match=seen), range(8)))
+    assert sorted(reply.status for reply in replies) == [200] + [412] * 7
+    assert either.count(AliasMove) == 2
+
+
+def test_tags_and_notes_change_and_only_over_what_was_read_where_that_is_said(either: Service) -> None:
+    path = "/v1/tags/adapter:digits@1"
+    first = either.ask("PATCH", path, {"owner": "ann", "stage": "trial"})
+    assert first.json == {"owner": "ann", "stage": "trial"}
+    second = either.ask("PATCH", path, {"owner": "bob", "stage": None}, If_Match=first.headers["etag"])
+    assert second.json == {"owner": "bob"}
+    assert either.ask("PATCH", path, {"owner": "eve"}, If_Match=first.headers["etag"]).status == 412
+    assert either.get(path) == {"owner": "bob"}
+    assert either.ask("PATCH", path, {"0bad": "x"}).status == 422
+    note = "/v1/notes/digits@1"
+    said = either.ask("PUT", note, {"text": "Good.\nReally."})
+    assert said.json["text"] == "Good.\nReally."
+    assert either.ask("DELETE", note, If_Match='"else"').status == 412
+    assert either.ask("DELETE", note, If_Match=said.headers["etag"]).json["text"] is None
+    kinds = {each["kind"] for each in either.get("/v1/events?limit=500")["items"]}
+    assert kinds >= {"tag.set", "tag.changed", "tag.removed", "note.set", "note.removed"}
+
+
+def test_nothing_is_lost_and_nothing_fails_when_eight_threads_write_and_read(service: Service) -> None:
+    """Load, on SQLite: aliases by compare-and-swap, tags and a counter in a tag, while others read."""
+    rounds, writers = 6, 4
+    bad: list[int] = []
+    done = threading.Event()
+    service.ask("PATCH", "/v1/tags/faces@1", {"count": "0"})
+
+    def told(reply: Reply) -> Reply:
+        if reply.status >= 500:
+            bad.append(reply.status)
+        return reply
+
+    def write(number: int) -> None:
+        for turn in range(rounds):
+            told(service.ask("PATCH", "/v1/tags/digits@1", {f"t{number}.{turn}": "x"}))
+            alias = f"/v1/aliases/digits@own-{number}"
+            told(service.ask("PUT", alias, {"adapter": str(1 + turn % 2)}, If_Match="*"))
+            while True:
+                seen = told(service.ask("GET", "/v1/tags/faces@1"))
+                count = {"count": str(int(seen.json["count"]) + 1)}
+                etag = seen.headers["etag"]
+                if told(service.ask("PATCH", "/v1/tags/faces@1", count, If_Match=etag)).status == 200:
+                    break
+
+    def read(number: int) -> None:
+        paths = ("/v1/adapters", "/v1/tags/digits@1", "/v1/aliases?task=digits", "/v1/lineage/both")
+        while not done.is_set():
+            assert told(service.ask("GET", paths[number])).status == 200
+
+    with ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit(read, number) for number in range(4)]
+        for each in [pool.submit(write, number) for number in range(writers)]:
+            each.result(timeout=120)
+        done.set()
+        for each in readers:
+            each.result(timeout=60)
+    assert bad == []
+    assert service.get("/v1/tags/faces@1")["count"] == str(rounds * writers)
+    assert len(service.get("/v1/tags/digits@1")) == rounds * writers
+    moves = [len(service.get(f"/v1/aliases/digits@own-{n}/history")["items"]) for n in range(writers)]
+    assert moves == [rounds] * writers
+    assert service.count(AliasMove) == rounds * writers
