@@ -191,7 +191,11 @@ def test_every_setting_in_the_file_is_in_the_example_and_the_other_way_round() -
 
 
 def test_named_volumes_are_declared_and_mounted_files_exist() -> None:
-    mounted = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
+    mounted = [
+        volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    ]
     assert {source for source in mounted if not source.startswith(".")} == set(FILE["volumes"])
     for source in mounted:
         assert not source.startswith(".") or (ROOT / source).is_file(), f"{source} does not exist"
@@ -224,13 +228,18 @@ def test_mlflow_answers_to_the_name_the_others_call_it_by() -> None:
     assert port in allowed.removeprefix("--allowed-hosts=").split(",")
 
 
-def test_our_processes_run_without_root_and_without_capabilities() -> None:
+def test_no_service_runs_as_root_or_keeps_a_capability_but_the_one_that_hands_a_volume_over() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)[-1] == "affinery"
     for name, service in SERVICES.items():
-        if "build" in service:
-            assert service["cap_drop"] == ["ALL"], name
-            assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        if name == "store-volume":
+            assert (service["user"], service["cap_add"], service["restart"]) == ("0:0", ["CHOWN"], "no")
+            continue
+        assert "cap_add" not in service, name
+        user = service.get("user", "affinery" if "build" in service else "root")
+        assert user.split(":")[0] not in {"root", "0"}, f"{name} runs as root"
 
 
 def test_everything_the_dockerfile_copies_exists_and_reaches_the_build() -> None:
