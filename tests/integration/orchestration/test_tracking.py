@@ -8,7 +8,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from orchestration.tracking import OPERATIONS, Tracking, open_tracking
+from orchestration.tracking import Tracking, open_tracking
+from orchestration.tracking.spool import OPERATIONS
 
 spawned = multiprocessing.get_context("spawn")
 
@@ -37,7 +38,7 @@ def test_two_processes_that_flush_at_once_make_one_run_and_double_nothing(
     keys = [tracking.start_run("e", f"run {i}", {"lr": 1}, {}) for i in range(3)]
     for key in keys:
         for step in range(50):
-            tracking._append(key, {"op": "metrics", "points": [["loss", 1.5, step, step]]})
+            tracking.kept.append(key, {"op": "metrics", "points": [["loss", 1.5, step, step]]})
     gate = spawned.Barrier(2)
     both = [spawned.Process(target=_flush, args=(tmp_path, gate)) for _ in range(2)]
     for each in both:

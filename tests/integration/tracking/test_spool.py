@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.tracking import OPERATIONS, REFUSED, STATE, Tracking, open_tracking
+from orchestration.tracking import Tracking, open_tracking
+from orchestration.tracking.spool import OPERATIONS, REFUSED, STATE
 
 
 @pytest.fixture(scope="module")
