@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +140,23 @@ class Judgement:
     draws: tuple[Draw, ...] = ()
 
 
+def drawn(model: ComposedModel, draws: Sequence[Draw], settings: SamplerSettings, at_once: int) -> Tensor:
+    """All draws, `at_once` of them together, in main memory; fewer where a GPU has no room."""
+    images: list[Tensor] = []
+    done = 0
+    while done < len(draws):
+        try:
+            images.append(sample(model, draws[done : done + at_once], settings).cpu())
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once = max(1, at_once // 2)
+            torch.cuda.empty_cache()
+        else:
+            done += at_once
+    return torch.cat(images)
+
+
 def judge(
     model: ComposedModel, task: str, split: Split, settings: SamplerSettings, count: int = 200, seed: int = 0
 ) -> Judgement:
@@ -155,8 +173,7 @@ def judge(
         Draw(task, slot.row(int(label)), seed + i, *told.to(int(label), i // classes))
         for i, label in enumerate(labels)
     )
-    at_once = max(8, PIXELS_AT_ONCE // model.image_size(task) ** 2)
-    images = torch.cat([sample(model, draws[i : i + at_once], settings) for i in range(0, count, at_once)])
+    images = drawn(model, draws, settings, max(8, PIXELS_AT_ONCE // model.image_size(task) ** 2))
     if classes == 1 or not len(split.held_out.labels):
         return Judgement(images, labels, None, draws)
     recogniser = train_recogniser(split.train.unit(), split.train.labels, classes, seed=seed)

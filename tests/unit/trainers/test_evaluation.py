@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
-from affinery.diffusion.sampling import SamplerSettings
+from affinery.composed import ComposedModel
+from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from tests import tiny_models as tiny
+from trainers import evaluation
 from trainers.data import Images, Split
 from trainers.evaluation import Recogniser, judge, recognised, recognition, shifted, train_recogniser
 
@@ -104,3 +108,24 @@ def test_one_class_alone_has_nothing_to_be_told_apart_from() -> None:
     found = judge(model, "faces", split(1, 5), SETTINGS, count=4)
     assert found.recognition is None
     assert found.images.shape == (4, 1, 8, 8)
+
+
+def test_where_memory_runs_out_fewer_are_drawn_at_once_and_none_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = ComposedModel(tiny.backbone(), tiny.FINGERPRINT)
+    model.load(tiny.adapter(tiny.meta()))
+    draws = [Draw("digits", 4 + i % 2, i) for i in range(10)]
+    settings = SamplerSettings(2, 2.0)
+    whole = evaluation.drawn(model, draws, settings, 10)
+    sizes = []
+
+    def cramped(model: ComposedModel, given: Sequence[Draw], settings: SamplerSettings) -> torch.Tensor:
+        if len(given) > 3:
+            raise torch.OutOfMemoryError
+        sizes.append(len(given))
+        return sample(model, given, settings)
+
+    monkeypatch.setattr(evaluation, "sample", cramped)
+    torch.testing.assert_close(evaluation.drawn(model, draws, settings, 10), whole, rtol=1e-4, atol=1e-5)
+    assert sizes == [2, 2, 2, 2, 2]
