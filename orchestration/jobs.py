@@ -1,55 +1,120 @@
-"""What the queue hands out about its jobs."""
+"""What the queue hands out about its jobs, and what it is given."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
-LIVE = ("queued", "running")
-DEAD = ("failed", "cancelled")
+from registry.models.jobs import KINDS, STATES, STRATEGIES
+
+__all__ = ["DEAD", "DEFAULTS", "KINDS", "LIVE", "STATES", "STRATEGIES", "Capacity", "Claim", "JobRecord"]
+
+LIVE = ("queued", "running", "paused")
+DEAD = ("dead", "cancelled")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Processors, GPUs (fractions are shares of one) and memory: what a job needs, or what a worker has."""
+
+    cpus: float = math.inf
+    gpus: float = math.inf
+    memory_bytes: float = math.inf
+
+    def holds(self, other: Capacity) -> bool:
+        """Whether other fits into this."""
+        return other.cpus <= self.cpus and other.gpus <= self.gpus and other.memory_bytes <= self.memory_bytes
+
+    def less(self, other: Capacity) -> Capacity:
+        """What is left of this when other is taken."""
+        return Capacity(
+            self.cpus - other.cpus, self.gpus - other.gpus, self.memory_bytes - other.memory_bytes
+        )
+
+
+DEFAULTS: Mapping[str, Capacity] = MappingProxyType(dict.fromkeys(KINDS, Capacity(1.0, 0.0, 0)))
+"""By kind, what a job needs that does not say it."""
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One entry of the queue. needs: jobs that must be done first; progress: step, of, losses by task."""
+    """One entry of the queue.
+
+    number: its place in the order of acceptance. payload: what its kind is to do; a training's is its recipe.
+    needs: jobs that must be done first; waits: how many of them are not. generation: how often it was taken
+    up again after it was dead or cancelled; attempts: all tries; failures: those of this generation that
+    ended badly. request: what its worker was asked for and has not done yet. progress: step, of, losses by
+    task. cpus, gpus, memory_bytes: None where those of its kind are meant.
+    """
 
     id: str
-    strategy: str
+    number: int
+    kind: str
     state: str
     tasks: tuple[str, ...]
-    recipe: dict[str, Any]
+    payload: dict[str, Any]
     needs: tuple[str, ...]
+    strategy: str | None
+    workers: int
     priority: int
+    submitted_by: str | None
+    cpus: float | None
+    gpus: float | None
+    memory_bytes: int | None
+    backbone_id: int | None
+    schedule_id: int | None
+    created_at: datetime
+    run_at: datetime
     fence: int
+    generation: int
+    attempts: int
+    failures: int
+    max_attempts: int
+    timeout_seconds: float | None
+    waits: int
     owner: str | None
+    heartbeat_at: datetime | None
+    request: str | None
+    requested_by: str | None
+    requested_at: datetime | None
     progress: dict[str, Any] | None
     error: str | None
-    created_at: datetime
-    attempts: int
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How a training trains; empty for other kinds."""
+        recipe: dict[str, Any] = self.payload.get("recipe", {})
+        return recipe
+
+    def resources(self, defaults: Mapping[str, Capacity] = DEFAULTS) -> Capacity:
+        """What one attempt of it takes of a worker."""
+        own = defaults[self.kind]
+        return Capacity(
+            own.cpus if self.cpus is None else self.cpus,
+            own.gpus if self.gpus is None else self.gpus,
+            own.memory_bytes if self.memory_bytes is None else self.memory_bytes,
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "strategy": self.strategy,
-            "state": self.state,
-            "tasks": list(self.tasks),
-            "recipe": self.recipe,
-            "needs": list(self.needs),
-            "priority": self.priority,
-            "owner": self.owner,
-            "progress": self.progress,
-            "error": self.error,
-            "created_at": self.created_at.isoformat(),
-            "attempts": self.attempts,
+        """The fields as plain JSON, with recipe; instants in ISO 8601."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in values.items()
         }
+        lists = {"tasks": list(self.tasks), "needs": list(self.needs)}
+        return plain | lists | {"recipe": self.recipe}
 
 
 @dataclass(frozen=True)
 class Claim:
     """A job that this worker holds, until its lease runs out. Every write of its carries the fence.
 
-    attempt counts all tries; failures those before this one that ended badly.
+    attempt counts all tries; failures those of this generation, before this one, that ended badly.
     """
 
     job: JobRecord
@@ -57,3 +122,53 @@ class Claim:
     fence: int
     attempt: int
     failures: int = 0
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One try of a job. outcome: done, failed, lost, interrupted, cancelled, paused; None while it runs."""
+
+    number: int
+    generation: int
+    fence: int
+    owner: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    error: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON; instants in ISO 8601."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job to be accepted.
+
+    tasks: those that it trains, by name. after: ids of jobs to be done before it, of earlier ones or of the
+    same batch. key: an idempotency key. run_at: not before this moment.
+    """
+
+    id: str
+    kind: str = "train"
+    tasks: tuple[str, ...] = ()
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    key: str | None = None
+    priority: int = 0
+    run_at: datetime | None = None
+    strategy: str | None = None
+    workers: int = 1
+    cpus: float | None = None
+    gpus: float | None = None
+    memory_bytes: int | None = None
+    backbone_id: int | None = None
+    submitted_by: str | None = None
+    schedule_id: int | None = None
+    max_attempts: int = 5
+    timeout_seconds: float | None = None

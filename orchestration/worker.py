@@ -69,6 +69,7 @@ class Running:
     driver: Driver
     progress: dict[str, Any] | None = None
     ending: dict[str, Any] | None = None
+    asked_for: str | None = None
     request: str | None = None
     asked_at: float = 0.0
     signals: int = 0
@@ -107,7 +108,7 @@ class Hearts(threading.Thread):
     def _beat(self, running: Running) -> None:
         try:
             with self.services.sessions.begin() as session:
-                queue.heartbeat(session, running.held, running.progress)
+                running.asked_for = queue.heartbeat(session, running.held, running.progress)
         except LeaseLost as error:
             running.lost = error
             self.remove(running)
@@ -278,6 +279,8 @@ class Worker:
         """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""
         if running.lost is not None:
             running.driver.signal(signal.SIGKILL)
+        elif running.request is None and running.asked_for is not None:
+            self._ask(running, running.asked_for)
         elif running.request is not None:
             waited = time.monotonic() - running.asked_at
             if running.signals == 0 and waited > GRACE_SECONDS:
@@ -363,9 +366,12 @@ class Worker:
     def _stopped(self, running: Running) -> None:
         try:
             with self.services.sessions.begin() as session:
-                queue.release(session, running.held)
+                state = queue.release(session, running.held)
         except LeaseLost as error:
             self._lost(running, error)
+            return
+        if state == "cancelled":
+            self._end_runs(running.job, "KILLED")
 
     def _lost(self, running: Running, error: Exception) -> None:
         """The job is another's by now, was cancelled (its runs end too), or was done before the error."""

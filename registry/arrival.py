@@ -194,7 +194,7 @@ def plan(session: Session, arrival: Arrival) -> Plan:
             conflicts.append(f"{arrival.called(entry)}: {against}")
     for job in arrival.jobs.values():
         there = session.get(Job, job["id"])
-        if there is not None and (there.fence, there.recipe) != (job["fence"], job["recipe"]):
+        if there is not None and (there.fence, there.payload) != (job["fence"], job["payload"]):
             conflicts.append(f"job {job['id']}: there is another one of this id")
     if conflicts:
         raise ArchiveConflict(conflicts)

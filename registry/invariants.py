@@ -55,7 +55,7 @@ EDGES: dict[str, tuple[tuple[str, str], ...]] = {
     "composition": (("backbone_id", "backbone"),),
     "export": (("composition_id", "composition"),),
 }
-LIVE = ("queued", "running")
+LIVE = ("queued", "running", "paused")
 
 
 def broken(session: Session) -> Iterator[Finding]:

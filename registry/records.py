@@ -95,9 +95,9 @@ class DatasetRecord(Versioned):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord(Record):
-    """block is [lo, hi), the task's rows in the class table; state is registered, scheduled, learning, learnt
-    or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter. condition is
-    the spatial condition that it is told, image_size that of its images where it is not the backbone's."""
+    """block is [lo, hi), the task's rows in the class table; state is registered, scheduled, learning,
+    paused, learnt or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter.
+    condition is the spatial condition that it is told, image_size that of its images where it is not the backbone's."""
 
     name: str
     backbone: str

@@ -27,7 +27,7 @@ JOB_COLUMNS = (
     "strategy",
     "state",
     "priority",
-    "recipe",
+    "payload",
     "run_at",
     "created_at",
     "fence",

@@ -14,6 +14,7 @@ from registry.errors import RecordInvalid, TaskExists
 from registry.models import Adapter, Backbone, ClassBlock, Dataset, Job, JobTask, Node, Task
 from registry.records import BackboneRecord, DatasetRecord, TaskRecord
 
+_LIVE = {"queued": "scheduled", "running": "learning", "paused": "paused"}
 FACTS = "task"
 """Where the column of the kind's settings keeps the task's own facts; no setting of a kind has this name."""
 
@@ -157,10 +158,10 @@ def _states(session: Session, task_ids: list[int] | None) -> dict[int, str]:
     states: dict[int, str] = {}
     live: dict[int, str] = {}
     for task_id, state in session.execute(jobs):
-        if state in ("queued", "running"):
-            live[task_id] = "learning" if state == "running" else "scheduled"
+        if state in _LIVE:
+            live[task_id] = _LIVE[state]
         else:
-            states[task_id] = "failed" if state == "failed" else "registered"
+            states[task_id] = "failed" if state == "dead" else "registered"
     return states | dict.fromkeys(session.scalars(learnt), "learnt") | live
 
 

@@ -42,6 +42,10 @@ class Bare:
         """The first column of the first row."""
         return self.connection.execute(query).fetchone()[0]
 
+    def columns(self, table: str) -> list[str]:
+        """Those that can be written, on SQLite."""
+        return [row[1] for row in self.connection.execute(f'PRAGMA table_info("{table}")')]
+
     def dump(self) -> dict[str, list[Any]]:
         """Every row of every table of the record."""
         tables = [*WRITTEN_ONCE, "task", "series", "job", "job_task", "blob", "tag", "note", "alias_move"]

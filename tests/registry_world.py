@@ -60,10 +60,10 @@ def task(session: Session, name: str = "digits", on: str = "dit", classes: int =
 
 def job(session: Session, job_id: str, *learners: str, state: str = "running", fence: int = 1) -> None:
     """A job that trains these tasks."""
-    session.add(Job(id=job_id, strategy="co-trained", state=state, fence=fence, recipe={}))
+    session.add(Job(id=job_id, strategy="co-trained", state=state, fence=fence, payload={}))
     session.flush()
     for name in learners:
-        live = state in ("queued", "running")
+        live = state in ("queued", "running", "paused")
         session.add(JobTask(job_id=job_id, task_id=tasks.get(session, name).node_id, live=live))
         session.flush()
 

@@ -5,7 +5,7 @@ constraint on class blocks, are in the migrations, and registry/guards.py names 
 """
 
 from registry.models.base import Base
-from registry.models.jobs import Attempt, Job, JobDependency, JobTask
+from registry.models.jobs import Attempt, Job, JobDependency, JobTask, QueueLimit, Schedule
 from registry.models.labels import AliasMove, Metric, Note, Tag
 from registry.models.record import Blob, Edge, Event, Node, RegistryInfo, Series, Upload
 from registry.models.requests import Request
@@ -33,9 +33,11 @@ __all__ = [
     "Metric",
     "Node",
     "Note",
+    "QueueLimit",
     "RegistryInfo",
     "Request",
     "Run",
+    "Schedule",
     "Series",
     "Tag",
     "Task",

@@ -1,41 +1,112 @@
-"""Jobs and their attempts. The queue's logic is elsewhere; what must never be is here."""
+"""Jobs, their attempts, schedules and limits. The queue's logic is elsewhere; what must never be is here."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy import BigInteger, CheckConstraint, Computed, Dialect, Double, ForeignKey, Index, text
 from sqlalchemy import UniqueConstraint as Unique
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.expression import ColumnElement
 
 from registry.columns import Id, Json, utc_now
 from registry.models.base import Base
 
+KINDS = ("train", "evaluate", "export", "rebase", "verify")
+STATES = ("queued", "running", "paused", "done", "dead", "cancelled")
+STRATEGIES = ("sequential", "co-trained", "parallel", "data-parallel")
+REQUESTS = ("cancel", "pause")
+SCOPES = ("backbone", "submitter", "resource")
+
+
+def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=column)
+
+
+class NextNumber(ColumnElement[int]):
+    """The next job's number: a sequence; on SQLite, where writers take turns, one more than the last."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(NextNumber)
+def _next_number(_: NextNumber, compiler: Any, **__: Any) -> str:
+    dialect: Dialect = compiler.dialect
+    return "(SELECT coalesce(max(number), 0) + 1 FROM job)" if dialect.name == "sqlite" else _SEQUENCE
+
+
+_SEQUENCE = "nextval('job_number_seq')"
+
 
 class Job(Base):
-    """An entry in the queue. The fence rises at each claim; a result must carry the present one."""
+    """An entry in the queue. The fence rises at each claim; a result must carry the present one.
+
+    number: the order in which jobs were accepted. waits: how many of its needs are not done; lost_need_id: a
+    need that never will be. generation: rises when a dead or cancelled job is tried anew; failures counts
+    within it. cpus, gpus and memory_bytes are NULL where those of its kind are meant.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
-        CheckConstraint("kind IN ('train')", name="kind"),
-        CheckConstraint("strategy IN ('co-trained', 'sequential')", name="strategy"),
-        CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="state"),
-        CheckConstraint("fence >= 0", name="fence"),
+        _one_of("kind", KINDS),
+        _one_of("strategy", STRATEGIES),
+        _one_of("state", STATES),
+        _one_of("request", REQUESTS),
+        CheckConstraint("request IS NULL OR state = 'running'", name="asked_while_running"),
+        CheckConstraint("lease_expires_at IS NULL OR state = 'running'", name="leased"),
+        CheckConstraint(
+            "fence >= 0 AND generation >= 0 AND attempts >= 0 AND failures >= 0", name="counts_up"
+        ),
+        CheckConstraint("waits >= 0", name="waits"),
+        CheckConstraint("workers >= 1 AND max_attempts >= 1", name="at_least_one"),
+        CheckConstraint("cpus >= 0 AND gpus >= 0 AND memory_bytes >= 0", name="resources"),
+        CheckConstraint("timeout_seconds > 0", name="timeout"),
         Unique("idempotency_key"),
-        Index(None, "state", "priority", "run_at"),
+        Unique("number"),
+        # Partial on PostgreSQL too; but to say so here would import its dialect whenever SQLite is read.
+        Index("ix_job_ready", "rank", "number", sqlite_where=text("state = 'queued' AND waits = 0")),
+        Index("ix_job_lease", "lease_expires_at", sqlite_where=text("state = 'running'")),
+        Index(
+            "ix_job_hopeless",
+            "number",
+            sqlite_where=text("lost_need_id IS NOT NULL AND state IN ('queued', 'paused')"),
+        ),
+        Index(None, "state", "number"),
+        Index(None, "backbone_id", "state"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, default=NextNumber())
     kind: Mapped[str] = mapped_column(default="train")
-    strategy: Mapped[str]
+    strategy: Mapped[str | None]
+    workers: Mapped[int] = mapped_column(default=1)
     state: Mapped[str] = mapped_column(default="queued")
     priority: Mapped[int] = mapped_column(default=0)
-    recipe: Mapped[dict[str, Any]]
+    rank: Mapped[int] = mapped_column(Computed("-priority", persisted=True))  # indexes count upwards
+    payload: Mapped[dict[str, Any]]
+    submitted_by: Mapped[str | None]
+    cpus: Mapped[float | None] = mapped_column(Double)
+    gpus: Mapped[float | None] = mapped_column(Double)
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    backbone_id: Mapped[int | None] = mapped_column(Id, ForeignKey("backbone.node_id"))
+    schedule_id: Mapped[int | None] = mapped_column(Id, ForeignKey("schedule.id"))
     run_at: Mapped[datetime] = mapped_column(default=utc_now)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     fence: Mapped[int] = mapped_column(default=0)
+    generation: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column(default=5)
+    timeout_seconds: Mapped[float | None] = mapped_column(Double)
+    waits: Mapped[int] = mapped_column(default=0)
+    lost_need_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
+    request: Mapped[str | None]
+    requested_by: Mapped[str | None]
+    requested_at: Mapped[datetime | None]
     progress: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[str | None]
     idempotency_key: Mapped[str | None]
@@ -48,6 +119,7 @@ class JobTask(Base):
     __table_args__ = (
         # On PostgreSQL too; but to say so here would import its dialect whenever a SQLite registry is read.
         Index("uq_job_task_live", "task_id", unique=True, sqlite_where=text("live")),
+        Index(None, "task_id"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
@@ -71,15 +143,50 @@ class JobDependency(Base):
 
 
 class Attempt(Base):
-    """One try of a job, under one fence."""
+    """One try of a job, under one fence, by one worker."""
 
     __tablename__ = "attempt"
     __table_args__ = (CheckConstraint("number >= 1", name="number"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    generation: Mapped[int] = mapped_column(default=0)
     fence: Mapped[int]
+    owner: Mapped[str | None]
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     error: Mapped[str | None]
+
+
+class Schedule(Base):
+    """Tasks to be trained again and again. next_run_at moves on with each firing, so none fires twice."""
+
+    __tablename__ = "schedule"
+    __table_args__ = (Unique("name"), Index(None, "next_run_at"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str]
+    cron: Mapped[str]
+    timezone: Mapped[str]
+    when_changed: Mapped[bool]
+    together: Mapped[bool]
+    paused: Mapped[bool] = mapped_column(default=False)
+    task_ids: Mapped[list[int]]
+    payload: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(default=0)
+    submitted_by: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    next_run_at: Mapped[datetime]
+    last_run_at: Mapped[datetime | None]
+
+
+class QueueLimit(Base):
+    """How much may run at once: jobs of a backbone or a submitter (key * is each of them), or a resource."""
+
+    __tablename__ = "queue_limit"
+    __table_args__ = (_one_of("scope", SCOPES), CheckConstraint("most >= 0", name="most"))
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    most: Mapped[float] = mapped_column(Double)

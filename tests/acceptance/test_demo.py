@@ -266,7 +266,7 @@ def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path) 
         assert "not the one that was pinned" in done.stderr
         assert ".png" in done.stderr
         states = {entry["id"]: entry["state"] for entry in listed("run", "--list", "-w", demo)}
-        assert states[job["id"]] == "failed"
+        assert states[job["id"]] == "dead"
         assert listed("task", "show", "digits", "-w", demo)["state"] == "learnt"
     finally:
         pack.write_bytes(whole)

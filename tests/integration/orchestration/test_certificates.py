@@ -138,7 +138,7 @@ def test_one_flipped_bit_in_what_is_stored_of_older_things_stops_the_publication
     heard = world.Heard()
     assert world.worker_here(space, heard).drain() == 0
     ((job, found, state),) = heard.failures
-    assert (job.tasks, state, job.attempts) == (("new",), "failed", 1)
+    assert (job.tasks, state, job.attempts) == (("new",), "dead", 1)
     assert isinstance(found, error)
     assert said in str(found)
     with space.sessions.read() as session:
@@ -153,7 +153,7 @@ def test_a_blob_that_is_gone_is_told_and_not_tried_again(space: Services) -> Non
     assert world.worker_here(space, heard).drain() == 0
     ((_, error, state),) = heard.failures
     assert isinstance(error, BlobMissing)
-    assert state == "failed"
+    assert state == "dead"
 
 
 def test_after_the_blob_is_restored_the_task_is_published_from_its_checkpoint(space: Services) -> None:

@@ -76,7 +76,7 @@ def learnt(
 
 def test_every_task_that_can_be_learnt_is_learnt_once(learnt: Learnt) -> None:
     assert learnt.heard.published_refs == ["shapes@1", "shades@1", "plain@1"]
-    assert [learnt.jobs[name].state for name in ("pair", "third", "spoilt")] == ["done", "done", "failed"]
+    assert [learnt.jobs[name].state for name in ("pair", "third", "spoilt")] == ["done", "done", "dead"]
     with learnt.services.sessions.read() as session:
         assert [tasks.get(session, name).state for name in SETS] == ["learnt", "learnt", "learnt", "failed"]
 
@@ -85,7 +85,7 @@ def test_a_dataset_that_was_changed_fails_its_job_for_good_with_the_reason_while
     learnt: Learnt,
 ) -> None:
     ((job, error, state),) = learnt.heard.failures
-    assert (job.tasks, state, job.attempts) == (("spoilt",), "failed", 1)
+    assert (job.tasks, state, job.attempts) == (("spoilt",), "dead", 1)
     assert isinstance(error, DatasetChanged)
     assert "manifest.json was edited" in str(error)
     assert learnt.jobs["spoilt"].error == str(error)
@@ -204,8 +204,8 @@ def test_a_job_whose_need_failed_is_told_and_not_waited_for(learnt: Learnt) -> N
     heard = world.Heard()
     assert world.worker_here(services, heard).drain() == 0
     assert [(job.tasks, state) for job, _, state in heard.failures] == [
-        (("spoilt",), "failed"),
-        (("shapes",), "failed"),
+        (("spoilt",), "dead"),
+        (("shapes",), "dead"),
     ]
     assert isinstance(heard.failures[1][1], NeedNotMet)
     assert "manifest.json was edited" in str(heard.failures[1][1])
@@ -232,7 +232,7 @@ def test_what_the_worker_in_ray_refuses_arrives_as_itself_without_a_second_try(
     assert Worker(services, heard).drain() == 0
     ((job, error, state),) = heard.failures
     assert isinstance(error, DatasetChanged), error
-    assert (state, job.attempts) == ("failed", 1)
+    assert (state, job.attempts) == ("dead", 1)
     runs = json.loads((services.runs / job.id / "mlflow.json").read_bytes())
     with sqlite3.connect(services.data.parent / "mlflow.db") as store:
         assert store.execute("SELECT status FROM runs").fetchall() == [("FAILED",)] * len(runs)

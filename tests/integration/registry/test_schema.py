@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import Engine, inspect, make_url, select, text
 
 import migrations
-from migrations import guards_0001, guards_0002
+from migrations import guards_0001, guards_0002, guards_0004
 from registry import adapters, errors, guards, tasks
-from registry.models import Base, Metric
+from registry.models import Base, Job, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
+from tests import first_schema
 from tests import registry_world as world
 
 
@@ -46,7 +47,9 @@ def test_this_program_s_schema_is_the_last_migration() -> None:
 def test_the_triggers_after_migration_are_those_that_are_checked_at_start(engine: Engine) -> None:
     with engine.connect() as connection:
         assert guards.present(connection) == guards.EXPECTED[engine.dialect.name]
-    made = [set(getattr(revision, engine.dialect.name)()) for revision in (guards_0001, guards_0002)]
+    made = [
+        set(getattr(revision, engine.dialect.name)()) for revision in (guards_0001, guards_0002, guards_0004)
+    ]
     assert set.union(*made) == guards.EXPECTED[engine.dialect.name]
 
 
@@ -195,18 +198,32 @@ def test_a_registry_of_the_first_schema_is_brought_up_with_what_it_holds(
         with engine.begin() as connection:
             settings.attributes["connection"] = connection
             command.upgrade(settings, "0001")
-        with sessions(engine).begin() as session:
-            before = world.learnt_on_new_backbone(session)
-            other = world.learnt(session, "faces", metrics={"recognition": {"share": 0.5}, "kid": [1]})
+            first_schema.fill(connection)
         with pytest.raises(errors.RegistryOutdated, match="schema 0001"):
             check_schema(engine)
         migrations.upgrade(url)
         check_schema(engine)
         with sessions(engine).read() as session:
-            assert adapters.list_all(session) == [before, other]
-            metrics = select(Metric.adapter_id, Metric.name, Metric.value).order_by(Metric.adapter_id)
-            assert [tuple(row) for row in session.execute(metrics)] == [
-                (before.node_id, "loss", 0.25),
-                (other.node_id, "recognition.share", 0.5),
+            assert [(a.ref, a.metrics, a.fence) for a in adapters.list_all(session)] == [
+                (f"{name}@1", metrics, 1) for name, metrics in first_schema.METRICS.items()
             ]
+            metrics = select(Metric.name, Metric.value).order_by(Metric.adapter_id)
+            found = [tuple(row) for row in session.execute(metrics)]
+            assert found == [("loss", 0.25), ("recognition.share", 0.5)]
+            jobs = {job.id: job for job in session.scalars(select(Job))}
+            assert [job.id for job in sorted(jobs.values(), key=lambda job: job.number)] == [
+                *first_schema.STATES
+            ]
+            assert {job.id: job.payload["recipe"]["steps"] for job in jobs.values()} == {
+                name: place for place, name in enumerate(first_schema.STATES)
+            }
+            assert {name: job.state for name, job in jobs.items()} == first_schema.STATES | {"failed": "dead"}
+            waits = {job.id: (job.waits, job.lost_need_id) for job in jobs.values() if job.waits}
+            assert waits == {"hopeless": (1, "failed"), "waiting": (1, None)}
+            assert {(job.attempts, job.failures) for job in jobs.values()} == {(1, 0), (1, 1)}
+            assert {job.backbone_id for job in jobs.values()} == {1}
+        with sessions(engine).begin() as session:
+            session.add(Job(id="next", payload={}))
+            session.flush()
+            assert session.get_one(Job, "next").number == len(first_schema.STATES) + 1
         engine.dispose()

@@ -197,7 +197,7 @@ def test_a_task_s_state_follows_its_jobs_and_adapters(ledger: Sessions) -> None:
     assert state() == "scheduled"
     turn("one", "running")
     assert state() == "learning"
-    turn("one", "failed")
+    turn("one", "dead")
     assert state() == "failed"
     with ledger.begin() as session:
         world.learnt(session, "digits")
@@ -205,7 +205,7 @@ def test_a_task_s_state_follows_its_jobs_and_adapters(ledger: Sessions) -> None:
     with ledger.begin() as session:
         world.job(session, "two", "digits")
     assert state() == "learning"
-    turn("two", "failed")
+    turn("two", "dead")
     assert state() == "learnt"
 
 
@@ -273,7 +273,7 @@ def test_a_worker_whose_job_was_given_to_another_cannot_publish(ledger: Sessions
     assert published.version == 1
 
 
-@pytest.mark.parametrize("state", ["queued", "done", "failed", "cancelled"])
+@pytest.mark.parametrize("state", ["queued", "done", "dead", "cancelled"])
 def test_a_job_that_does_not_run_cannot_publish(ledger: Sessions, state: str) -> None:
     with ledger.begin() as session:
         world.backbone(session)

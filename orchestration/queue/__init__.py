@@ -1,0 +1,65 @@
+"""The job queue, in the registry's database: what is accepted is done once, whatever dies.
+
+A worker claims a job for the length of a lease and renews it by heartbeats. If the worker dies, the lease
+runs out and another claims the job with a higher fence; a write that carries an old fence is refused, so a
+worker that was only asleep cannot spoil what its successor did. Every function takes the caller's session
+and never commits. Time is the database's.
+
+    queued → running → done | dead | cancelled, with paused beside queued
+
+| file | what |
+|---|---|
+| accepting | enqueue, enqueue_all: keys, needs, tasks that train together |
+| claiming | claim: what fits a worker and the limits; priority, then age |
+| holding | heartbeat and the ends of an attempt, all fenced |
+| recovery | give_up: leases that ran out, jobs that can never be done |
+| control | cancel, pause, resume, retry, prioritise |
+| limits | how much may run at once |
+| schedules | trainings that come again |
+| listing | get, page, list_all, attempts |
+"""
+
+from orchestration.queue.accepting import by_key, enqueue, enqueue_all, lock_key
+from orchestration.queue.claiming import claim
+from orchestration.queue.control import cancel, pause, prioritise, resume, retry
+from orchestration.queue.holding import (
+    LEASE_SECONDS,
+    cancelled,
+    complete,
+    fail,
+    heartbeat,
+    paused,
+    release,
+)
+from orchestration.queue.listing import attempts, get, list_all, page, unfinished
+from orchestration.queue.recovery import give_up, owners_gone
+
+MAX_ATTEMPTS = 5
+
+__all__ = [
+    "LEASE_SECONDS",
+    "MAX_ATTEMPTS",
+    "attempts",
+    "by_key",
+    "cancel",
+    "cancelled",
+    "claim",
+    "complete",
+    "enqueue",
+    "enqueue_all",
+    "fail",
+    "get",
+    "give_up",
+    "heartbeat",
+    "list_all",
+    "lock_key",
+    "owners_gone",
+    "page",
+    "pause",
+    "paused",
+    "prioritise",
+    "release",
+    "resume",
+    "retry",
+    "unfinished",
+]
