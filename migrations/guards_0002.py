@@ -144,7 +144,9 @@ def _measured(dialect: str, adapter: str | None) -> str:
         number = (
             "CASE WHEN jsonb_typeof({0}.value) = 'number' THEN abs({0}.value::numeric) < 1e308 ELSE false END"
         )
-        part, value = "jsonb_typeof(top.value) = 'object'", "{0}.value::float8"
+        # Within a CASE: PostgreSQL may work out a value before it has looked at its kind.
+        value = "CASE WHEN jsonb_typeof({0}.value) = 'number' THEN {0}.value::float8 END"
+        part = "jsonb_typeof(top.value) = 'object'"
     top = f"{each}(CASE WHEN {kind}(adapter.metrics) = 'object' THEN adapter.metrics ELSE {empty} END) AS top"
     deep = f"{each}(CASE WHEN {part} THEN top.value ELSE {empty} END) AS part"
     this = "" if adapter is None else f" AND adapter.node_id = {adapter}"
