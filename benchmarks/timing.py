@@ -32,7 +32,8 @@ class Figure:
     """One line of the result.
 
     ours, theirs: in the unit; theirs is None where the other side has no such thing. target: what ours may be
-    at most; None where nothing was aimed at, or where it is `bound_by_theirs`.
+    at most (at least, where more is better); None where nothing was aimed at, or where it is
+    `bound_by_theirs`: then ours is to be so many `times` less than theirs.
     """
 
     name: str
@@ -41,14 +42,18 @@ class Figure:
     theirs: Spread | None = None
     target: float | None = None
     bound_by_theirs: bool = False
+    times: float = 1
+    more_is_better: bool = False
 
     @property
     def limit(self) -> float | None:
-        return self.theirs.median if self.bound_by_theirs and self.theirs else self.target
+        return self.theirs.median / self.times if self.bound_by_theirs and self.theirs else self.target
 
     @property
     def met(self) -> bool | None:
-        return None if self.limit is None else self.ours.median <= self.limit
+        if self.limit is None:
+            return None
+        return self.ours.median >= self.limit if self.more_is_better else self.ours.median <= self.limit
 
 
 @dataclass(frozen=True)
@@ -105,21 +110,23 @@ def in_unit(spread: Spread | None, unit: str) -> str:
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
-def show(title: str, caption: str, figures: list[Figure]) -> None:
+def show(title: str, caption: str, figures: list[Figure], rival: str = "PEFT") -> None:
     """Prints both sides, a line a figure."""
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("figure", "unit", "Affinery", "PEFT", "target", "met"):
+    for column in ("figure", "unit", "Affinery", rival, "target", "met"):
         table.add_column(column, justify="left" if column in ("figure", "unit", "met") else "right")
     for figure in figures:
-        limit = "PEFT's" if figure.bound_by_theirs else in_limit(figure.target)
+        limit = in_limit(figure, rival)
         met = {True: "yes", False: "NO", None: ""}[figure.met]
         sides = (in_unit(side, figure.unit) for side in (figure.ours, figure.theirs))
         table.add_row(figure.name, figure.unit, *sides, limit, met)
     Console(width=132, highlight=False).print(table)
 
 
-def in_limit(target: float | None) -> str:
-    return "" if target is None else f"≤ {target:g}"
+def in_limit(figure: Figure, rival: str) -> str:
+    if figure.bound_by_theirs:
+        return f"{rival}'s" + ("" if figure.times == 1 else f" / {figure.times:g}")
+    return "" if figure.target is None else f"{'≥' if figure.more_is_better else '≤'} {figure.target:g}"
 
 
 def write(path: Path, facts: Mapping[str, object], figures: list[Figure]) -> None:

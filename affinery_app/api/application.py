@@ -104,7 +104,10 @@ def bound(host: str, port: int, token: Token | None) -> socket.socket:
     if token is None and not is_loopback(host):
         raise ListensOpenly(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=512)
+    made = socket.create_server((host, port), family=family, backlog=512)
+    # Headers and body leave in two pieces: without this, the second waits 40 ms for the first to be confirmed.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
 
 
 def server(app: Guard) -> uvicorn.Server:
