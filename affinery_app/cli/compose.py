@@ -21,8 +21,11 @@ def compose(
     """Put adapters of one backbone together: one model whose batches may mix their tasks."""
     from affinery_app.wiring import open_workspace
     from orchestration.additions import compose_tasks
+    from orchestration.tracking import compositions
 
-    record = compose_tasks(open_workspace(workspace).sessions, name, task)
+    space = open_workspace(workspace)
+    record = compose_tasks(space.sessions, name, task)
+    compositions.tell(space.tracking, space.sessions, record)
     if as_json:
         emit(record.to_json())
         return

@@ -21,6 +21,7 @@ from affinery_app.cli import (
     estimate,
     labels,
     lineage,
+    reconcile,
     registry,
     retirement,
     run,
@@ -58,6 +59,7 @@ app.command("diff")(diff.diff)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(registry.app, name="registry")
 adapter.app.command("retire")(retirement.retire)
 adapter.app.command("restore")(retirement.restore)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 from orchestration.tracking.replay import DIGEST_TAG, REF_TAG
 from orchestration.tracking.runs import Tracking
 from orchestration.tracking.trainings import EXPERIMENT
-from registry.records import AdapterRecord, CompositionRecord
+from registry import adapters
+from registry.records import CompositionRecord
+from registry.session import Sessions
 
 MODEL = "affinery-composition"
 
@@ -19,11 +20,13 @@ def key_of(record: CompositionRecord) -> str:
     return hashlib.sha256(f"composition/{record.digest}/{record.ref}".encode()).hexdigest()[:32]
 
 
-def tell(tracking: Tracking, record: CompositionRecord, members: Sequence[AdapterRecord]) -> None:
+def tell(tracking: Tracking, sessions: Sessions, record: CompositionRecord) -> None:
     """Spools a composition's run and model; it is sent with the next flush. Told already, nothing happens."""
     key = key_of(record)
     if tracking.kept.knows(key):
         return
+    with sessions.read() as session:
+        members = [adapters.by_id(session, node_id) for node_id in record.member_ids]
     tags = {REF_TAG: record.ref, DIGEST_TAG: record.digest, "affinery.backbone": record.backbone}
     described = {
         "composition": record.ref,

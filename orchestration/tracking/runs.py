@@ -173,6 +173,11 @@ class Tracking:
         self.last_error = errors[-1] if errors else None
         return not errors
 
+    def flush_all(self) -> bool:
+        """The same at once, however lately it was tried."""
+        self._not_before = 0.0
+        return self.flush()
+
     def replay_anew(self, key: str) -> None:
         """Has the next flush tell a run from its beginning: MLflow has lost some of it."""
         with alone(self.spool / key / REPLAYING):
