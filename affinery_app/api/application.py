@@ -105,7 +105,7 @@ def bound(host: str, port: int, token: Token | None) -> socket.socket:
         raise ListensOpenly(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.create_server((host, port), family=family, backlog=512)
-    # Headers and body leave in two pieces: without this, the second waits 40 ms for the first to be confirmed.
+    # Headers and body leave in two pieces: without this, the second waits 40 ms for word of the first.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 
