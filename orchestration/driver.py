@@ -76,7 +76,7 @@ def run(services: Services, held: Claim, share: Share, tell: Teller) -> None:
     attempt = Attempt(services, held, share, tell)
     try:
         attempt.check()
-        kinds.kind(getattr(held.job, "kind", "train")).run(attempt)
+        kinds.kind(held.job.kind).run(attempt)
     except Requested as request:
         tell.stopped(request.args[0])
     except Exception as error:  # whatever it was, the worker writes it down as the reason

@@ -199,3 +199,25 @@ class FailpointReached(OrchestrationError):
 
     def __str__(self) -> str:
         return f"Failpoint {self.args[0]!r} was reached."
+
+
+class NeverFits(OrchestrationError, UserError):
+    """A job needs more than there is. Args: job, what it needs, what there is."""
+
+    def __str__(self) -> str:
+        job, needs, there = self.args
+        return (
+            f"Job {job} needs {needs}, and {there}. Schedule it with less (--cpus, --gpus, --memory, "
+            f"--workers), or start a worker on a larger machine."
+        )
+
+
+class TimedOut(OrchestrationError):
+    """An attempt took longer than its job allows. Args: seconds, which attempt."""
+
+    def __str__(self) -> str:
+        seconds, attempt = self.args
+        return (
+            f"Attempt {attempt} took longer than the {seconds:g} s that its job allows; "
+            f"its checkpoints are kept."
+        )

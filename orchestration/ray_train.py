@@ -24,8 +24,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import AffineryError
-from orchestration import failpoints, local_ray
-from orchestration.errors import RayUnavailable, TrainingFailed
+from orchestration import failpoints, local_ray, planner
+from orchestration.errors import RayUnavailable, Requested, TrainingFailed
+from orchestration.jobs import Capacity
 
 if TYPE_CHECKING:
     from orchestration.planner import Share
@@ -90,6 +91,14 @@ def connect_ray(address: str) -> None:
         raise RayUnavailable(address, str(error)) from error
 
 
+def machines() -> list[Capacity]:
+    """What each machine of the connected Ray has."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Capacity(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in alive]
+
+
 def warm_up() -> None:
     """Imports what every training needs, while there is nothing else to do."""
     prepare_environment(local=False)
@@ -118,6 +127,7 @@ def train(
         return done
     assert share.ray is not None
     connect_ray(share.ray)
+    share = planner.fitting(share, machines(), folder.name[:8])
     channel = folder / f"attempt-{attempt}"
     channel.mkdir(parents=True, exist_ok=True)
     (channel / PLAN).write_text(plan.to_json(), encoding="utf-8")
@@ -131,9 +141,11 @@ def train(
             on_wait()
             position = _tell(channel / PROGRESS, position, on_progress)
         _tell(channel / PROGRESS, position, on_progress)
-    except BaseException:  # also Ctrl-C: the workers are asked to stop, and their checkpoints stay
-        (channel / STOP).touch()
-        fit.join(STOP_SECONDS)
+    except BaseException as error:  # also Ctrl-C: what was trained is saved first
+        nothing_to_save = position == 0 or (isinstance(error, Requested) and error.args[0] == "cancel")
+        if not nothing_to_save:
+            (channel / STOP).touch()
+            fit.join(STOP_SECONDS)
         raise
     return fit.finished()
 
@@ -277,11 +289,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     import torch
 
     from trainers.plan import TrainingPlan
+    from trainers.ranks import ranks as current_ranks
     from trainers.session import TrainingSession
 
     torch.set_num_threads(int(config["threads"]))
     plan = TrainingPlan.from_json(config["plan"])
-    session = TrainingSession(plan)
+    ranks = current_ranks()
+    session = TrainingSession(plan, ranks)
     resume(session, Path(config["folder"]))
     stop = Path(config["channel"]) / STOP
     lines: list[dict[str, Any]] = []
@@ -293,12 +307,15 @@ def _train_worker(config: dict[str, Any]) -> None:
         losses = progress.losses if fresh else {}
         failpoints.reach("stepping")
         lines.append({"step": progress.step, "steps": progress.steps, "losses": losses, "time": time.time()})
-        stopping = stop.exists()
+        stopping, due = ranks.as_first(stop.exists(), time.monotonic() - told >= REPORT_SECONDS)
         if progress.done or stopping or progress.step % plan.save_every == 0:
             with TemporaryDirectory() as folder:
-                session.save(Path(folder))
-                ray.train.report({LINES: lines}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        elif time.monotonic() - told >= REPORT_SECONDS:
+                saved = None
+                if ranks.rank == 0:  # all hold the same, to the bit
+                    session.save(Path(folder))
+                    saved = ray.train.Checkpoint.from_directory(folder)
+                ray.train.report({LINES: lines}, checkpoint=saved)
+        elif due:
             ray.train.report({LINES: lines})
         else:
             continue

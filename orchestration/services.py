@@ -66,6 +66,10 @@ class Services:
         return self.runs.parent / "cache"
 
     @property
+    def exports(self) -> Path:
+        return self.runs.parent / "exports"
+
+    @property
     def places(self) -> Places:
         return Places(
             self.sessions.engine.url.render_as_string(hide_password=False),

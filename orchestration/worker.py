@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestration import failpoints, kinds, queue, talk
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from orchestration import failpoints, kinds, planner, queue, talk
 from orchestration.certificates import Certificate
 from orchestration.driver import Order
 from orchestration.drivers import Driver, DriverProcesses, Drivers, wait_for_talk
-from orchestration.errors import DriverDied, LeaseLost
-from orchestration.jobs import LIVE, Claim, JobRecord
+from orchestration.errors import DriverDied, LeaseLost, NeverFits, Requested, TimedOut
+from orchestration.jobs import DEAD, LIVE, Capacity, Claim, JobRecord
 from orchestration.local_ray import LocalRay
-from orchestration.planner import Share, machine
+from orchestration.planner import Share
+from orchestration.queue import clock, listing
 from orchestration.services import Listener, Services
 from registry import adapters, certificates
 from registry.errors import RegistryBusy, RegistryUnreachable, StaleFence
+from registry.models import Job
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,9 @@ BEAT_SECONDS = 5.0
 GRACE_SECONDS = 45.0
 """After a request, before SIGTERM; a checkpoint of what was learnt is saved in this time."""
 TERM_SECONDS = 10.0
+SOON_SECONDS = 600.0
+"""A job that is due so soon is waited for by whoever runs the queue until it is empty."""
+TIMEOUT = "timeout"
 AWAY = (RegistryUnreachable, RegistryBusy)
 
 
@@ -67,6 +76,7 @@ class Running:
     held: Claim
     order: Order
     driver: Driver
+    since: float
     progress: dict[str, Any] | None = None
     ending: dict[str, Any] | None = None
     asked_for: str | None = None
@@ -118,17 +128,24 @@ class Hearts(threading.Thread):
 
 @dataclass
 class Worker:
-    """One worker; several may run on one registry. jobs: how many attempts it runs side by side at most."""
+    """One worker; several may run on one registry.
+
+    jobs: how many attempts it runs side by side at most, however many fit. given: what it may use, where that
+    is not all of this machine.
+    """
 
     services: Services
     listener: Listener
     owner: str = field(default_factory=own_name)
-    jobs: int = 1
+    jobs: int | None = None
+    given: Capacity | None = None
     drivers: Drivers = field(default_factory=DriverProcesses)
 
     def __post_init__(self) -> None:
-        self._machine = machine()
-        self._ray = LocalRay(self._machine.cpus, self._machine.gpus)
+        here = planner.machine()
+        self.capacity = self.given or here.capacity
+        self._defaults = planner.defaults(self.capacity)
+        self._ray = LocalRay(math.ceil(self.capacity.cpus), math.ceil(self.capacity.gpus))
         self._running: list[Running] = []
         self._hearts: Hearts | None = None
         self._draining = False
@@ -194,7 +211,8 @@ class Worker:
 
     def _fill(self, *, spare: bool, most: int | None = None) -> None:
         """Claims as many jobs as may run now, and starts their drivers."""
-        while not self._draining and len(self._running) < (most or self.jobs):
+        most = most or self.jobs
+        while not self._draining and (most is None or len(self._running) < most):
             try:
                 held = self._claim()
             except AWAY as error:
@@ -208,11 +226,13 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         with self.services.sessions.begin() as session:
-            owners = {job.owner for job in queue.list_all(session, ["running"]) if job.owner}
-            dead = [owner for owner in owners if owner != self.owner and _is_dead(owner)]
-            queue.owners_gone(session, dead)
+            query = select(Job.lease_owner).where(Job.state == "running", Job.lease_owner.is_not(None))
+            owners = {owner for owner in session.scalars(query) if owner}
+            queue.owners_gone(session, [owner for owner in owners if owner != self.owner and _is_dead(owner)])
             hopeless = queue.give_up(session)
-            held = queue.claim(session, self.owner)
+            held = queue.claim(
+                session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
+            )
         for job, reason in hopeless:
             self._end_runs(job, "FAILED")
             self.listener.failed(job, reason, job.state)
@@ -221,30 +241,44 @@ class Worker:
     def _begin(self, held: Claim) -> None:
         failpoints.reach("claimed")
         order = Order.of(self.services, held, self._share(held.job))
-        running = Running(held, order, self.drivers.start(order))
+        running = Running(held, order, self.drivers.start(order), time.monotonic())
         self._running.append(running)
         assert self._hearts is not None
         self._hearts.add(running)
 
+    def _free(self) -> Capacity:
+        free = self.capacity
+        for running in self._running:
+            free = free.less(running.job.resources(self._defaults))
+        return free
+
     def _share(self, job: JobRecord) -> Share:
         """What an attempt may use; Ray is started here for whoever needs it, beside the driver's imports."""
-        needs_ray = kinds.kind(getattr(job, "kind", "train")).needs_ray
-        ray = (self.services.ray_address or self._ray.ready()) if needs_ray else None
-        return Share(self._machine.cpus, min(1, self._machine.gpus), ray=ray)
+        ray = None
+        if kinds.kind(job.kind).needs_ray:
+            ray = self.services.ray_address or self._ray.ready()
+        return planner.share(job, job.resources(self._defaults), ray)
 
     def _more_waits(self) -> bool:
         with self.services.sessions.read() as session:
-            return any(job.state == "queued" for job in queue.unfinished(session))
+            return session.scalars(select(Job.id).where(Job.state == "queued").limit(1)).first() is not None
 
     def _worth_waiting(self) -> bool:
-        """Whether a queued job becomes due by itself: what it needs is done, only its time has not come."""
+        """Whether a queued job becomes due by itself, and soon: what it needs is done, and it fits here."""
         with self.services.sessions.read() as session:
-            unfinished = queue.unfinished(session)
-            states = {job.id: job.state for job in queue.list_all(session)}
-        return any(
-            job.state == "queued" and all(states[needed] == "done" for needed in job.needs)
-            for job in unfinished
-        )
+            soon = Job.run_at <= clock.later(SOON_SECONDS)
+            waiting = listing.records(session, Job.state == "queued", Job.waits == 0, soon)
+        fitting = [job for job in waiting if self.capacity.holds(job.resources(self._defaults))]
+        if not fitting:
+            for job in waiting:
+                error = NeverFits(
+                    job.id[:8], planner.told(job.resources(self._defaults)), self._what_there_is()
+                )
+                self.listener.failed(job, error, "unfit")
+        return bool(fitting)
+
+    def _what_there_is(self) -> str:
+        return f"this worker has {planner.told(self.capacity)}"
 
     # --- minding what runs ------------------------------------------------------------------------------
 
@@ -277,10 +311,13 @@ class Worker:
 
     def _mind(self, running: Running) -> None:
         """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""
+        longest = running.job.timeout_seconds
         if running.lost is not None:
             running.driver.signal(signal.SIGKILL)
         elif running.request is None and running.asked_for is not None:
             self._ask(running, running.asked_for)
+        elif running.request is None and longest and time.monotonic() - running.since > longest:
+            self._ask(running, TIMEOUT)
         elif running.request is not None:
             waited = time.monotonic() - running.asked_at
             if running.signals == 0 and waited > GRACE_SECONDS:
@@ -364,14 +401,28 @@ class Worker:
                 self.listener.published(job, found, certificate)
 
     def _stopped(self, running: Running) -> None:
+        """It ended as it was asked to: given back, paused, cancelled, or out of time."""
+        request = running.request or "release"
+        if request == TIMEOUT:
+            error = TimedOut(running.job.timeout_seconds, running.held.attempt)
+            self._failed(running, error, may_heal=True)
+            return
         try:
             with self.services.sessions.begin() as session:
-                state = queue.release(session, running.held)
+                ends: dict[str, Callable[[Session, Claim], object]] = {
+                    "cancel": queue.cancelled,
+                    "pause": queue.paused,
+                }
+                ends.get(request, queue.release)(session, running.held)
         except LeaseLost as error:
             self._lost(running, error)
             return
-        if state == "cancelled":
+        if request == "cancel":
             self._end_runs(running.job, "KILLED")
+        if request in ends:
+            self.listener.failed(
+                running.job, Requested(request), "cancelled" if request == "cancel" else "paused"
+            )
 
     def _lost(self, running: Running, error: Exception) -> None:
         """The job is another's by now, was cancelled (its runs end too), or was done before the error."""
@@ -391,7 +442,7 @@ class Worker:
         except LeaseLost as lost:
             self._lost(running, lost)
             return
-        if state != "queued":
+        if state in DEAD:
             self._end_runs(running.job, "FAILED")
         self.listener.failed(running.job, error, state)
 

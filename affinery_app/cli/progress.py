@@ -58,7 +58,12 @@ def bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def names(job: JobRecord) -> str:
-    return " + ".join(printable(name) for name in job.tasks)
+    """What a job is called while it runs: by its tasks, or by its kind."""
+    return " + ".join(printable(name) for name in job.tasks) or f"{job.kind} {job.id[:8]}"
+
+
+UNHARMED = ("queued", "paused")
+"""States in which a job that stopped may still be done."""
 
 
 class Lines:
@@ -93,7 +98,10 @@ class Lines:
         say(f"[{names(job)}] done{': ' if facts else ''}{facts}")
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self.failures += state != "queued"
+        self.failures += state not in UNHARMED
+        if state in ("paused", "cancelled"):
+            say(f"[{names(job)}] {state}: {error}")
+            return
         then = "; it will be tried again" if state == "queued" else ""
         say(f"[{names(job)}] failed: {error}{then}")
 
@@ -176,7 +184,7 @@ class JsonLines(Lines):
         self._tell(job, "done", result=result)
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self.failures += state != "queued"
+        self.failures += state not in UNHARMED
         self._tell(job, "failed", error=str(error), state=state)
 
     def _tell(self, job: JobRecord, event: str, **facts: object) -> None:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
-from orchestration import failpoints
+from orchestration import failpoints, queue
 from orchestration.errors import Requested
 from orchestration.jobs import Claim, JobRecord
 from orchestration.planner import Share
@@ -62,7 +62,7 @@ class Attempt:
         self.tell.stage(doing)
 
     def commit(self, write: Callable[[Session], Written]) -> Written:
-        """The transaction that ends the job, with its result. It waits while the database is away.
+        """The transaction that ends the job. It waits while the database is away, and is tried again then.
 
         Where a commit arrived and its answer did not, trying again finds the job done: LeaseLost, and the
         worker sees that it is done.
@@ -80,6 +80,18 @@ class Attempt:
             else:
                 failpoints.reach("after-commit")
                 return written
+
+    def complete(self, result: dict[str, Any], write: Callable[[Session], object] = lambda _: None) -> None:
+        """Ends a job that publishes no adapter: what `write` writes and the result, in one transaction."""
+        self.check()
+
+        def all_of_it(session: Session) -> None:
+            write(session)
+            queue.heartbeat(session, self.held, {"result": result})
+            queue.complete(session, self.held)
+
+        self.commit(all_of_it)
+        self.tell.done(result)
 
 
 def own_folder(runs: Path, job_id: str, fence: int) -> Path:

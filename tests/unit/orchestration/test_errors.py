@@ -33,6 +33,8 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "AttemptFailed": ("no such file",),
     "Requested": ("pause",),
     "FailpointReached": ("uploaded",),
+    "NeverFits": ("abcdef12", "8 GPUs", "this worker has 2 processors"),
+    "TimedOut": (60.0, 2),
 }
 
 
