@@ -128,7 +128,7 @@ def schedule(
         if key is not None and (known := queue.by_key(session, key)) is not None:
             return known
         chosen = backbones.get(session, backbone)
-    full = _recipe(chosen, recipe)
+    full = full_recipe(chosen, recipe)
     configs = _kind_configs(chosen, kinds, config)
     told = one_each(names, conditions)
     own_size = check_architecture(chosen, told, image_size)
@@ -155,11 +155,11 @@ def schedule_again(sessions: Sessions, names: Sequence[str], recipe: Mapping[str
     """Queues tasks that are registered already: after a failure, or for a next version of their adapters."""
     with sessions.begin() as session:
         found = [tasks.get(session, name) for name in names]
-        full = _recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
+        full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
         return queue.enqueue(session, names, full)
 
 
-def _recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:
+def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:
     from affinery.kind_settings import advised_recipe, check_mask_ratio
     from trainers.recipe import Recipe
 

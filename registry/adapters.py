@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, Select, select, update
 from sqlalchemy.orm import Session, aliased
 
-from registry import backbones, blobs, events, names, nodes, refs, runs, tasks
+from registry import backbones, beginnings, blobs, events, names, nodes, refs, runs, tasks
 from registry.digests import checked_digest, plain
 from registry.errors import NotFound, RecordInvalid, StaleFence
 from registry.models import Adapter, Backbone, Dataset, Job, JobTask, Node, Task
@@ -36,7 +36,8 @@ def publish(
     """Publish what a job learnt as the task's next adapter version.
 
     digest is the identity of the adapter, blob_digest and size_bytes the stored file. golden_blob must have
-    been committed. The run recorded last for this job and task becomes its parent. The same digest again from
+    been committed. The run recorded last for this job and task becomes its parent, and so does what the task
+    began from (registry/beginnings.py), unless warm_start names another. The same digest again from
     the same job gives the record that stands. StaleFence where the job has been given to another worker or no
     longer runs.
     """
@@ -49,7 +50,8 @@ def publish(
     if same is not None:
         return _record(same)
     run = runs.latest_of(session, job_id, learner.node_id)
-    warm = get(session, warm_start).node_id if warm_start is not None else None
+    begins = beginnings.of(session, job_id)[learner.node_id]
+    warm = begins.warm_start_id if warm_start is None else get(session, warm_start).node_id
     blobs.commit(session, blob_digest, size_bytes)
     if golden_blob is not None:
         blobs.require(session, golden_blob)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import adapters, names, refs, tasks
+from registry import adapters, evaluations, names, refs, tasks
 from registry.errors import AliasMoved, GateClosed, NotFound, RefInvalid
 from registry.metrics import Requirement
 from registry.models import Adapter, AliasMove, Task
@@ -42,7 +42,7 @@ def point(
     _hold(session, adapter.task_id)
     now = _now(session, adapter.task_id, name)
     _compare(session, name, adapter.task, now, expect, expect_move)
-    gate = _passed(adapter, require)
+    gate = _passed(session, adapter, require)
     if now is not None and now.adapter_id == adapter.node_id:
         return now
     return _append(session, adapter.task_id, adapter.backbone_id, name, adapter.node_id, gate)
@@ -147,15 +147,16 @@ def _expected(session: Session, task: str, expect: str) -> int:
     return refs.find(session, "adapter", f"{task}@{expect}" if expect.isdecimal() else expect)
 
 
-def _passed(adapter: AdapterRecord, require: Sequence[Requirement]) -> list[dict[str, Any]] | None:
-    passed = []
+def _passed(
+    session: Session, adapter: AdapterRecord, require: Sequence[Requirement]
+) -> list[dict[str, Any]] | None:
+    passed: list[dict[str, Any]] = []
     for each in require:
-        found = each.found(adapter.metrics)
+        found, protocol = evaluations.figure(session, adapter, each.metric)
         if found is None or not each.holds(found):
             raise GateClosed(adapter.ref, str(each), each.metric, found)
-        passed.append(
-            {"metric": each.metric, "comparison": each.comparison, "bound": each.bound, "found": found}
-        )
+        bound = {"metric": each.metric, "comparison": each.comparison, "bound": each.bound, "found": found}
+        passed.append(bound if protocol is None else bound | {"protocol": protocol})
     return passed or None
 
 

@@ -31,7 +31,8 @@ def register(
     """Record a backbone version and its own class rows [0, null_index + 1).
 
     The same name and fingerprint again give the record that stands; another fingerprint under the name gives
-    the next version. parent is the reference of the backbone that this one was made from.
+    the next version. parent is the reference of the backbone that this one was made from; where none is
+    given, it is the version before it of the same name.
     """
     name = names.checked("backbone", name)
     checked_digest("The backbone's fingerprint", fingerprint)
@@ -45,7 +46,7 @@ def register(
     ).first()
     if same is not None:
         return _record(same)
-    ancestor = get(session, parent).node_id if parent is not None else None
+    ancestor = get(session, parent).node_id if parent is not None else nodes.latest(session, Backbone, name)
     blobs.commit(session, blob_digest, size_bytes)
     version = nodes.next_version(session, "backbone", name)
     node = nodes.add(session, "backbone", fingerprint, [] if ancestor is None else [(ancestor, "parent")])

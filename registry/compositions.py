@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from registry import adapters, backbones, events, exports, names, nodes, refs, retirement
+from registry import adapters, backbones, events, exports, names, nodes, refs, renaming, retirement
 from registry.digests import digest_of, plain
 from registry.errors import RecordInvalid
 from registry.models import Adapter, Backbone, Composition, CompositionMember, Node, Task
@@ -34,12 +34,13 @@ def register(
     base = backbones.get(session, backbone)
     chosen = [adapters.get(session, ref) for ref in members]
     _check_members(base, chosen)
+    first = renaming.origins(session, "task")  # a task's new name makes no other composition
     identity = {
         "backbone": base.digest,
         "mode": mode,
         "recipe": recipe,
         # Identity of content alone would confuse two tasks whose adapters happen to be equal.
-        "members": [[member.task, member.version, member.digest] for member in chosen],
+        "members": [[first.get(m.task, m.task), m.version, m.digest] for m in chosen],
     }
     digest = digest_of(identity)
     nodes.lock_series(session, "composition", name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import Row, Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry import events, names, nodes, refs
 from registry.digests import checked_digest, plain
@@ -26,7 +26,10 @@ def register(
     licence: str,
     source: str,
 ) -> DatasetRecord:
-    """Record a dataset version; the same name and digest again give the record that stands."""
+    """Record a dataset version, made from the one before it of its name.
+
+    The same name and digest again give the record that stands.
+    """
     name = names.checked("dataset", name)
     checked_digest("The dataset's digest", digest)
     classes = _checked_classes(classes, class_counts, image_count)
@@ -36,8 +39,9 @@ def register(
     ).first()
     if same is not None:
         return _record(same)
+    parent = nodes.latest(session, Dataset, name)
     version = nodes.next_version(session, "dataset", name)
-    node = nodes.add(session, "dataset", digest, [])
+    node = nodes.add(session, "dataset", digest, [] if parent is None else [(parent, "parent")])
     row = Dataset(
         node_id=node.id,
         name=name,
@@ -50,6 +54,7 @@ def register(
         class_counts=list(class_counts),
         licence=plain("The licence", licence),
         source=plain("The source", source),
+        parent_id=parent,
     )
     session.add(row)
     session.flush()
@@ -87,12 +92,19 @@ def list_all(session: Session) -> list[DatasetRecord]:
     return [_record(row) for row in session.execute(_query().order_by(Dataset.name, Dataset.version))]
 
 
-def _query() -> Select[Dataset, Node]:
-    return select(Dataset, Node).join(Node, Node.id == Dataset.node_id)
+_Parent = aliased(Dataset)
 
 
-def _record(row: Row[Dataset, Node]) -> DatasetRecord:
-    dataset, node = row
+def _query() -> Select[Dataset, Node, str, int]:
+    return (
+        select(Dataset, Node, _Parent.name, _Parent.version)
+        .join(Node, Node.id == Dataset.node_id)
+        .outerjoin(_Parent, _Parent.node_id == Dataset.parent_id)
+    )
+
+
+def _record(row: Row[Dataset, Node, str, int]) -> DatasetRecord:
+    dataset, node, parent_name, parent_version = row
     return DatasetRecord(
         node_id=node.id,
         digest=node.digest,
@@ -107,4 +119,5 @@ def _record(row: Row[Dataset, Node]) -> DatasetRecord:
         class_counts=tuple(dataset.class_counts),
         licence=dataset.licence,
         source=dataset.source,
+        parent=None if dataset.parent_id is None else f"{parent_name}@{parent_version}",
     )

@@ -2,13 +2,18 @@
 
 RegistryError                      exit code 1
 ├── NotFound                       (usage) no thing of this kind has this name or digest
+│   ├── Renamed                    (usage) an old name of something that has a new one
+│   └── AllRetired                 (usage) a task of whose adapter versions none is in use
 ├── AmbiguousRef                   (usage) a reference that several things answer to
 ├── RefInvalid                     (usage) a reference that cannot be read
 ├── NameInvalid                    (usage) a name that could not be used in references and paths
 ├── RecordInvalid                  (usage) a value that cannot be recorded
 ├── RequirementInvalid             (usage) a bound on a metric that cannot be read
 ├── FilterInvalid                  (usage) a filter of a search that cannot be read
+├── ProtocolAmbiguous              (usage) a beginning with which the digests of several protocols begin
 ├── TaskExists                     (usage) a task name that is taken
+├── NameTaken                      (usage) a name that something else has, or once had
+├── TaskHeld                       (usage) a task that a job holds, which keeps its name
 ├── KeyReused                      (usage) an idempotency key of another request
 ├── AliasMoved                     an alias that no longer means what was expected
 ├── GateClosed                     an adapter whose metrics do not hold what an alias requires
@@ -52,6 +57,25 @@ class NotFound(RegistryError, UserError):
         listing = ", ".join(list(known)[:12]) or "none yet"
         more = f" and {len(known) - 12} more" if len(known) > 12 else ""
         return f"There is no {noun} {ref!r}.{near(ref, known)} Known: {listing}{more}."
+
+
+class Renamed(NotFound):
+    """A name that was changed since. Args: noun, ref, what to write now."""
+
+    def __str__(self) -> str:
+        noun, ref, now = self.args
+        return f"There is no {noun} {ref!r} any more: it was renamed. Write {now!r} now."
+
+
+class AllRetired(NotFound):
+    """Every version that a bare name could mean is retired. Args: noun, ref, the versions."""
+
+    def __str__(self) -> str:
+        noun, ref, versions = self.args
+        return (
+            f"Every version of {noun} {ref!r} is retired: {', '.join(versions[:12])}. Name one to look "
+            f"at it, or take it into use again: affinery adapter restore {versions[-1]}"
+        )
 
 
 class AmbiguousRef(RegistryError, UserError):
@@ -114,6 +138,40 @@ class FilterInvalid(RegistryError, UserError):
         shown = "".join(each if each.isprintable() else "·" for each in text[start : position + 30])
         mark = " " * (position - start) + "^"
         return f"The filter cannot be read at character {position + 1}: {reason}.\n  {shown}\n  {mark}"
+
+
+class ProtocolAmbiguous(RegistryError, UserError):
+    """A protocol, or a metric of several protocols, that is not named well enough. Args: name, digests."""
+
+    def __str__(self) -> str:
+        name, found = self.args
+        listing = ", ".join(digest[:12] for digest in found)
+        return (
+            f"{name!r} stands for figures of {len(found)} protocols, which are never compared: {listing}. "
+            "Name one by the first digits of its digest."
+        )
+
+
+class NameTaken(RegistryError, UserError):
+    """A name that something else has, or once had. Args: noun, name."""
+
+    def __str__(self) -> str:
+        noun, name = self.args
+        return (
+            f"There is, or once was, another {noun} named {name!r}. Choose a name that nothing had: old "
+            "references must not come to mean another thing."
+        )
+
+
+class TaskHeld(RegistryError, UserError):
+    """A task that keeps its name while a job holds it. Args: task."""
+
+    def __str__(self) -> str:
+        (task,) = self.args
+        return (
+            f"A job holds the task {task!r}, which keeps its name until the job ends. Wait for that, or "
+            f"cancel it: affinery task show {task}"
+        )
 
 
 class KeyReused(RegistryError, UserError):

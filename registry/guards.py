@@ -6,23 +6,31 @@ from sqlalchemy import Connection
 
 _WRITTEN_ONCE = (
     *("adapter", "backbone", "certificate", "class_block", "composition", "composition_member", "dataset"),
-    *("edge", "event", "export", "job", "job_task", "node", "run", "series", "task"),
+    *("edge", "evaluation", "event", "export", "job", "job_task", "node", "run", "series", "task"),
 )
-_DETAILS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
-_APPENDED = ("alias_move", "metric")
+_DETAILS = (
+    *("adapter", "backbone", "certificate", "composition", "dataset", "evaluation", "export", "run", "task"),
+)
+_APPENDED = ("alias_move", "figure", "metric", "renaming")
 _LABELS = ("note", "tag")
-_WITH_PARENTS = tuple(name for name in _DETAILS if name != "dataset")
+_NAMED = ("backbone", "composition", "dataset", "export", "series", "task")
 
 _BOTH = frozenset(
     {f"{table}_no_{verb}" for table in _WRITTEN_ONCE for verb in ("update", "delete")}
     | {f"{table}_kind" for table in _DETAILS}
-    | {f"{table}_edges" for table in (*_WITH_PARENTS, "composition_member")}
+    | {f"{table}_edges" for table in (*_DETAILS, "composition_member")}
     | {f"{table}_numbered" for table in ("adapter", "backbone", "composition", "dataset", "export")}
     | {"adapter_fence", "blob_no_update", "class_block_next", "composition_member_sealed", "edge_sealed"}
     | {"job_fence", "job_live", "job_task_live_insert", "job_task_live_update"}
     | {"series_counts_up", "task_counts_up"}
     | {f"{table}_no_{verb}" for table in _APPENDED for verb in ("update", "delete")}
     | {"alias_move_away", "alias_move_event", "alias_move_next", "adapter_metrics", "metric_true"}
+    | {f"{table}_named" for table in _NAMED}
+    | {f"renaming_{each}" for each in ("done", "held", "kind", "of", "origin", "past", "to")}
+    | {"series_new_name", "task_new_name", "task_successor", "adapter_dataset"}
+    | {f"job_task_{each}" for each in ("begins", "dataset", "moved")}
+    | {"evaluation_fence", "evaluation_figures", "evaluation_subjects", "figure_true"}
+    | {"job_dependency_no_cycle", "job_dependency_no_update"}
     | {f"{table}_{each}" for table in _LABELS for each in ("subject", "no_move", "set", "changed", "removed")}
 )
 

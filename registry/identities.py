@@ -8,19 +8,30 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from registry import evaluations, renaming, tasks
 from registry.declared import Names
 from registry.digests import digest_of
 from registry.findings import RESTORE, Finding
-from registry.models import Adapter, Certificate, Composition, CompositionMember, Node, Run, Task
+from registry.models import (
+    Adapter,
+    Certificate,
+    Composition,
+    CompositionMember,
+    Evaluation,
+    Node,
+    Run,
+    Task,
+)
 
 
 def changed(session: Session) -> Iterator[Finding]:
-    """Tasks, runs, certificates and compositions whose rows are not what their digests were made of."""
+    """What was recorded without a file of its own, and whose row is not what its digest was made of."""
     name = Names(session)
     made: tuple[Callable[[Session], Iterator[tuple[int, str, str]]], ...] = (
         _tasks_anew,
         _runs_anew,
         _certificates_anew,
+        _evaluations_anew,
         _compositions_anew,
     )
     for anew in made:
@@ -31,22 +42,19 @@ def changed(session: Session) -> Iterator[Finding]:
 
 
 def _tasks_anew(session: Session) -> Iterator[tuple[int, str, str]]:
-    own, base, source = aliased(Node), aliased(Node), aliased(Node)
+    own, base, source, followed = aliased(Node), aliased(Node), aliased(Node), aliased(Node)
     rows = (
-        select(Task, own.digest, base.digest, source.digest)
+        select(Task, own.digest, base.digest, source.digest, followed.digest)
         .join(own, own.id == Task.node_id)
         .join(base, base.id == Task.backbone_id)
         .join(source, source.id == Task.dataset_id)
+        .outerjoin(followed, followed.id == Task.predecessor_id)
     )
-    for task, digest, backbone, dataset in session.execute(rows):
-        identity = {
-            "name": task.name,
-            "backbone": backbone,
-            "dataset": dataset,
-            "kind": task.kind,
-            "config": task.config,
-        }
-        yield task.node_id, digest, digest_of(identity)
+    first = renaming.origins(session, "task")
+    for task, digest, backbone, dataset, predecessor in session.execute(rows):
+        name = first.get(task.name, task.name)
+        made_of = tasks.identity(name, backbone, dataset, task.kind, task.config, predecessor)
+        yield task.node_id, digest, digest_of(made_of)
 
 
 def _runs_anew(session: Session) -> Iterator[tuple[int, str, str]]:
@@ -82,9 +90,23 @@ def _certificates_anew(session: Session) -> Iterator[tuple[int, str, str]]:
         yield row.node_id, digest, digest_of(identity)
 
 
+def _evaluations_anew(session: Session) -> Iterator[tuple[int, str, str]]:
+    own, adapter, dataset = aliased(Node), aliased(Node), aliased(Node)
+    rows = (
+        select(Evaluation, own.digest, adapter.digest, dataset.digest)
+        .join(own, own.id == Evaluation.node_id)
+        .join(adapter, adapter.id == Evaluation.adapter_id)
+        .join(dataset, dataset.id == Evaluation.dataset_id)
+    )
+    for row, digest, judged, against in session.execute(rows):
+        made_of = evaluations.identity(judged, against, row.protocol, row.results)
+        yield row.node_id, digest, digest_of(made_of)
+
+
 def _compositions_anew(session: Session) -> Iterator[tuple[int, str, str]]:
     own, base, part = aliased(Node), aliased(Node), aliased(Node)
     members: dict[int, list[list[Any]]] = {}
+    first = renaming.origins(session, "task")
     for composition_id, task, version, digest in session.execute(
         select(CompositionMember.composition_id, Task.name, Adapter.version, part.digest)
         .join(Adapter, Adapter.node_id == CompositionMember.adapter_id)
@@ -92,7 +114,7 @@ def _compositions_anew(session: Session) -> Iterator[tuple[int, str, str]]:
         .join(part, part.id == CompositionMember.adapter_id)
         .order_by(CompositionMember.composition_id, CompositionMember.pos)
     ):
-        members.setdefault(composition_id, []).append([task, version, digest])
+        members.setdefault(composition_id, []).append([first.get(task, task), version, digest])
     rows = (
         select(Composition, own.digest, base.digest)
         .join(own, own.id == Composition.node_id)

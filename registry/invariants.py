@@ -20,6 +20,7 @@ from registry.models import (
     CompositionMember,
     Dataset,
     Edge,
+    Evaluation,
     Export,
     Job,
     JobTask,
@@ -35,6 +36,7 @@ DETAILS: dict[str, Any] = {
     "certificate": Certificate,
     "composition": Composition,
     "dataset": Dataset,
+    "evaluation": Evaluation,
     "export": Export,
     "run": Run,
     "task": Task,
@@ -42,7 +44,8 @@ DETAILS: dict[str, Any] = {
 # Which column of a row stands as an edge too, in which role.
 EDGES: dict[str, tuple[tuple[str, str], ...]] = {
     "backbone": (("parent_id", "parent"),),
-    "task": (("backbone_id", "backbone"), ("dataset_id", "dataset")),
+    "dataset": (("parent_id", "parent"),),
+    "task": (("backbone_id", "backbone"), ("dataset_id", "dataset"), ("predecessor_id", "predecessor")),
     "run": (("task_id", "task"),),
     "adapter": (
         ("task_id", "task"),
@@ -52,6 +55,7 @@ EDGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("warm_start_id", "warm-start"),
     ),
     "certificate": (("adapter_id", "adapter"),),
+    "evaluation": (("adapter_id", "adapter"), ("dataset_id", "reference")),
     "composition": (("backbone_id", "backbone"),),
     "export": (("composition_id", "composition"),),
 }

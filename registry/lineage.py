@@ -149,13 +149,13 @@ def _below(
         piece = list(session.scalars(_nodes(after, kinds).limit(CHUNK)))
         if not piece:
             break
-        found += _descending(session, root, piece, allowed)
+        found += descending(session, root, piece, allowed)
         after = piece[-1]
     return found[:limit]
 
 
-def _descending(
-    session: Session, root: int, ids: Sequence[int], allowed: Sequence[ColumnElement[bool]]
+def descending(
+    session: Session, root: int, ids: Sequence[int], allowed: Sequence[ColumnElement[bool]] = ()
 ) -> list[int]:
     """Those of these nodes that were made from root. What is older than root cannot have been."""
     parents: dict[int, list[int]] = {}

@@ -1,7 +1,8 @@
 """Metrics of adapters as people ask for them: by a name, against a bound.
 
 `recognition` is the number of that name; where the metrics hold several numbers under it, the first of
-`recognition.share`, `recognition.mean` and `recognition.value`. Any of them can be named in full.
+`recognition.share`, `recognition.mean` and `recognition.value`. Any of them can be named in full. Where an
+evaluation measured it, `recognition@3f9a2c` says under which protocol (registry/evaluations.py).
 """
 
 from __future__ import annotations
@@ -42,9 +43,15 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def find(metrics: Mapping[str, Any], name: str) -> float | None:
+    """What the metrics say by this name; None where they do not."""
+    known = numbers(metrics)
+    return next((known[each] for each in spellings(name) if each in known), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A metric's name, a comparison and a bound: recognition>=0.8."""
+    """A metric's name, a comparison and a bound: recognition>=0.8, kid@3f9a2c<0.02."""
 
     metric: str
     comparison: str
@@ -52,11 +59,6 @@ class Requirement:
 
     def __str__(self) -> str:
         return f"{self.metric}{self.comparison}{self.bound:g}"
-
-    def found(self, metrics: Mapping[str, Any]) -> float | None:
-        """What the metrics say of it; None where they do not."""
-        known = numbers(metrics)
-        return next((known[name] for name in spellings(self.metric) if name in known), None)
 
     def holds(self, number: float) -> bool:
         return COMPARISONS[self.comparison](number, self.bound)

@@ -15,7 +15,9 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 # Control, format (which turn the direction of text or hide in it), lone surrogates, line and paragraph ends.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"  # Persian words and joined emoji are written with these
-KINDS = ("adapter", "backbone", "certificate", "composition", "dataset", "export", "run", "task")
+KINDS = (
+    *("adapter", "backbone", "certificate", "composition", "dataset", "evaluation", "export", "run", "task"),
+)
 
 
 def checked(what: str, name: str) -> str:

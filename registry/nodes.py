@@ -8,7 +8,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from registry.digests import checked_digest
-from registry.models import Edge, Node, Series
+from registry.models import Backbone, Dataset, Edge, Node, Series
 from registry.upsert import insert_if_new
 
 Parent = tuple[int, str]  # node id, role
@@ -46,3 +46,9 @@ def next_version(session: Session, kind: str, name: str) -> int:
         .execution_options(synchronize_session=False)
     )
     return session.scalars(statement).one() - 1
+
+
+def latest(session: Session, table: type[Backbone] | type[Dataset], name: str) -> int | None:
+    """The node of a name's last version, from which the next one is made. Call lock_series before."""
+    query = select(table.node_id).where(table.name == name).order_by(table.version.desc()).limit(1)
+    return session.scalar(query)

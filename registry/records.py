@@ -91,13 +91,15 @@ class DatasetRecord(Versioned):
     class_counts: tuple[int, ...]
     licence: str
     source: str
+    parent: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord(Record):
-    """block is [lo, hi), the task's rows in the class table; state is registered, scheduled, learning,
-    paused, learnt or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter.
-    condition is the spatial condition that it is told, image_size that of its images where it is not the backbone's."""
+    """block is [lo, hi), the task's rows in the class table; state is registered, scheduled, learning, learnt
+    or failed, derived from its jobs and adapters. latest_version is 0 before the first adapter. condition is
+    the spatial condition that it is told, image_size that of its images where it is not the backbone's.
+    dataset is the version that it is on now; predecessor the task of an older backbone that it follows."""
 
     name: str
     backbone: str
@@ -112,6 +114,7 @@ class TaskRecord(Record):
     classes: tuple[str, ...]
     state: str
     latest_version: int
+    predecessor: str | None
 
     @property
     def ref(self) -> str:
@@ -176,6 +179,21 @@ class CertificateRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord(Record):
+    """What was measured of adapter against the dataset version reference, under one protocol."""
+
+    adapter: str
+    adapter_id: int
+    reference: str
+    reference_id: int
+    protocol: dict[str, Any]
+    protocol_digest: str
+    results: dict[str, Any]
+    job_id: str | None
+    fence: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompositionRecord(Versioned):
     """Adapter versions on one backbone, in the order in which they were given."""
 
@@ -221,6 +239,21 @@ class AliasRecord:
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON, with ref."""
         return {"ref": self.ref} | {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenamingRecord:
+    """A name that was changed; origin is the first that its bearer had. at is None where nothing changed."""
+
+    kind: str
+    origin: str
+    was: str
+    name: str
+    at: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

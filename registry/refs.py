@@ -1,12 +1,13 @@
 """References that people write, resolved: the one place where a name becomes a node, and a node its name.
 
-    digits               a name: the latest version (of a task's name: its adapter, if it has one)
+    digits               a name: the latest version (of a task's name: its latest adapter that is not retired)
     digits@2             a version
     digits@champion      an alias of a task's adapters
     dataset:digits@1     any of these with its kind, which is never ambiguous
     3f9a2c               six digits or more of a digest; a name wins over it
 
-Several answers are refused with the candidates; none, with the nearest known names.
+Several answers are refused with the candidates; none, with the nearest known names; a name that was changed,
+with what to write now.
 """
 
 from __future__ import annotations
@@ -18,11 +19,23 @@ from itertools import islice
 from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry import names
-from registry.errors import AmbiguousRef, NotFound
-from registry.models import Adapter, AliasMove, Backbone, Composition, Dataset, Export, Node, Run, Task
+from registry import names, renaming
+from registry.errors import AllRetired, AmbiguousRef, NotFound, Renamed
+from registry.models import (
+    Adapter,
+    AliasMove,
+    Backbone,
+    Composition,
+    Dataset,
+    Event,
+    Export,
+    Node,
+    Run,
+    Task,
+)
 from registry.records import NodeRecord
 
+RETIRED, RESTORED = "adapter.retired", "adapter.restored"
 CHUNK = 500  # ids in one statement: SQLite's older builds take 999 parameters
 _MOST_CANDIDATES = 20
 _MOST_KNOWN = 1000
@@ -35,6 +48,8 @@ _VERSIONED: dict[str, tuple[_Table, InstrumentedAttribute[str]]] = {
     "dataset": (Dataset, Dataset.name),
     "export": (Export, Export.name),
 }
+# What has no name of its own bears that of another kind.
+_NAMED_BY = {"adapter": "task", "export": "composition"}
 
 
 def resolve(session: Session, ref: str, prefer: Sequence[str] = (), kind: str | None = None) -> NodeRecord:
@@ -46,7 +61,7 @@ def resolve(session: Session, ref: str, prefer: Sequence[str] = (), kind: str | 
     wanted = names.parse(ref) if kind is None else names.parse_as(kind, ref)
     found = _answers(session, wanted, wanted.kind or kind)
     if not found:
-        raise NotFound(wanted.kind or kind or "recorded thing", ref, _known(session, wanted, kind))
+        raise _nothing(session, wanted, kind)
     for each in prefer:
         chosen = [node for node in found if node.kind == each]
         if len(chosen) == 1:
@@ -59,6 +74,31 @@ def resolve(session: Session, ref: str, prefer: Sequence[str] = (), kind: str | 
 def find(session: Session, kind: str, ref: str) -> int:
     """The node id of the thing of this kind that a reference means. Raises as resolve does."""
     return resolve(session, ref, kind=kind).node_id
+
+
+def _nothing(session: Session, wanted: names.Ref, kind: str | None) -> NotFound:
+    """Why nothing answers: it is called otherwise now, all of it is retired, or there is no such thing."""
+    kind = wanted.kind or kind
+    said = "" if wanted.version is None and wanted.alias is None else f"@{wanted.version or wanted.alias}"
+    named = renaming.KINDS if kind is None else (_NAMED_BY.get(kind, kind),)
+    for each in named:
+        now = renaming.called_now(session, each, wanted.name)
+        if now is not None:
+            noun = kind or each
+            prefix = f"{wanted.kind}:" if wanted.kind is not None else ""
+            return Renamed(noun, wanted.text, f"{prefix}{now}{said}")
+    if kind == "adapter" and wanted.version is None and wanted.alias is None:
+        retired = session.scalars(_named("adapter", wanted.name).order_by(Adapter.version.desc()).limit(12))
+        if versions := [node.ref for node in describe(session, retired).values()]:
+            return AllRetired("adapter", wanted.name, versions[::-1])
+    return NotFound(kind or "recorded thing", wanted.text, _known(session, wanted, kind))
+
+
+def in_use() -> ColumnElement[bool]:
+    """Whether an adapter is not retired: its last word was not that."""
+    last = select(Event.kind).where(Event.subject == Adapter.node_id, Event.kind.in_((RETIRED, RESTORED)))
+    last = last.order_by(Event.id.desc()).limit(1).correlate(Adapter)
+    return func.coalesce(last.scalar_subquery(), RESTORED) != RETIRED
 
 
 def _answers(session: Session, wanted: names.Ref, kind: str | None) -> list[NodeRecord]:
@@ -79,6 +119,8 @@ def _by_name(session: Session, wanted: names.Ref, kind: str | None) -> list[int]
         query = _named(each, wanted.name).order_by(table.version.desc()).limit(1)
         if wanted.version is not None:
             query = query.where(table.version == wanted.version)
+        elif each == "adapter":
+            query = query.where(in_use())
         answers = session.scalars(query).all()
         learnt = learnt or (each == "adapter" and bool(answers))
         ids.extend(answers)

@@ -13,8 +13,7 @@ from registry import adapters, events
 from registry.errors import RecordInvalid
 from registry.models import Event
 from registry.records import AdapterRecord
-
-RETIRED, RESTORED = "adapter.retired", "adapter.restored"
+from registry.refs import RESTORED, RETIRED
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     task=digits            version>=2          kind=affiner        backbone=dit@1       dataset=digits@1
     tag.owner=ann          metric.kid<0.02     alias=champion      certificate=bit-exact
     created>=2026-01-31    parameters<200000   size<=1000000       state=usable (or retired)
+    metric.kid@3f9a2c<0.02 by its last evaluation under the protocol whose digest begins so
     below=REF              made, in any number of steps, from what REF means; above=REF the other way
     run=…                  an MLflow run       job=…               a job's id
 
@@ -20,16 +21,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from affinery.errors import near
-from registry import adapters, filters, refs, retirement
+from registry import adapters, below, evaluations, filters, refs
 from registry.errors import FilterInvalid
 from registry.filters import All, Filter, Not, Some, Term
 from registry.lineage import reach
 from registry.metrics import HEADLINES, spellings
-from registry.models import Adapter, AliasMove, Certificate, Event, Metric, Node, Tag
-from registry.records import AdapterRecord
+from registry.models import (
+    Adapter,
+    AliasMove,
+    Certificate,
+    Evaluation,
+    Event,
+    Figure,
+    Metric,
+    Node,
+    Tag,
+)
+from registry.records import AdapterRecord, NodeRecord
 
 _Condition = ColumnElement[bool]
 _ORDER: dict[str, Callable[[Any, Any], Any]] = {
@@ -96,6 +107,9 @@ class _Reading:
         if dot and name and family in ("tag", "metric"):
             return self.tag(name) if family == "tag" else self.metric(name)
         if self.term.field not in _FIELDS:
+            # No field has a dot in its name; a metric may be called like none of them.
+            if (dot and name) or self.was_measured(self.term.field):
+                return self.metric(self.term.field)
             known = [*_FIELDS, "tag.KEY", "metric.NAME"]
             hint = near(self.term.field, known)
             raise self.wrong(f"there is no field {self.term.field[:60]!r}.{hint} Known: {', '.join(known)}")
@@ -143,9 +157,9 @@ class _Reading:
             shown = self.term.value[:40]
             raise self.wrong(f"{shown!r} is no date such as 2026-01-31 or 2026-01-31T12:00") from error
 
-    def meant(self) -> int:
-        """The node that the value refers to."""
-        return refs.resolve(self.session, self.term.value, prefer=("dataset", "backbone", "adapter")).node_id
+    def meant(self) -> NodeRecord:
+        """What the value refers to."""
+        return refs.resolve(self.session, self.term.value, prefer=("dataset", "backbone", "adapter"))
 
     # --- fields ------------------------------------------------------------------------------------
 
@@ -173,21 +187,66 @@ class _Reading:
         found = self.either(Tag.node_id, Tag.key == key, Tag.value == value)
         return found if self.equal() else not_(found)
 
-    def metric(self, name: str) -> _Condition:
-        """The first of its spellings that an adapter has; an adapter without any has no such metric."""
-        number = self.number()
-        if name.rpartition(".")[2] in HEADLINES:
-            return self.either(Metric.adapter_id, Metric.name == name, self.column(Metric.value, number))
-        names = spellings(name)
-        ranked = case({each: rank for rank, each in enumerate(names)}, value=Metric.name)
-        other = Metric.__table__.alias("other")
-        better = (
-            select(other.c.adapter_id)
-            .where(other.c.adapter_id == Metric.adapter_id, other.c.name.in_(names))
-            .where(case({each: rank for rank, each in enumerate(names)}, value=other.c.name) < ranked)
+    def metric(self, field: str) -> _Condition:
+        """A name alone is the training's own figure, or that of the one protocol that measured it."""
+        name, at, prefix = field.partition("@")
+        if at:
+            return self.evaluated(name, evaluations.find_protocol(self.session, prefix))
+        if self.has_own(name):
+            return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, name)
+        found = evaluations.measuring(self.session, name)
+        if len(found) > 1:
+            known = ", ".join(f"{name}@{digest[:12]}" for digest in found)
+            raise self.wrong(f"figures of different protocols are never compared: write one of {known}")
+        if found:
+            return self.evaluated(name, found[0])
+        return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, name)
+
+    def was_measured(self, field: str) -> bool:
+        name, at, _ = field.partition("@")
+        return bool(at) or self.has_own(name) or bool(evaluations.measuring(self.session, name))
+
+    def has_own(self, name: str) -> bool:
+        """Whether training itself measured this of some adapter."""
+        rows = select(Metric.adapter_id).where(Metric.name.in_(spellings(name)))
+        return self.session.execute(rows.limit(1)).first() is not None
+
+    def evaluated(self, name: str, protocol: str) -> _Condition:
+        """By the evaluation of each adapter that was recorded last under this protocol."""
+        newer = aliased(Evaluation)
+        superseded = select(newer.node_id).where(
+            newer.adapter_id == Evaluation.adapter_id,
+            newer.protocol_digest == protocol,
+            newer.node_id > Evaluation.node_id,
         )
-        bound = self.column(Metric.value, number)
-        return self.either(Metric.adapter_id, Metric.name.in_(names), bound, not_(better.exists()))
+        this = (
+            Evaluation.node_id == Figure.evaluation_id,
+            Evaluation.protocol_digest == protocol,
+            not_(superseded.exists()),
+        )
+        return self.measured(Evaluation.adapter_id, Figure.evaluation_id, Figure, name, *this)
+
+    def measured(
+        self,
+        adapter: InstrumentedAttribute[int],
+        owner: InstrumentedAttribute[int],
+        table: type[Metric] | type[Figure],
+        name: str,
+        *conditions: _Condition,
+    ) -> _Condition:
+        """The first of its spellings that its owner has; who has none of them has no such metric."""
+        bound = self.column(table.value, self.number())
+        if name.rpartition(".")[2] in HEADLINES:
+            return self.either(adapter, table.name == name, bound, *conditions)
+        names = spellings(name)
+        ranks = {each: rank for rank, each in enumerate(names)}
+        other = aliased(table)
+        better = select(other.name).where(
+            getattr(other, owner.key) == owner,
+            other.name.in_(names),
+            case(ranks, value=other.name) < case(ranks, value=table.name),
+        )
+        return self.either(adapter, table.name.in_(names), bound, not_(better.exists()), *conditions)
 
     def task(self) -> _Condition:
         return self.column_in(Adapter.task_id, refs.find(self.session, "task", self.term.value))
@@ -224,17 +283,21 @@ class _Reading:
     def state(self) -> _Condition:
         if self.term.value not in ("usable", "retired"):
             raise self.wrong(f"state is usable or retired, not {self.term.value[:40]!r}")
-        words = (retirement.RETIRED, retirement.RESTORED)
+        words = (refs.RETIRED, refs.RESTORED)
         last = select(func.max(Event.id)).where(Event.kind.in_(words)).group_by(Event.subject)
-        retired = select(Event.subject).where(Event.id.in_(last), Event.kind == retirement.RETIRED)
+        retired = select(Event.subject).where(Event.id.in_(last), Event.kind == refs.RETIRED)
         wanted = self.equal() == (self.term.value == "retired")
         return Adapter.node_id.in_(retired) if wanted else Adapter.node_id.not_in(retired)
 
     def below(self) -> _Condition:
-        return self.among(reach(self.meant(), down=True))
+        node = self.meant()
+        found = below.made_from(self.session, node) if node.kind in below.KINDS else None
+        if found is None:
+            return self.among(reach(node.node_id, down=True))
+        return found if self.equal() else not_(found)
 
     def above(self) -> _Condition:
-        return self.among(reach(self.meant(), down=False))
+        return self.among(reach(self.meant().node_id, down=False))
 
 
 _FIELDS: dict[str, Callable[[_Reading], _Condition]] = {

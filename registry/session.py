@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry import errors, guards
 from registry.digests import canonical
 
-HEAD = "0004"
-KNOWN = ("0001", "0002", "0003", "0004")
+HEAD = "0005"
+KNOWN = ("0001", "0002", "0003", "0004", "0005")
 BUSY_SECONDS = 30
 _READ = "affinery_read"
 

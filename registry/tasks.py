@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import ColumnElement, Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from registry import backbones, datasets, events, names, nodes, refs
+from registry import backbones, datasets, events, names, nodes, refs, renaming
 from registry.digests import digest_of, plain
-from registry.errors import RecordInvalid, TaskExists
+from registry.errors import NameTaken, RecordInvalid, TaskExists
 from registry.models import Adapter, Backbone, ClassBlock, Dataset, Job, JobTask, Node, Task
 from registry.records import BackboneRecord, DatasetRecord, TaskRecord
 
@@ -28,26 +28,34 @@ def register(
     kind: str,
     config: dict[str, Any],
     facts: dict[str, Any] | None = None,
+    predecessor: str | None = None,
 ) -> TaskRecord:
     """Record a task and give it class rows after everything already there: one row a class of its dataset.
 
-    facts: what is particular about the task itself: its `condition`, its `image_size`. TaskExists where the
-    name is taken; NotFound where backbone or dataset is not there.
+    facts: what is particular about the task itself: its `condition`, its `image_size`. predecessor: the task
+    on another backbone whose classes it learns anew. TaskExists where the name is taken or was another
+    task's; NotFound where backbone, dataset or predecessor is not there.
     """
     name = names.checked("task", name)
     kind = names.checked("kind", kind)
     config = plain("The task's config", config | ({FACTS: facts} if facts else {}))
     learns_on = backbones.get(session, backbone)
     learns_from = datasets.get(session, dataset)
+    follows = None if predecessor is None else get(session, predecessor)
+    if follows is not None and follows.classes != learns_from.classes:
+        what = f"{learns_from.ref} has other classes than {follows.name!r}, which it is to follow"
+        raise RecordInvalid("The task", what)
     # Whoever adds rows to this backbone's class table waits here for whoever does so already.
     session.execute(
         select(Backbone.node_id).where(Backbone.node_id == learns_on.node_id).with_for_update(key_share=True)
     ).one()
     if session.scalar(select(Task.node_id).where(Task.name == name)) is not None:
         raise TaskExists(name)
+    if renaming.called_now(session, "task", name) is not None:
+        raise NameTaken("task", name)
     try:
         with session.begin_nested():
-            node_id = _insert(session, name, learns_on, learns_from, kind, config)
+            node_id = _insert(session, name, learns_on, learns_from, kind, config, follows)
     except IntegrityError as error:
         # Another transaction took the name meanwhile, on another backbone.
         if session.scalar(select(Task.node_id).where(Task.name == name)) is None:
@@ -70,16 +78,14 @@ def _insert(
     dataset: DatasetRecord,
     kind: str,
     config: dict[str, Any],
+    predecessor: TaskRecord | None,
 ) -> int:
-    identity = {
-        "name": name,
-        "backbone": backbone.digest,
-        "dataset": dataset.digest,
-        "kind": kind,
-        "config": config,
-    }
+    followed = None if predecessor is None else predecessor.digest
+    digest = digest_of(identity(name, backbone.digest, dataset.digest, kind, config, followed))
     parents = [(backbone.node_id, "backbone"), (dataset.node_id, "dataset")]
-    node = nodes.add(session, "task", digest_of(identity), parents)
+    if predecessor is not None:
+        parents.append((predecessor.node_id, "predecessor"))
+    node = nodes.add(session, "task", digest, parents)
     lo = session.scalars(
         select(func.max(ClassBlock.hi)).where(ClassBlock.backbone_id == backbone.node_id)
     ).one()
@@ -101,10 +107,19 @@ def _insert(
             classes=list(dataset.classes),
             lo=lo,
             hi=hi,
+            predecessor_id=None if predecessor is None else predecessor.node_id,
         )
     )
     session.flush()
     return node.id
+
+
+def identity(
+    name: str, backbone: str, dataset: str, kind: str, config: dict[str, Any], predecessor: str | None
+) -> dict[str, Any]:
+    """What a task's digest is made of: its first name, the digests of what it is made from, its settings."""
+    made_of = {"name": name, "backbone": backbone, "dataset": dataset, "kind": kind, "config": config}
+    return made_of if predecessor is None else made_of | {"predecessor": predecessor}
 
 
 def get(session: Session, name: str) -> TaskRecord:
@@ -125,18 +140,29 @@ def list_all(session: Session, *, backbone: str | None = None) -> list[TaskRecor
     return _records(session, list(session.execute(query)))
 
 
-_Row = Row[Task, Node, str, int, str, int]
+_Followed = aliased(Task)
+_Row = Row[Task, Node, str, int, Dataset, str]
 
 
-def _query() -> Select[Task, Node, str, int, str, int]:
+def _query() -> Select[Task, Node, str, int, Dataset, str]:
     return (
-        select(Task, Node, Backbone.name, Backbone.version, Dataset.name, Dataset.version)
+        select(Task, Node, Backbone.name, Backbone.version, Dataset, _Followed.name)
         .join(Node, Node.id == Task.node_id)
         .join(Backbone, Backbone.node_id == Task.backbone_id)
-        .join(Dataset, Dataset.node_id == Task.dataset_id)
+        .join(Dataset, Dataset.node_id == learns_from())
+        .outerjoin(_Followed, _Followed.node_id == Task.predecessor_id)
         # next_version moves within a transaction that may have read the task before.
         .execution_options(populate_existing=True)
     )
+
+
+def learns_from() -> ColumnElement[int]:
+    """The dataset version that a task is on: its live job's, else its latest adapter's, else its first."""
+    live = select(JobTask.dataset_id).where(JobTask.task_id == Task.node_id, JobTask.live).limit(1)
+    newest = select(Adapter.dataset_id).where(Adapter.task_id == Task.node_id)
+    newest = newest.order_by(Adapter.version.desc()).limit(1)
+    own = (each.correlate(Task).scalar_subquery() for each in (live, newest))
+    return func.coalesce(*own, Task.dataset_id)
 
 
 def _records(session: Session, rows: list[_Row]) -> list[TaskRecord]:
@@ -166,7 +192,7 @@ def _states(session: Session, task_ids: list[int] | None) -> dict[int, str]:
 
 
 def _record(row: _Row, state: str) -> TaskRecord:
-    task, node, backbone, backbone_version, dataset, dataset_version = row
+    task, node, backbone, backbone_version, dataset, predecessor = row
     facts = task.config.get(FACTS, {})
     return TaskRecord(
         node_id=node.id,
@@ -175,8 +201,8 @@ def _record(row: _Row, state: str) -> TaskRecord:
         name=task.name,
         backbone=f"{backbone}@{backbone_version}",
         backbone_id=task.backbone_id,
-        dataset=f"{dataset}@{dataset_version}",
-        dataset_id=task.dataset_id,
+        dataset=f"{dataset.name}@{dataset.version}",
+        dataset_id=dataset.node_id,
         kind=task.kind,
         config={key: value for key, value in task.config.items() if key != FACTS},
         condition=facts.get("condition"),
@@ -185,4 +211,5 @@ def _record(row: _Row, state: str) -> TaskRecord:
         classes=tuple(task.classes),
         state=state,
         latest_version=task.next_version - 1,
+        predecessor=predecessor,
     )

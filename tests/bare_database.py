@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 WRITTEN_ONCE = [
     *("node", "edge", "event", "backbone", "class_block", "dataset", "run", "adapter", "certificate"),
-    *("composition", "composition_member", "export", "metric"),
+    *("composition", "composition_member", "export", "metric", "evaluation", "figure", "renaming"),
 ]
 NOW = "2026-01-02 12:00:00"
 

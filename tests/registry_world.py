@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import adapters, backbones, datasets, runs, tasks
+from registry import adapters, backbones, datasets, evaluations, runs, tasks
 from registry.models import Job, JobTask
-from registry.records import AdapterRecord, BackboneRecord, DatasetRecord, TaskRecord
+from registry.records import AdapterRecord, BackboneRecord, DatasetRecord, EvaluationRecord, TaskRecord
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -114,6 +114,16 @@ def learnt(session: Session, name: str, number: int = 1, on: str = "dit", **give
     session.get_one(Job, job_id).state = "done"
     session.flush()
     return record
+
+
+def evaluated(session: Session, adapter: str, kid: float = 0.02, **given: Any) -> EvaluationRecord:
+    """What an evaluation found of an adapter, against the dataset of its task's name."""
+    values: dict[str, Any] = {
+        "reference": f"dataset:{adapter.partition('@')[0]}",
+        "protocol": {"extractor": "pixels", "samples": 100},
+        "results": {"kid": {"mean": kid, "low": kid / 2, "high": kid * 2}, "images": 100},
+    }
+    return evaluations.record(session, adapter=adapter, **(values | given))
 
 
 def learnt_on_new_backbone(session: Session, name: str = "digits") -> AdapterRecord:

@@ -6,10 +6,18 @@ constraint on class blocks, are in the migrations, and registry/guards.py names 
 
 from registry.models.base import Base
 from registry.models.jobs import Attempt, Job, JobDependency, JobTask, QueueLimit, Schedule
-from registry.models.labels import AliasMove, Metric, Note, Tag
+from registry.models.labels import AliasMove, Figure, Metric, Note, Renaming, Tag
 from registry.models.record import Blob, Edge, Event, Node, RegistryInfo, Series, Upload
 from registry.models.requests import Request
-from registry.models.results import Adapter, Certificate, Composition, CompositionMember, Export, Run
+from registry.models.results import (
+    Adapter,
+    Certificate,
+    Composition,
+    CompositionMember,
+    Evaluation,
+    Export,
+    Run,
+)
 from registry.models.subjects import Backbone, ClassBlock, Dataset, Task
 
 __all__ = [
@@ -25,8 +33,10 @@ __all__ = [
     "CompositionMember",
     "Dataset",
     "Edge",
+    "Evaluation",
     "Event",
     "Export",
+    "Figure",
     "Job",
     "JobDependency",
     "JobTask",
@@ -35,6 +45,7 @@ __all__ = [
     "Note",
     "QueueLimit",
     "RegistryInfo",
+    "Renaming",
     "Request",
     "Run",
     "Schedule",

@@ -113,13 +113,18 @@ class Job(Base):
 
 
 class JobTask(Base):
-    """The tasks of a job. live follows the job's state; a task has at most one live job."""
+    """The tasks of a job. live follows the job's state; a task has at most one live job.
+
+    dataset_id: the dataset version to move the task to, NULL where it stays on its own; warm_start_id: the
+    adapter to begin from.
+    """
 
     __tablename__ = "job_task"
     __table_args__ = (
         # On PostgreSQL too; but to say so here would import its dialect whenever a SQLite registry is read.
         Index("uq_job_task_live", "task_id", unique=True, sqlite_where=text("live")),
         Index(None, "task_id"),
+        Index(None, "dataset_id"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
@@ -127,6 +132,8 @@ class JobTask(Base):
         Id, ForeignKey("task.node_id"), primary_key=True, autoincrement=False
     )
     live: Mapped[bool] = mapped_column(default=True)
+    dataset_id: Mapped[int | None] = mapped_column(Id, ForeignKey("dataset.node_id"))
+    warm_start_id: Mapped[int | None] = mapped_column(Id, ForeignKey("adapter.node_id", use_alter=True))
 
 
 class JobDependency(Base):

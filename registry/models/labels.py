@@ -1,4 +1,4 @@
-"""What people hang on recorded things, and find them by: aliases, tags, notes, metrics."""
+"""What people hang on recorded things, and find them by: aliases, tags, notes, metrics, names."""
 
 from datetime import datetime
 from typing import Any
@@ -79,3 +79,39 @@ class Metric(Base):
     )
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[float] = mapped_column(Double)
+
+
+class Figure(Base):
+    """A number out of an evaluation's results, to search by: what Metric is to an adapter's own metrics."""
+
+    __tablename__ = "figure"
+    __table_args__ = (Index(None, "name", "value", "evaluation_id"),)
+
+    evaluation_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("evaluation.node_id"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class Renaming(Base):
+    """A name was changed. Writing this row changes it, wherever it stands; nothing else can.
+
+    origin is the first name that its bearer had: it tells two things apart that once had one name each.
+    """
+
+    __tablename__ = "renaming"
+    __table_args__ = (
+        CheckConstraint("was <> name", name="changes"),
+        Index(None, "kind", "was", "id"),
+        Index(None, "kind", "name", "id"),
+        Index(None, "kind", "origin", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str]
+    origin: Mapped[str]
+    was: Mapped[str]
+    name: Mapped[str]
+    at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -48,6 +48,7 @@ class Adapter(Base):
         Index(None, "job_id"),
         Index(None, "blob_digest"),
         Index(None, "mlflow_run_id"),
+        Index(None, "warm_start_id"),
     )
 
     node_id: Mapped[int] = mapped_column(Id, ForeignKey("node.id"), primary_key=True, autoincrement=False)
@@ -83,6 +84,29 @@ class Certificate(Base):
     adapter_id: Mapped[int] = mapped_column(Id, ForeignKey("adapter.node_id"))
     level: Mapped[str]
     results: Mapped[dict[str, Any]]
+
+
+class Evaluation(Base):
+    """What was measured of an adapter against a reference dataset, under one protocol."""
+
+    __tablename__ = "evaluation"
+    __table_args__ = (
+        CheckConstraint("length(protocol_digest) = 64", name="protocol"),
+        CheckConstraint("(job_id IS NULL) = (fence IS NULL)", name="fenced"),
+        Index(None, "adapter_id", "protocol_digest", "node_id"),
+        Index(None, "protocol_digest", "adapter_id"),
+        Index(None, "dataset_id"),
+        Index(None, "job_id"),
+    )
+
+    node_id: Mapped[int] = mapped_column(Id, ForeignKey("node.id"), primary_key=True, autoincrement=False)
+    adapter_id: Mapped[int] = mapped_column(Id, ForeignKey("adapter.node_id"))
+    dataset_id: Mapped[int] = mapped_column(Id, ForeignKey("dataset.node_id"))
+    protocol: Mapped[dict[str, Any]]
+    protocol_digest: Mapped[str]
+    results: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
+    fence: Mapped[int | None]
 
 
 class Composition(Base):

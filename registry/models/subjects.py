@@ -72,10 +72,14 @@ class Dataset(Base):
     class_counts: Mapped[list[int]]
     licence: Mapped[str]
     source: Mapped[str]
+    parent_id: Mapped[int | None] = mapped_column(Id, ForeignKey("dataset.node_id"))
 
 
 class Task(Base):
-    """Something to learn on one backbone, with the class rows that are its own for ever."""
+    """Something to learn on one backbone, with the class rows that are its own for ever.
+
+    predecessor_id: the task on an older backbone whose classes it learns anew, in rows of its own.
+    """
 
     __tablename__ = "task"
     __table_args__ = (
@@ -88,6 +92,7 @@ class Task(Base):
         CheckConstraint("next_version >= 1", name="counts_up"),
         Index(None, "backbone_id"),
         Index(None, "dataset_id"),
+        Index("uq_task_successor", "predecessor_id", "backbone_id", unique=True),
     )
 
     node_id: Mapped[int] = mapped_column(Id, ForeignKey("node.id"), primary_key=True, autoincrement=False)
@@ -100,3 +105,4 @@ class Task(Base):
     lo: Mapped[int]
     hi: Mapped[int]
     next_version: Mapped[int] = mapped_column(default=1)
+    predecessor_id: Mapped[int | None] = mapped_column(Id, ForeignKey("task.node_id"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import certificates, compositions
+from registry import certificates, compositions, renaming
 from registry.session import connect, sessions
 from registry.storage.local import LocalStore
 from tests import registry_world as world
@@ -107,4 +107,7 @@ def _record(url: str) -> None:
         compositions.record_export(
             session, composition="both", format="bundle", digest=world.sha("x"), path="/x", size_bytes=1
         )
+        world.evaluated(session, "faces")
+        world.dataset(session, "snaps")
+        renaming.rename(session, "dataset:snaps", "photos")
     engine.dispose()

@@ -67,7 +67,7 @@ def test_replacing_by_name_and_version_instead_of_by_id_is_refused_too(bare: Bar
 
 
 @pytest.mark.parametrize(
-    "column", ["name", "backbone_id", "dataset_id", "kind", "config", "classes", "lo", "hi"]
+    "column", ["predecessor_id", "backbone_id", "dataset_id", "kind", "config", "classes", "lo", "hi"]
 )
 def test_a_task_keeps_everything_but_its_counter(bare: Bare, column: str) -> None:
     bare.refused(f"UPDATE task SET {column} = {column}", words="never changed")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, inspect, make_url, select, text
 
-import migrations
-from migrations import guards_0001, guards_0002, guards_0004
+import migrations.guards
+from migrations import guards_0001
 from registry import adapters, errors, guards, tasks
 from registry.models import Base, Job, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
@@ -47,10 +47,8 @@ def test_this_program_s_schema_is_the_last_migration() -> None:
 def test_the_triggers_after_migration_are_those_that_are_checked_at_start(engine: Engine) -> None:
     with engine.connect() as connection:
         assert guards.present(connection) == guards.EXPECTED[engine.dialect.name]
-    made = [
-        set(getattr(revision, engine.dialect.name)()) for revision in (guards_0001, guards_0002, guards_0004)
-    ]
-    assert set.union(*made) == guards.EXPECTED[engine.dialect.name]
+    made = getattr(migrations.guards, engine.dialect.name)()
+    assert made.keys() == guards.EXPECTED[engine.dialect.name]
 
 
 def test_bringing_up_twice_changes_nothing(engine: Engine, registry_url: str, ledger: Sessions) -> None:

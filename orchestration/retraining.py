@@ -1,0 +1,125 @@
+"""Training tasks again for something new beneath them: what is done with each, and why not where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from affinery.adapters.meta import read_meta
+from affinery.errors import AdapterFileInvalid, ConfigInvalid
+from registry import adapters, refs
+from registry.errors import NotFound, StorageError
+from registry.records import AdapterRecord, BackboneRecord, TaskRecord
+from registry.storage.contract import BlobStore
+
+Action = Literal["schedule", "there", "refused"]
+BUSY = ("scheduled", "learning", "paused")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one task.
+
+    learner: the task that is trained, the same or its successor. warm_start: the adapter to begin from;
+    fresh: its tensors that do not fit, and are begun anew. job: once it is scheduled.
+    """
+
+    task: str
+    learner: str
+    action: Action
+    reason: str
+    warm_start: str | None = None
+    fresh: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] | None = None
+    job: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "task": self.task,
+            "learner": self.learner,
+            "action": self.action,
+            "reason": self.reason,
+            "warm_start": self.warm_start,
+            "fresh": list(self.fresh),
+            "job": self.job,
+        }
+
+
+def newest_in_use(session: Session, task: str) -> AdapterRecord | None:
+    """The task's latest adapter version that is not retired."""
+    try:
+        return adapters.get(session, f"adapter:{task}")
+    except NotFound:
+        return None
+
+
+def warm_start_of(session: Session, task: TaskRecord, ref: str) -> AdapterRecord:
+    """The adapter that ref means, of which this task can begin. Raises NotFound and ConfigInvalid."""
+    found = adapters.by_id(session, refs.find(session, "adapter", ref))
+    if found.kind != task.kind:
+        what = f"{found.ref} is of the kind {found.kind}, and {task.name!r} is learnt with {task.kind}"
+        raise ConfigInvalid("--warm-start", f"{what}. Name an adapter of that kind.")
+    return found
+
+
+def recipe_of(latest: AdapterRecord | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a task was trained last, as far as nothing else is given."""
+    before = {} if latest is None else latest.provenance.get("recipe", {})
+    known = _settings()
+    return {name: value for name, value in before.items() if name in known} | dict(given)
+
+
+def _settings() -> frozenset[str]:
+    from trainers.recipe import Recipe
+
+    return frozenset(Recipe().to_dict())
+
+
+def started_fresh(
+    store: BlobStore, older: AdapterRecord, task: TaskRecord, backbone: BackboneRecord
+) -> list[str]:
+    """The tensors that a task has on a backbone and that do not fit those of an older adapter.
+
+    Its condition's own are left to the training. Raises ConfigInvalid where no layer fits, or where the kind
+    does not fit the backbone.
+    """
+    wanted = _shapes(task, backbone)
+    try:
+        held = read_meta(Path(store.path(older.blob_digest)))[1].tensors
+    except (AdapterFileInvalid, StorageError) as error:
+        raise ConfigInvalid("warm start", f"{older.ref} cannot be read: {error}") from error
+    fits = {name for name, shape in wanted.items() if name in held and held[name].shape == shape}
+    if not any(name.startswith("layers.") for name in fits):
+        raise ConfigInvalid("warm start", f"no layer of {older.ref} has the shape that {backbone.ref} needs.")
+    return sorted(wanted.keys() - fits)
+
+
+def _shapes(task: TaskRecord, backbone: BackboneRecord) -> dict[str, tuple[int, ...]]:
+    """By name, what an adapter of this task on this backbone holds; no weights are read."""
+    from affinery.adapters import kind as kind_named
+    from affinery.backbones import architecture
+    from affinery.backbones.contract import BackboneSpec, on_meta
+
+    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    sketch = on_meta(spec, architecture(spec.arch))
+    sites, kind = sketch.sites(), kind_named(task.kind)
+    config = kind.config(task.config)
+    found = {
+        f"layers.{name}.{part}": tuple(tensor.shape)
+        for name in kind.choose(sites, config)
+        for part, tensor in kind.parts(sites[name], config).items()
+    }
+    return found | {"class_rows": (len(task.classes), int(sketch.class_table.shape[1]))}
+
+
+def counts(steps: Sequence[Step]) -> dict[str, int]:
+    """How many steps there are of each action."""
+    return {
+        action: sum(step.action == action for step in steps) for action in ("schedule", "there", "refused")
+    }
