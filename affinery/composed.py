@@ -8,7 +8,7 @@ works alike for every task. Rows of tasks that are not loaded equal the null row
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import FunctionType, MethodType
 from typing import Any
@@ -26,6 +26,7 @@ from affinery.class_table import PackedTable
 from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.folding import Folding, Remainder
+from affinery.recompute import LEVELS, Cheap
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class ComposedModel(nn.Module):
         self._folded: Folding | None = None
         self._compiled: Any = None
         self._options: dict[str, Any] = {}  # of torch.compile
+        self._level = "none"  # of what training computes again
 
     @property
     def null_row(self) -> int:
@@ -125,7 +127,7 @@ class ComposedModel(nn.Module):
         return group
 
     def _trains(self, group: Group) -> bool:
-        return any(p.requires_grad for bank in self.banks(group).values() for p in bank.parameters())
+        return any(bank.learns for bank in self.banks(group).values())
 
     def _adapted(self, name: str) -> AdaptedSite:
         if name not in self.adapted:
@@ -223,6 +225,18 @@ class ComposedModel(nn.Module):
         if task.stem is not None:
             del self._stems[_key(name)]
         self.disabled.discard(name)
+
+    def close_gaps(self) -> None:
+        """Moves the tasks of each group to its slots 1, 2, …, and gives the room of all others back."""
+        for number, group in self.groups.items():
+            there = sorted((t for t in self.slots.values() if t.group == number), key=lambda t: t.slot)
+            rows = [0, *(task.slot for task in there)]
+            for bank in self.banks(group).values():
+                bank.keep(rows)
+            for slot, task in enumerate(there, 1):
+                self.slots[task.meta.task] = replace(task, slot=slot)
+            group.used, group.free = len(rows), []
+        self._compile_anew()
 
     @contextmanager
     def disable(self, *names: str) -> Iterator[None]:
@@ -344,9 +358,24 @@ class ComposedModel(nn.Module):
         """
         self._check_plan(plan)
         compute = self._compiled or self.backbone.denoise
-        with self.route.using(plan):
+        with self.route.using(plan), self._keeping():
             out: Tensor = compute(x, t, self.embed(rows), keep, text, hint)
         return out
+
+    def look(self) -> None:
+        """Lets the kinds of tasks in training look at their tensors: once a step, before its first pass.
+
+        Layers then need not wait for the device; those that nobody looked at for do.
+        """
+        for group in self.groups.values():
+            if self._trains(group):
+                group.kind.look([*self.banks(group).values()])
+
+    def _keeping(self) -> AbstractContextManager[None]:
+        """What a pass keeps for its gradients."""
+        if self._level == "cheap" and torch.is_grad_enabled():
+            return Cheap().watching()
+        return nullcontext()
 
     def forward(self, x: Tensor, t: Tensor, rows: Tensor, tasks: Sequence[str | None]) -> Tensor:
         return self.denoise(x, t, rows, self.plan(tasks))
@@ -366,11 +395,29 @@ class ComposedModel(nn.Module):
         if self._compiled is not None:
             self.compiled(**self._options)
 
-    def recompute(self, on: bool = True) -> ComposedModel:
-        """Gradient checkpointing: training computes each block twice and keeps only its input. → self"""
+    def recompute(self, level: str = "block") -> ComposedModel:
+        """What training computes again instead of keeping it, one of `LEVELS`. → self
+
+        The numbers are the same. cheap: what follows from kept tensors by a few operations an element, where
+        the backbone tells of it; block: gradient checkpointing, each block computed twice and only its input
+        kept.
+        """
+        if level not in LEVELS:
+            raise ConfigInvalid("recompute", f"{level!r} is none of {', '.join(LEVELS)}.")
+        self._level = level
+        for name, site in self.sites.items():
+            if site.role in ("block", "residual") and (level == "block" or name in self.adapted):
+                self._adapted(name).recomputed = level == "block"
+        return self
+
+    def compiled_blocks(self, **options: Any) -> ComposedModel:
+        """Compiles each block by itself, for training. → self
+
+        Blocks are alike, so one graph serves all of them. options: of torch.compile.
+        """
         for name, site in self.sites.items():
             if site.role in ("block", "residual"):
-                self._adapted(name).recomputed = on
+                (self.adapted.get(name) or site.module).compile(**options)
         return self
 
     def fold(self, task: str) -> Remainder:

@@ -92,8 +92,8 @@ class Cost:
     """What a task of one kind costs.
 
     modules: how many it changes; by_part: trained parameters, class rows included; file_bytes: of its adapter
-    file; states_bytes: of what training keeps of the trained tensors (`STATES` of each, and of the slot that
-    does nothing); weights_bytes: of the frozen backbone; step: without masked tokens; masked: with.
+    file; states_bytes: of what training keeps of the trained tensors (`STATES` of each); weights_bytes: of
+    the frozen backbone; step: without masked tokens; masked: with.
     """
 
     kind: str
@@ -174,7 +174,7 @@ class Estimator:
         record = self._record(method, config)
         tensors = self.tensors(method, config)
         task = self.model.load(Adapter(record, tensors))
-        trained = self._train(task)
+        self._train(task)
         masked = self.setup.mask_ratio > 0
         try:
             return Cost(
@@ -183,7 +183,7 @@ class Estimator:
                 modules=len(self.model.groups[task.group].sites),
                 by_part=by_part(tensors),
                 file_bytes=file_bytes(record, tensors),
-                states_bytes=STATES * FLOAT_BYTES * sum(tensor.numel() for tensor in trained),
+                states_bytes=STATES * FLOAT_BYTES * sum(tensor.numel() for tensor in tensors.values()),
                 weights_bytes=self.weights_bytes,
                 step=self._step(self.tokens, masked=False),
                 masked=self._step(self._kept(), masked=True) if masked else None,
@@ -214,11 +214,11 @@ class Estimator:
             tuple(f"class {i}" for i in range(count)),
         )
 
-    def _train(self, task: TaskSlot) -> list[Tensor]:
-        """The tensors that training changes, as it has them: every slot of the stacks, and the class rows."""
-        banks = self.model.banks(self.model.groups[task.group]).values()
-        trained: list[Tensor] = [stack for bank in banks for stack in bank.parameters()]
-        return [tensor.requires_grad_(True) for tensor in (*trained, task.rows)]
+    def _train(self, task: TaskSlot) -> None:
+        """Asks for the gradients that training asks for."""
+        for bank in self.model.banks(self.model.groups[task.group]).values():
+            bank.expose(task.slot, 1)
+        task.rows.requires_grad_(True)
 
     def _kept(self) -> int:
         return max(1, round(self.tokens * (1 - self.setup.mask_ratio)))

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from affinery import tensor_files
+from affinery.adapters.files import Adapter
 from trainers.errors import CheckpointUnreadable
+from trainers.learner import Standing
 from trainers.loop import CoTraining
 
 TENSORS, RECORD = "state.safetensors", "state.json"
@@ -24,24 +26,29 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(training: CoTraining, folder: Path) -> None:
-    """Writes what trains, its averages, the optimizer's moments, every random stream, and the step."""
+    """Writes what trains, its averages, the optimizer's moments, every random stream, and where tasks stand.
+
+    Each task's tensors are its own, however tasks lie beside each other in memory.
+    """
     tensors: dict[str, Tensor] = {}
-    trained = training.trained()
-    for name, parameter in trained.items():
-        tensors[f"trained.{name}"] = parameter.detach()
-        tensors[f"average.{name}"] = training.average[name]
-        state = training.optimizer.state.get(parameter, {})
-        for moment in MOMENTS:
-            if moment in state:
-                tensors[f"{moment}.{name}"] = state[moment]
-    for i, stream in enumerate(training.streams):
-        tensors[f"stream.{i}"] = stream.generator.get_state()
+    for i, learner in enumerate(training.learners):
+        for name, parameter in learner.tensors.items():
+            tensors[f"trained.{i}.{name}"] = parameter.detach()
+            tensors[f"average.{i}.{name}"] = learner.averages[name]
+            state = training.optimizer.state.get(parameter, {})
+            tensors |= {f"{moment}.{i}.{name}": state[moment] for moment in MOMENTS if moment in state}
+        tensors[f"stream.{i}"] = learner.stream.generator.get_state()
+    for i, task in enumerate(training.finished):
+        tensors |= {f"finished.{i}.{name}": t for name, t in training.finished[task].tensors.items()}
     body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     tensor_files.write_whole(folder / TENSORS, body)
     record = {
-        "schema": 1,
+        "schema": 2,
         "step": training.step,
+        "done": training.done,
         "tasks": _tasks(training),
+        "learners": {learner.name: learner.state() for learner in training.learners},
+        "finished": list(training.finished),
         "recipe": training.recipe.to_dict(),
         "digest": tensor_files.sha256_file(folder / TENSORS),
     }
@@ -49,44 +56,68 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
 
 
 def restore_checkpoint(training: CoTraining, folder: Path) -> None:
-    """Puts a saved state into a training of the same tasks and recipe.
+    """Puts a saved state into a training of the same tasks and recipe; tasks that had left leave.
 
     Raises CheckpointUnreadable; then nothing has changed.
     """
     try:
         record = json.loads((folder / RECORD).read_bytes())
-        step = int(record["step"])
+        step, finished = int(record["step"]), list(record["finished"])
         if record["digest"] != tensor_files.sha256_file(folder / TENSORS):
             raise CheckpointUnreadable(str(folder), "its tensors are not those that were saved")
         if record["tasks"] != _tasks(training) or record["recipe"] != training.recipe.to_dict():
             raise CheckpointUnreadable(str(folder), "it belongs to another training")
+        if set(training.finished) - set(finished):
+            raise CheckpointUnreadable(str(folder), "tasks train in it that are done by now")
+        standings = {name: Standing(**values) for name, values in record["learners"].items()}
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointUnreadable(str(folder), str(error)) from error
-    _check_shapes(training, tensors, folder)
+    order = {name: i for i, name in enumerate(standings)}
+    _check_shapes(training, order, tensors, folder)
+    adapters = {name: _finished(training, i, name, tensors) for i, name in enumerate(finished)}
+    training.finished = {name: adapters[name] for name in finished if name in training.finished}
+    if leaving := {name: adapters[name] for name in finished if name not in training.finished}:
+        training.dismiss(leaving)
     with torch.no_grad():
-        for name, parameter in training.trained().items():
-            parameter.copy_(tensors[f"trained.{name}"])
-            training.average[name].copy_(tensors[f"average.{name}"])
-            training.optimizer.state.pop(parameter, None)
-            if f"exp_avg.{name}" in tensors:
-                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-                training.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    for i, stream in enumerate(training.streams):
-        stream.generator.set_state(tensors[f"stream.{i}"])
+        for learner in training.learners:
+            i = order[learner.name]
+            learner.standing = standings[learner.name]
+            for name, parameter in learner.tensors.items():
+                parameter.copy_(tensors[f"trained.{i}.{name}"])
+                learner.averages[name].copy_(tensors[f"average.{i}.{name}"])
+                training.optimizer.state.pop(parameter, None)
+                if f"exp_avg.{i}.{name}" in tensors:
+                    moments = {m: tensors[f"{m}.{i}.{name}"].to(parameter.device) for m in MOMENTS}
+                    taken = torch.tensor(float(learner.standing.taken), device=parameter.device)
+                    training.optimizer.state[parameter] = {"step": taken, **moments}
+            learner.stream.generator.set_state(tensors[f"stream.{i}"])
     training.step = step
 
 
 def _tasks(training: CoTraining) -> list[Any]:
-    return [json.loads(data.meta.to_json()) for data in training.tasks]
+    return [json.loads(training.records[name].to_json()) for name in training.order]
 
 
-def _check_shapes(training: CoTraining, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _finished(training: CoTraining, i: int, name: str, tensors: Mapping[str, Tensor]) -> Adapter:
+    start = f"finished.{i}."
+    own = {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
+    return Adapter(training.records[name], own)
+
+
+def _check_shapes(
+    training: CoTraining, order: Mapping[str, int], tensors: Mapping[str, Tensor], folder: Path
+) -> None:
     """Everything that `restore_checkpoint` takes is there, in its shape."""
-    shapes = {f"stream.{i}": stream.generator.get_state().shape for i, stream in enumerate(training.streams)}
-    for name, parameter in training.trained().items():
-        parts = ["trained", "average", *(MOMENTS if f"exp_avg.{name}" in tensors else ())]
-        shapes |= {f"{part}.{name}": parameter.shape for part in parts}
+    shapes: dict[str, torch.Size] = {}
+    there = {learner.name: learner for learner in training.learners}
+    for task, i in order.items():
+        if task not in there:
+            raise CheckpointUnreadable(str(folder), f"{task!r} is not in this training")
+        shapes[f"stream.{i}"] = there[task].stream.generator.get_state().shape
+        for name, parameter in there[task].tensors.items():
+            parts = ["trained", "average", *(MOMENTS if f"exp_avg.{i}.{name}" in tensors else ())]
+            shapes |= {f"{part}.{i}.{name}": parameter.shape for part in parts}
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
             raise CheckpointUnreadable(str(folder), f"its {name!r} is missing or has another shape")

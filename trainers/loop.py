@@ -172,7 +172,7 @@ class CoTraining:
                 bank.conceal()
 
     def _arrange(self) -> None:
-        """Puts what trains into memory of its own, and gives every tensor back what the optimizer knew of it."""
+        """Puts what trains into memory of its own; the optimizer keeps what it knew of every tensor."""
         model = self.model
         known = self.optimizer.state if hasattr(self, "optimizer") else {}
         model.close_gaps()
@@ -199,11 +199,11 @@ class CoTraining:
             groups, betas=(0.9, 0.99), eps=1e-7, weight_decay=self.recipe.weight_decay, fused=True
         )
         for learner in self.learners:
-            for name, tensor in learner.tensors.items():
-                if (old := before[learner].get(name)) is None:
-                    learner.averages[name] = tensor.detach().clone()
-                elif old in known:
-                    self.optimizer.state[tensor] = known[old]
+            if not learner.averages:
+                learner.begin()
+            for name, old in before[learner].items():
+                if old in known:
+                    self.optimizer.state[learner.tensors[name]] = known[old]
         self.plans.clear()
         self.graphs.forget()
 
@@ -220,7 +220,9 @@ class CoTraining:
             tensor.grad = torch.zeros_like(tensor)
         learner.tensors |= apart
         stem = [tensor for name, tensor in apart.items() if name != "class_rows"]
-        rates = [([arena.rows[task.slot - 1]], arena.rate) for arena in arenas]
+        rates: list[tuple[list[Tensor], float]] = [
+            ([arena.rows[task.slot - 1]], arena.rate) for arena in arenas
+        ]
         rates += [([task.rows], self.recipe.class_lr), (stem, self.recipe.lr)]
         return [
             {"params": tensors, "lr": rate, "peak": rate, "learner": learner.name}
@@ -240,7 +242,9 @@ class CoTraining:
         """All that a step's gradients are, in as few tensors as there are."""
         found = [arena.gradients for arenas in self.arenas.values() for arena in arenas]
         for learner in self.learners:
-            found += [t.grad for name, t in learner.tensors.items() if not name.isdigit() and t.grad is not None]
+            found += [
+                t.grad for name, t in learner.tensors.items() if not name.isdigit() and t.grad is not None
+            ]
         return found
 
     def train_step(self) -> dict[str, float]:
@@ -271,9 +275,9 @@ class CoTraining:
         self.step += 1
         for learner in self.learners:
             learner.advance(told[learner.name])
-        if over := [learner.name for learner in self.learners if learner.done]:
-            if len(over) < len(self.learners):
-                self.leave(*over)
+        over = [learner.name for learner in self.learners if learner.done]
+        if 0 < len(over) < len(self.learners):
+            self.leave(*over)
         self.clock.steps += time.perf_counter() - started
         return {name: told[name] for name in self.order if name in told}
 
@@ -354,9 +358,7 @@ class CoTraining:
         told = [empty.expand(len(b.x0), -1, -1) if b.text is None else b.text for b in batches]
         return self._moved(torch.cat(told))
 
-    def _hint(
-        self, names: Sequence[str], conditions: Sequence[Tensor | None], each: int
-    ) -> Tensor | None:
+    def _hint(self, names: Sequence[str], conditions: Sequence[Tensor | None], each: int) -> Tensor | None:
         """(tasks · B, *hint_shape); None where no task is told a condition."""
         if all(condition is None for condition in conditions):
             return None

@@ -13,8 +13,8 @@ from trainers.recipe import Recipe
 class PlannedTask:
     """One task to train. pack: the folder of its dataset; block: its rows [lo, hi) in the class table.
 
-    condition: as `trainers.conditions` records it; image_size: where it is not the backbone's own. warm_start:
-    the file of an older adapter, whose tensors it begins from as far as they fit.
+    condition: as `trainers.conditions` records it; image_size: where it is not the backbone's own.
+    warm_start: the file of an older adapter, whose tensors it begins from as far as they fit.
     """
 
     name: str

@@ -14,6 +14,15 @@ WHOLE_NUMBERS = {
     "batch": (1, 1_000_000),
     "warmup": (0, 100_000_000),
     "seed": (0, 2**63 - 1),
+    "accumulate": (1, 1_000_000),
+    "patience": (0, 100_000_000),
+}
+CHOICES = {
+    "precision": ("auto", "fp32", "bf16"),
+    "recompute": ("none", "cheap", "block"),
+    "compile": ("none", "blocks"),
+    "graphs": ("off", "on"),
+    "deterministic": ("off", "on"),
 }
 
 
@@ -25,6 +34,13 @@ class Recipe:
     (DiffScaler, §3.3), except in the last `unmasked_share` of the steps. class_lr: the class rows' own
     learning rate. label_dropout: share of samples trained without their class, for guidance. ema_decay: of
     the adapter only.
+
+    patience: a task whose running loss has not fallen for so many steps goes on to its finish, the last
+    `unmasked_share` of its schedule; 0: never. accumulate: passes that a step's batch is computed in.
+    precision: of the passes, bf16 meaning autocast beside 32-bit tensors of the adapter; auto: bf16 on a GPU
+    that has it. recompute: what the backward pass computes again instead of keeping it. compile: whether
+    torch.compile compiles the blocks. graphs: CUDA graphs. deterministic: only algorithms that always sum in
+    one order.
     """
 
     steps: int = 1000
@@ -39,8 +55,25 @@ class Recipe:
     label_dropout: float = 0.1
     ema_decay: float = 0.99
     seed: int = 0
+    patience: int = 0
+    accumulate: int = 1
+    precision: str = "auto"
+    recompute: str = "none"
+    compile: str = "none"
+    graphs: str = "off"
+    deterministic: str = "off"
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigInvalid(name, f"{getattr(self, name)!r} is none of {', '.join(choices)}.")
+        if self.accumulate > self.batch:
+            raise ConfigInvalid("accumulate", f"{self.accumulate} passes cannot share {self.batch} samples.")
+        if self.compile != "none" and self.recompute == "cheap":
+            raise ConfigInvalid("recompute", "a compiler decides itself what is cheap; leave it at none.")
+
+    def _check_numbers(self) -> None:
         for name, (least, most) in WHOLE_NUMBERS.items():
             if not least <= getattr(self, name) <= most:
                 raise ConfigInvalid(
@@ -67,12 +100,20 @@ class Recipe:
         for name, value in values.items():
             if name not in known:
                 raise ConfigInvalid("recipe", f"there is no setting {name!r}.{near(name, known)}")
+            if name in CHOICES:
+                typed[name] = value
+                continue
             whole = isinstance(known[name].default, int)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or (whole and value != int(value)):
                 raise ConfigInvalid(name, f"{value!r} is not a {'whole number' if whole else 'number'}.")
             typed[name] = int(value) if whole else float(value)
         return cls(**typed)
+
+    @property
+    def finish(self) -> int:
+        """Where in the schedule the finish begins: the last `unmasked_share` of the steps."""
+        return round(self.steps * (1 - self.unmasked_share))
 
     def rate(self, step: int) -> float:
         """The factor on every learning rate: linear warm-up, then linear decay to zero."""

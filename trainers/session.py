@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from affinery import tensor_files
-from affinery.adapters.files import AdapterMeta, adapter_bytes
+from affinery.adapters.files import AdapterMeta, adapter_bytes, read_adapter
 from affinery.backbones.contract import Backbone
 from affinery.backbones.files import inspect_backbone, load_backbone
 from affinery.composed import ComposedModel
@@ -20,18 +20,25 @@ from trainers.checkpoints import restore_checkpoint, save_checkpoint
 from trainers.conditions import published
 from trainers.data import Split, load_split
 from trainers.latents import cached, captions, latents_key
-from trainers.loop import Captions, CoTraining, TaskData
+from trainers.loop import Clock, CoTraining
 from trainers.packs import verify_pack
 from trainers.plan import PlannedTask, TrainingPlan
+from trainers.ranks import ALONE, Ranks
+from trainers.streams import Captions, TaskData
+from trainers.warm_start import begin_from
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. losses: by task, the mean over the stretch since the last report."""
+    """Where a training stands. losses: by task, the mean over the stretch since the last report.
+
+    idle: the share of that time in which steps waited for data.
+    """
 
     step: int
     steps: int
     losses: dict[str, float]
+    idle: float = 0.0
 
     @property
     def done(self) -> bool:
@@ -45,7 +52,7 @@ def device() -> torch.device:
 class TrainingSession:
     """One training in this process. Raises, when built, what its inputs' checks raise."""
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingPlan, ranks: Ranks = ALONE) -> None:
         self.plan = plan
         path = Path(plan.backbone_file)
         found = inspect_backbone(path)
@@ -53,7 +60,10 @@ class TrainingSession:
             raise AdapterBackboneMismatch(plan.tasks[0].name, found.fingerprint, plan.fingerprint)
         backbone = load_backbone(path).to(device())
         self.model = ComposedModel(backbone, plan.fingerprint)
-        self.training = CoTraining(self.model, [self._data(task) for task in plan.tasks], plan.recipe)
+        self.training = CoTraining(self.model, [self._data(task) for task in plan.tasks], plan.recipe, ranks)
+        for task in plan.tasks:
+            if task.warm_start is not None:
+                begin_from(self.training, task.name, read_adapter(Path(task.warm_start)))
 
     def _data(self, task: PlannedTask) -> TaskData:
         spec = self.model.spec
@@ -102,19 +112,23 @@ class TrainingSession:
     def step(self) -> int:
         return self.training.step
 
+    @property
+    def done(self) -> bool:
+        return self.training.done
+
     def advance(self) -> Progress:
         """Trains until the next report is due, or the end."""
         recipe, training = self.plan.recipe, self.training
-        totals = [0.0] * len(self.plan.tasks)
-        first = training.step
-        while training.step < recipe.steps:
-            for i, loss in enumerate(training.train_step()):
-                totals[i] += loss
+        told: dict[str, list[float]] = {}
+        training.clock = Clock()
+        while not training.done:
+            for name, loss in training.train_step().items():
+                told.setdefault(name, []).append(loss)
             if training.step % self.plan.report_every == 0:
                 break
-        count = max(1, training.step - first)
-        losses = {task.name: total / count for task, total in zip(self.plan.tasks, totals, strict=True)}
-        return Progress(training.step, recipe.steps, losses)
+        losses = {name: sum(values) / len(values) for name, values in told.items()}
+        steps = training.step if training.done else max(recipe.steps, training.step + 1)
+        return Progress(training.step, steps, losses, training.clock.idle)
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; once the training is done, the finished adapters beside it.
@@ -123,7 +137,7 @@ class TrainingSession:
         Raises TrainingDiverged.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if self.training.step >= self.plan.recipe.steps:
+        if self.training.done:
             for i, adapter in enumerate(self.training.finish()):
                 tensor_files.write_whole(folder / adapter_name(i), adapter_bytes(adapter))
         save_checkpoint(self.training, folder)

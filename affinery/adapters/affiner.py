@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -23,8 +22,15 @@ from affinery.adapters.layers import Linear, channel_axis, kaiming, low_rank, sp
 from affinery.backbones.contract import LAYER_ROLES, Site
 from affinery.errors import ConfigInvalid
 
+if TYPE_CHECKING:
+    from affinery.adapters.routing import Choice
+    from affinery.adapters.sites import Bank
+
 PARTS = ("a", "b", "low-rank")
 NEAR_ZERO = 1e-2
+DROWNED = 4.0  # a branch so many times larger than W x costs two of half precision's eight bits
+TINY = 1e-30
+HALVES = (torch.float16, torch.bfloat16)
 ROLES = LAYER_ROLES - {"stem", "time", "norm", "head", "head-modulation"}
 
 
@@ -54,15 +60,43 @@ def affiner(
     x: (G, L, in); y0 = W x + b̂: (G, L, out); bias b̂: (out,) or 0; a, b: (G, out); s: (G,); down: (G, d, in);
     up: (G, out, d) → (G, L, out). At a = b = s = 0 the result is y0 to the bit.
     """
-    shift = b - a * bias  # what turns (1 + a) y0 into (1 + a) W x + b̂ + b
-    hidden = F.relu(torch.bmm(x, down.transpose(1, 2)))
+    gain, shift = vectors(a, b, bias, y0.dtype)
+    return joined(x, y0, gain, shift, *(part.to(y0.dtype) for part in (s, down, up)))[0]
+
+
+def vectors(a: Tensor, b: Tensor, bias: Tensor | float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What y0 is multiplied by, and what turns (1 + a) y0 into (1 + a) W x + b̂ + b. (G, out) each
+
+    Beside the 1 of 1 + a, half precision would lose an a of less than 0.004: there the gain is a alone, and
+    `joined` adds y0.
+    """
+    gain = a if dtype in HALVES else 1 + a
+    return gain.to(dtype), (b - a * bias).to(dtype)
+
+
+def joined(
+    x: Tensor, y0: Tensor, gain: Tensor, shift: Tensor, s: Tensor, down: Tensor, up: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output, and the narrow h = ReLU(W_down x) that it was made with: (G, L, out), (G, L, d)."""
+    hidden = torch.bmm(x, down.transpose(1, 2)).relu_()
     low = torch.baddbmm(shift[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
-    return torch.addcmul(low, y0, (1 + a)[:, None])
+    y = torch.addcmul(low, y0, gain[:, None])
+    return (y.add_(y0) if y.dtype in HALVES else y), hidden
 
 
-def plain() -> bool:
-    """Whether autograd itself is to differentiate: nothing trains, or a compiler chooses what is kept."""
-    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+@dataclass
+class Findings:
+    """What is known of one layer's tensors before a pass, so that no layer has to wait for a device.
+
+    divisible: whether no 1 + a is too near to zero to divide by; None where nobody has looked yet.
+    drowned: whether the low-rank branch is so much larger than W x that W x would be read from the output
+    with too few digits. overlap: () the size of the branch's part in the gradient of a, over that of W x's,
+    as the last backward pass in half precision found it.
+    """
+
+    divisible: bool | None = None
+    drowned: bool = False
+    overlap: Tensor | None = None
 
 
 class Lean(torch.autograd.Function):
@@ -73,7 +107,9 @@ class Lean(torch.autograd.Function):
 
         da = (Σ dy ⊙ y − β ⊙ Σ dy − rowsum(W_up ⊙ dW_up)) / (1 + a),   dW_up = s · dyᵀ h
 
-    Where some 1 + a is too near to zero to divide by, y0 is kept after all.
+    Of channels where 1 + a is too near to zero to divide by, y0 is kept after all; and of all channels where
+    the findings say that the branch drowns W x. The tensors of the task come in their own number type, and so
+    do their gradients; sums over tokens are taken in it.
     """
 
     @staticmethod
@@ -87,39 +123,75 @@ class Lean(torch.autograd.Function):
         s: Tensor,
         down: Tensor,
         up: Tensor,
+        findings: Findings | None = None,
     ) -> Tensor:
-        hidden = F.relu(torch.bmm(x, down.transpose(1, 2)))  # (G, L, d)
-        low = torch.baddbmm((b - a * bias)[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
-        y = torch.addcmul(low, y0, (1 + a)[:, None])
-        divisible = bool(((1 + a).abs() > NEAR_ZERO).all())
-        ctx.save_for_backward(x, hidden, y if divisible else y0, a, b, s, down, up)
-        ctx.bias, ctx.divisible = bias, divisible
+        found = findings or Findings()
+        gain, shift = vectors(a, b, bias, y0.dtype)
+        y, hidden = joined(x, y0, gain, shift, *(part.to(y0.dtype) for part in (s, down, up)))
+        near = y0_near = None
+        divisible = found.divisible
+        if divisible is None:
+            divisible = bool(((1 + a).abs() > NEAR_ZERO).all())
+        if not divisible and not found.drowned:  # rare, and then of few channels
+            near = ((1 + a).abs() <= NEAR_ZERO).any(dim=0).nonzero()[:, 0]
+            y0_near = y0[..., near]
+        ctx.save_for_backward(x, hidden, y0 if found.drowned else y, a, b, s, down, up, near, y0_near)
+        ctx.bias, ctx.findings = bias, found
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, y, a, b, s, down, up = ctx.saved_tensors
-        dy = dy.contiguous()
-        spread_up = torch.bmm(dy.transpose(1, 2), hidden)  # (G, out, d): dyᵀ h
-        sum_dy = dy.sum(dim=1)
-        dhidden = torch.bmm(dy, s[:, None, None] * up).masked_fill_(hidden <= 0, 0)  # (G, L, d)
-        dup = s[:, None, None] * spread_up
-        along = torch.linalg.vecdot(dy, y, dim=1)  # (G, out): Σ dy ⊙ y
-        if ctx.divisible:
-            da = (along - (ctx.bias + b) * sum_dy - (up * dup).sum(dim=2)) / (1 + a)
-        else:  # y is y0 = W x + b̂
+        x, hidden, kept, a, b, s, down, up, near, y0_near = ctx.saved_tensors
+        dy, half, wide = dy.contiguous(), kept.dtype, a.dtype
+        s_up = s[:, None, None] * up
+        up_gradient = torch.bmm(dy.transpose(1, 2), hidden).to(wide)  # (G, out, d): dyᵀ h
+        sum_dy = dy.sum(dim=1, dtype=wide)
+        dhidden = torch.bmm(dy, s_up.to(half)).masked_fill_(hidden <= 0, 0)  # (G, L, d)
+        branch = torch.linalg.vecdot(s_up, up_gradient)  # (G, out): Σ dy ⊙ s · W_up h
+        along = token_sums(dy, kept, wide)
+        if ctx.findings.drowned:  # kept is y0 = W x + b̂
             da = along - ctx.bias * sum_dy
+        else:
+            scale = 1 + a
+            scaled = along - (ctx.bias + b) * sum_dy - branch
+            if near is None:
+                da = scaled / scale
+            else:
+                da = scaled / torch.where(scale.abs() > NEAR_ZERO, scale, 1)
+                da[:, near] = token_sums(dy[..., near], y0_near, wide) - _at(ctx.bias, near) * sum_dy[:, near]
+        if half in HALVES:
+            ctx.findings.overlap = branch.norm() / da.norm().clamp_min(TINY)
         return (
-            torch.bmm(dhidden, down) if ctx.needs_input_grad[0] else None,
-            dy * (1 + a)[:, None] if ctx.needs_input_grad[1] else None,
+            torch.bmm(dhidden, down.to(half)) if ctx.needs_input_grad[0] else None,
+            _times(dy, a) if ctx.needs_input_grad[1] else None,
             None,
             da,
             sum_dy,
-            (up * spread_up).sum(dim=(1, 2)),
-            torch.bmm(dhidden.transpose(1, 2), x),
-            dup,
+            torch.linalg.vecdot(up, up_gradient).sum(dim=1),
+            torch.bmm(dhidden.transpose(1, 2), x).to(wide),
+            s[:, None, None] * up_gradient,
+            None,
         )
+
+
+def token_sums(dy: Tensor, y: Tensor, wide: torch.dtype) -> Tensor:
+    """Σ dy ⊙ y over tokens, summed up in a wide number type. (G, L, out) twice → (G, out)"""
+    if dy.dtype == wide:
+        return cast(Tensor, torch.linalg.vecdot(dy, y, dim=1))
+    return (dy * y).sum(dim=1, dtype=wide)
+
+
+def _times(dy: Tensor, a: Tensor) -> Tensor:
+    """(1 + a) ⊙ dy, without losing a small a in half precision."""
+    if dy.dtype in HALVES:
+        return torch.addcmul(dy, dy, a.to(dy.dtype)[:, None])
+    scaled: Tensor = dy * (1 + a)[:, None]
+    return scaled
+
+
+def _at(bias: Tensor | float, channels: Tensor) -> Tensor | float:
+    return bias[channels] if isinstance(bias, Tensor) else bias
 
 
 class Affiner(Kind[AffinerConfig]):
@@ -151,20 +223,28 @@ class Affiner(Kind[AffinerConfig]):
             for name, shape in shapes.items()
         }
 
+    def prepare(
+        self, site: Site, config: AffinerConfig, parts: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Where all parts are there, a and b as `vectors` gives them: gain and shift."""
+        ready = {name: part.to(dtype) for name, part in parts.items()}
+        if not whole(parts, site.module):
+            return ready
+        bias = 0.0 if site.module.bias is None else cast(Tensor, site.module.bias).to(parts["a"].dtype)
+        gain, shift = vectors(ready.pop("a"), ready.pop("b"), bias, dtype)
+        return ready | {"gain": gain, "shift": shift}
+
     def adapt(
         self, site: Site, config: AffinerConfig, parts: Mapping[str, Tensor], x: Tensor, y: Tensor
     ) -> Tensor:
         layer = site.module
         assert isinstance(layer, Linear)
-        bias = layer.bias
-        if len(parts) == 5 and isinstance(layer, nn.Linear):
+        if "gain" in parts:
             tasks = len(parts["s"])
             tokens, outputs = (v.to(y.dtype).reshape(tasks, -1, v.shape[-1]) for v in (x, y))
-            shift = 0.0 if bias is None else bias.to(y.dtype)
-            compute = affiner if plain() else Lean.apply
-            own = [parts[part] for part in ("a", "b", "s", "down", "up")]
-            return cast(Tensor, compute(tokens, outputs, shift, *own)).reshape(y.shape)
-        axis = channel_axis(layer, y)
+            own = [parts[part] for part in ("gain", "shift", "s", "down", "up")]
+            return joined(tokens, outputs, *own)[0].reshape(y.shape)
+        axis, bias = channel_axis(layer, y), layer.bias
         out = y
         if "a" in parts:
             out = y * spread(1 + parts["a"], y, axis)
@@ -175,6 +255,36 @@ class Affiner(Kind[AffinerConfig]):
         if "s" in parts:
             out = out + low_rank(layer, x, y, parts["down"], parts["s"][:, None, None] * parts["up"])
         return out
+
+    def learn(
+        self, site: Site, config: AffinerConfig, bank: Bank, choice: Choice, x: Tensor, y: Tensor
+    ) -> Tensor:
+        if not whole(bank.shapes, site.module):
+            return super().learn(site, config, bank, choice, x, y)
+        parts = bank.pick(choice)
+        tasks = len(parts["s"])
+        tokens, outputs = (v.to(y.dtype).reshape(tasks, -1, v.shape[-1]) for v in (x, y))
+        bias = site.module.bias
+        shift = 0.0 if bias is None else cast(Tensor, bias).to(parts["a"].dtype)
+        own = [parts[part] for part in ("a", "b", "s", "down", "up")]
+        out = Lean.apply(tokens, outputs, shift, *own, bank.findings)
+        return cast(Tensor, out).reshape(y.shape)
+
+    @torch.no_grad()
+    def look(self, banks: Sequence[Bank]) -> None:
+        """Finds out, in one question to the device, what `Lean` must know of every layer."""
+        known = [bank for bank in banks if whole(bank.shapes, bank.site.module)]
+        if not known:
+            return
+        scales = torch._foreach_abs(torch._foreach_add([bank.stack("a") for bank in known], 1.0))
+        least = torch.stack([scale.amin() for scale in scales])
+        found = [bank.findings for bank in known]
+        overlaps = [
+            least.new_zeros(()) if one is None or one.overlap is None else one.overlap for one in found
+        ]
+        smallest, sizes = torch.stack([least, torch.stack(overlaps).to(least)]).tolist()
+        for bank, low, size in zip(known, smallest, sizes, strict=True):
+            bank.findings = Findings(low > NEAR_ZERO, size > DROWNED)
 
     def learning_rates(self) -> dict[str, float]:
         return {"s": 1.0}
@@ -219,6 +329,11 @@ class Affiner(Kind[AffinerConfig]):
                 [(w, parts) for w, _, parts in members if "s" in parts], shapes["down"], shapes["up"]
             )
         return merged
+
+
+def whole(parts: Mapping[str, Any], layer: nn.Module) -> bool:
+    """Whether this is a linear layer with every part of the equation, which has a way of its own."""
+    return len(parts) == len(PARTS) + 2 and isinstance(layer, nn.Linear)
 
 
 def side_by_side(

@@ -126,12 +126,30 @@ class Kind(ABC, Generic[C]):
     def initial(self, site: Site, config: C, generator: torch.Generator) -> dict[str, Tensor]:
         """The tensors before training: the module's output is that of the frozen one."""
 
+    def prepare(
+        self, site: Site, config: C, parts: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The parts as `adapt` wants them, in the number type of the pass.
+
+        Where nothing trains it is asked once, for all tasks, until a tensor changes: what follows from the
+        tensors alone is worked out here.
+        """
+        return {name: part.to(dtype) for name, part in parts.items()}
+
     def adapt(self, site: Site, config: C, parts: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """What the adapted module gives.
 
-        parts: by name, (G, *shape); x: (B, …) its input; y: (B, …) what the frozen module makes of it.
+        parts: what `prepare` gave, (G, *shape); x: (B, …) its input; y: (B, …) what the frozen module makes
+        of it.
         """
         raise NotImplementedError
+
+    def learn(self, site: Site, config: C, bank: Bank, choice: Choice, x: Tensor, y: Tensor) -> Tensor:
+        """As `adapt`, where gradients are wanted: a kind that knows how keeps less than autograd would."""
+        return self.adapt(site, config, self.prepare(site, config, bank.pick(choice), y.dtype), x, y)
+
+    def look(self, banks: Sequence[Bank]) -> None:
+        """Before each pass that learns: the one place where a kind may wait for values on the device."""
 
     def run(
         self,

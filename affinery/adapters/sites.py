@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,25 +20,61 @@ class Bank(nn.Module):
 
     Each part is one parameter (S, *shape), a task being a slot of it; slot 0 does nothing. It holds float32
     (float64 where the module does), whatever number type the module computes in.
+
+    While tasks are trained, some slots of each part are parameters of their own (`expose`), so that nothing
+    is moved, averaged or given a gradient but what learns. findings: what the kind knows of the tensors.
     """
 
     def __init__(self, kind: Kind[Any], config: Config, site: Site) -> None:
         super().__init__()
-        self.kind, self.config = kind, config
+        self.kind, self.config, self.site = kind, config, site
         self.shapes = kind.parts(site, config)
+        self.findings: Any = None
+        self.exposed: dict[str, nn.Parameter] = {}
+        self._range = Blocks(0, 0)  # of the slots that are exposed
+        self._ready: tuple[Any, dict[str, Tensor]] = ((), {})
         like = next(site.module.parameters())
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         for name, part in self.shapes.items():
             stack = torch.full((1, *part.shape), part.neutral, dtype=dtype, device=like.device)
             self.register_parameter(name, nn.Parameter(stack, requires_grad=False))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not in training: its stacks hold the values of what was exposed."""
+        return self.__dict__ | {"exposed": {}, "findings": None, "_ready": ((), {})}
+
     @property
     def capacity(self) -> int:
         return len(self.stack(next(iter(self.shapes))))
 
+    @property
+    def learns(self) -> bool:
+        return bool(self.exposed) or any(stack.requires_grad for stack in self.parameters())
+
     def stack(self, part: str) -> nn.Parameter:
         """(S, *shape)"""
         return cast(nn.Parameter, self._parameters[part])
+
+    def expose(self, first: int, count: int) -> dict[str, nn.Parameter]:
+        """Those slots of each part as a parameter that trains, in the stack's own memory."""
+        rows = slice(first, first + count)
+        self._range = Blocks(first, count)
+        self.exposed = {name: nn.Parameter(self.stack(name).detach()[rows]) for name in self.shapes}
+        return self.exposed
+
+    def conceal(self) -> None:
+        """Ends the training of what is exposed; the stacks have its values."""
+        self.exposed, self.findings = {}, None
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """These slots and no others, in this order."""
+        if list(slots) != list(range(self.capacity)):
+            for name in self.shapes:
+                self.place(name, self.stack(name).detach()[list(slots)])
+
+    def place(self, part: str, memory: Tensor) -> None:
+        """Moves a stack into memory that others share. memory: (S, *shape) and the same values."""
+        self.register_parameter(part, nn.Parameter(memory, requires_grad=False))
 
     def grow(self, slots: int) -> None:
         """Room for so many slots, those new doing nothing."""
@@ -51,6 +87,8 @@ class Bank(nn.Module):
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """The task's own tensors by part, as views of the stacks."""
+        if self.exposed and 0 <= slot - self._range.first < self._range.count:
+            return {name: own[slot - self._range.first] for name, own in self.exposed.items()}
         return {name: self.stack(name)[slot] for name in self.shapes}
 
     @torch.no_grad()
@@ -65,12 +103,32 @@ class Bank(nn.Module):
         for name, part in self.shapes.items():
             self.stack(name)[slot].fill_(part.neutral)
 
-    def pick(self, choice: Choice, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors of the tasks of a batch by part, (G, *shape), in the number type of the pass."""
-        if isinstance(choice, Blocks):
-            rows = slice(choice.first, choice.first + choice.count)
-            return {name: self.stack(name)[rows].to(dtype) for name in self.shapes}
-        return {name: self.stack(name)[choice.slots].to(dtype) for name in self.shapes}
+    def pick(self, choice: Choice) -> dict[str, Tensor]:
+        """The tensors of the tasks of a batch by part, (G, *shape)."""
+        if self.exposed and choice == self._range:
+            return dict(self.exposed)
+        return taken_from({name: self.stack(name) for name in self.shapes}, choice)
+
+    def ready(self, choice: Choice, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The same as the kind prepares them, worked out anew only where a tensor has changed."""
+        if torch.compiler.is_compiling():
+            return self.kind.prepare(self.site, self.config, self.pick(choice), dtype)
+        stacks = [self.stack(name) for name in self.shapes]
+        if any(stack.is_inference() for stack in stacks):  # nobody counts their versions
+            return self.kind.prepare(self.site, self.config, self.pick(choice), dtype)
+        stamp = (dtype, *((id(stack), stack._version) for stack in stacks))
+        if self._ready[0] != stamp:
+            whole = {name: self.stack(name) for name in self.shapes}
+            self._ready = stamp, self.kind.prepare(self.site, self.config, whole, dtype)
+        return taken_from(self._ready[1], choice)
+
+
+def taken_from(stacks: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
+    """Of each stack the rows of a batch: a view where they lie beside each other."""
+    if isinstance(choice, Blocks):
+        rows = slice(choice.first, choice.first + choice.count)
+        return {name: stack[rows] for name, stack in stacks.items()}
+    return {name: stack[choice.slots] for name, stack in stacks.items()}
 
 
 class AdaptedSite(nn.Module):
@@ -136,8 +194,10 @@ class AdaptedSite(nn.Module):
         return self._adapt(bank, share, x, self.base(x, *args, **kwargs))
 
     def _adapt(self, bank: Bank, share: Share, x: Tensor, y: Tensor) -> Tensor:
-        parts = bank.pick(share.choice, y.dtype)
-        return bank.kind.adapt(self.site, bank.config, parts, x, y)
+        kind, config, choice = bank.kind, bank.config, share.choice
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return kind.learn(self.site, config, bank, choice, x, y)
+        return kind.adapt(self.site, config, bank.ready(choice, y.dtype), x, y)
 
     def _replaced(self, plan: Plan, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As `_forward`, where some share's kind computes the module's output anew."""

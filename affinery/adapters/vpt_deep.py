@@ -96,7 +96,7 @@ class VptDeep(Kind[VptDeepConfig]):
         """x: (B, T, D) tokens → (B, T, D)."""
         if site.role in OPEN:
             return FULL.run(site, FullConfig(), bank, choice, x, *args, **kwargs)
-        parts = bank.pick(choice, x.dtype)
+        parts = {name: part.to(x.dtype) for name, part in bank.pick(choice).items()}
         prompts = parts["prompt"].repeat_interleave(len(x) // len(parts["prompt"]), dim=0)  # (B, P, D)
         y: Tensor = site.module(torch.cat([prompts, x], dim=1), *args, **kwargs)[:, config.tokens :]
         if not config.gated:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from affinery.backbones.contract import BackboneSpec, Site
 from affinery.backbones.patch_transformer import PatchTransformer, position_table, sinusoid
+from affinery.recompute import remember
 
 BLOCK_SITES = {
     "": "block",
@@ -66,8 +67,32 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def gelu_tanh() -> nn.Module:
-    return nn.GELU(approximate="tanh")
+def modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The modulated norm of x, in the number type that the layer after it computes in."""
+
+    def again(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return for_layers(modulate(norm(x), shift, scale))
+
+    normed = remember(norm(x), norm, x)
+    return remember(for_layers(modulate(normed, shift, scale)), again, x, shift, scale)
+
+
+def for_layers(x: Tensor) -> Tensor:
+    """What autocast would make of a linear layer's input, made once for all who keep it."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
+class Gelu(nn.GELU):
+    """GELU with the approximation of DiT. Its result follows from its input, which is kept anyway."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return remember(super().forward(x), super().forward, x)
 
 
 class DiTBlock(nn.Module):
@@ -78,14 +103,14 @@ class DiTBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, num_heads=heads, qkv_bias=True)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=mlp_norm_eps)
-        self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio), act_layer=gelu_tanh)
+        self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio), act_layer=Gelu)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x: (B, T, D) tokens; c: (B, D) conditioning → (B, T, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a))
-        out: Tensor = x + gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+        x = x + gate_a[:, None] * self.attn(modulated(self.norm1, x, shift_a, scale_a))
+        out: Tensor = x + gate_m[:, None] * self.mlp(modulated(self.norm2, x, shift_m, scale_m))
         return out
 
 

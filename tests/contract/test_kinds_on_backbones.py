@@ -208,10 +208,11 @@ def test_tasks_of_all_kinds_mix_in_a_batch_under_guidance_too(arch: str) -> None
 
 
 @everywhere
-def test_computing_blocks_again_gives_the_same_gradients(name: str, arch: str) -> None:
+@pytest.mark.parametrize("level", ["cheap", "block"])
+def test_computing_results_again_gives_the_same_gradients(name: str, arch: str, level: str) -> None:
     """The plan that a block is computed again with is that of its pass, whatever ran in between."""
     gradients = []
-    for again in (False, True):
+    for again in ("none", level):
         model, inputs = model_of(arch), Inputs(arch)
         task = model.load(trained(name, arch))
         model.recompute(again)

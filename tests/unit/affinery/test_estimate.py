@@ -30,8 +30,9 @@ from affinery.estimate import (
 from affinery.meta_device import SavedTensors
 from tests import tiny_models as tiny
 from tests.tiny_unets import UNET, built, text_spec, unet_spec
-from trainers.loop import CoTraining, TaskData
+from trainers.loop import CoTraining
 from trainers.recipe import Recipe
+from trainers.streams import TaskData
 
 BATCH, CLASSES, KEPT = 3, 2, 0.5
 TWICE_ITS_FORWARD = {
@@ -132,7 +133,7 @@ def test_training_keeps_the_estimated_states(name: str) -> None:
     trained = list(training.trained().values())
     moments = [training.optimizer.state[tensor][m] for tensor in trained for m in ("exp_avg", "exp_avg_sq")]
     gradients = [tensor.grad for tensor in trained if tensor.grad is not None]
-    kept = [*trained, *gradients, *moments, *training.average.values()]
+    kept = [*trained, *gradients, *moments, *training.learners[0].averages.values()]
     assert sum(tensor.nbytes for tensor in kept) == found.states_bytes
 
 

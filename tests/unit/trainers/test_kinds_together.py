@@ -11,8 +11,9 @@ from affinery.adapters import kind, kinds
 from affinery.composed import ComposedModel
 from tests import tiny_models as tiny
 from tests.unit.trainers.test_loop import MASKED, data, furthest, trained
-from trainers.loop import CoTraining, TaskData
+from trainers.loop import CoTraining
 from trainers.recipe import Recipe
+from trainers.streams import TaskData
 
 
 def task(name: str, at: int, **config: object) -> TaskData:
@@ -36,7 +37,7 @@ def test_every_kind_learns(name: str) -> None:
     """The loss on one fixed batch falls, and the backbone stays as it was."""
     recipe = replace(MASKED, steps=60, lr=3e-3, class_lr=3e-2, mask_ratio=0.0, label_dropout=0.0)
     run = CoTraining(ComposedModel(tiny.backbone(), tiny.FINGERPRINT), [task(name, 4)], recipe)
-    losses = [run.train_step()[0] for _ in range(recipe.steps)]
+    losses = [sum(run.train_step().values()) for _ in range(recipe.steps)]
     assert sum(losses[-10:]) < 0.97 * sum(losses[:10])
     state, theirs = run.model.frozen_state(), tiny.backbone().state_dict()
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in state.items())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from affinery import draw
 from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes
+from affinery.adapters.routing import Plan
 from affinery.backbones.contract import BackboneSpec
 from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid
@@ -19,8 +20,9 @@ from tests import tiny_models as tiny
 from tests import tiny_unets
 from trainers.checkpoints import checkpoints_in, restore_checkpoint, save_checkpoint
 from trainers.errors import CheckpointUnreadable, TrainingDiverged
-from trainers.loop import Captions, CoTraining, TaskData, TaskStream
+from trainers.loop import CoTraining
 from trainers.recipe import Recipe
+from trainers.streams import Captions, TaskData, TaskStream
 
 MASKED = Recipe(steps=6, batch=8, warmup=2, mask_ratio=0.5, unmasked_share=0.34, seed=5)
 UNMASKED = replace(MASKED, mask_ratio=0.0)
@@ -83,7 +85,7 @@ def test_after_many_steps_too_nothing_of_the_others_has_seeped_in() -> None:
 def test_training_together_gives_the_losses_of_training_alone() -> None:
     together, alone = training([DIGITS, LETTERS], MASKED), training([LETTERS], MASKED)
     for _ in range(4):
-        assert together.train_step()[1] == pytest.approx(alone.train_step()[0], rel=1e-5)
+        assert together.train_step()["letters"] == pytest.approx(alone.train_step()["letters"], rel=1e-5)
 
 
 def test_clipping_one_task_does_not_reach_another() -> None:
@@ -128,9 +130,15 @@ def test_the_null_row_never_trains_and_every_class_row_does() -> None:
 def test_only_what_is_declared_as_trained_has_gradients() -> None:
     run = training([DIGITS, LETTERS], MASKED)
     run.train_step()
-    declared = {id(tensor) for tensor in run.trained().values()}
-    assert {id(p) for p in run.model.parameters() if p.grad is not None} <= declared
-    assert {id(p) for p in run.model.parameters() if p.requires_grad} == declared
+    rows = {id(run.model.task(name).rows) for name in ("digits", "letters")}
+    assert {id(p) for p in run.model.parameters() if p.requires_grad or p.grad is not None} == rows
+    memory = {tensor.untyped_storage().data_ptr() for tensor in run.trained().values()}
+    banks = [bank for group in run.model.groups.values() for bank in run.model.banks(group).values()]
+    exposed = [tensor for bank in banks for tensor in bank.exposed.values()]
+    assert sum(tensor.numel() for tensor in exposed) == sum(
+        tensor.numel() for name, tensor in run.trained().items() if "class_rows" not in name
+    )
+    assert {tensor.untyped_storage().data_ptr() for tensor in exposed} < memory
 
 
 def test_every_part_of_an_adapter_has_moved_after_training() -> None:
@@ -154,7 +162,7 @@ def test_images_are_learnt() -> None:
     images = torch.cat([torch.zeros(8, 1, 8, 8), torch.full((8, 1, 8, 8), 255.0)]).byte()
     plain = TaskData(tiny.meta("shades", (4, 6), 4), images, torch.tensor([0] * 8 + [1] * 8))
     run = training([plain], Recipe(steps=150, batch=32, lr=5e-3, class_lr=3e-2, label_dropout=0.1))
-    losses = [run.train_step()[0] for _ in range(150)]
+    losses = [run.train_step()["shades"] for _ in range(150)]
     run.finish()
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
     black, white = (draw(run.model, "shades", label, n=8).mean() for label in (0, 1))
@@ -192,10 +200,11 @@ def test_restored_into_a_training_that_is_further_on_a_checkpoint_still_holds(tm
 
 def state(run: CoTraining) -> dict[str, bytes]:
     found = {name: tensor.detach().numpy().tobytes() for name, tensor in run.trained().items()}
-    found |= {f"average {name}": tensor.numpy().tobytes() for name, tensor in run.average.items()}
-    return found | {
-        f"stream {i}": s.generator.get_state().numpy().tobytes() for i, s in enumerate(run.streams)
-    }
+    for one in run.learners:
+        found |= {f"average {one.name} {n}": t.numpy().tobytes() for n, t in one.averages.items()}
+        found[f"stream {one.name}"] = one.stream.generator.get_state().numpy().tobytes()
+        found[f"standing {one.name}"] = repr(one.standing).encode()
+    return found
 
 
 @pytest.fixture
@@ -315,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_task(value: f
 def test_an_adapter_with_values_that_are_no_numbers_is_not_handed_out() -> None:
     run = training([DIGITS, LETTERS], MASKED)
     run.run()
-    run.average["class_rows.1"][0, 0] = float("nan")
+    run.learner("letters").averages["class_rows"][0, 0] = float("nan")
     with pytest.raises(TrainingDiverged, match="letters"):
         run.finish()
 
@@ -406,9 +415,9 @@ def test_the_last_share_of_the_steps_is_unmasked(monkeypatch: pytest.MonkeyPatch
     seen: list[bool] = []
     denoise = run.model.denoise
 
-    def noted(x: Tensor, t: Tensor, rows: Tensor, plan: object, keep: Tensor | None, *told: object) -> Tensor:
+    def noted(x: Tensor, t: Tensor, rows: Tensor, plan: Plan, keep: Tensor | None, *told: object) -> Tensor:
         seen.append(keep is not None)
-        return denoise(x, t, rows, run.plan, keep)
+        return denoise(x, t, rows, plan, keep)
 
     monkeypatch.setattr(run.model, "denoise", noted)
     run.run()

@@ -41,9 +41,16 @@ def test_what_is_no_number_is_refused_for_every_setting(name: str, value: object
         "unmasked_share": (-0.1, 1.1, NAN),
         "label_dropout": (-0.1, 1, 1.1, NAN),
         "ema_decay": (-0.1, 1, 1.1, NAN),
+        "patience": (-1, 0.5),
+        "accumulate": (0, -1, 65, 1.5),
+        "precision": ("fp16", "", None, 16),
+        "recompute": ("all", True),
+        "compile": ("model", 1),
+        "graphs": ("yes", True),
+        "deterministic": ("yes", True),
     }.items(),
 )
-def test_values_out_of_range_are_refused_by_name(name: str, values: tuple[float, ...]) -> None:
+def test_values_out_of_range_are_refused_by_name(name: str, values: tuple[object, ...]) -> None:
     for value in values:
         with pytest.raises(ConfigInvalid, match=f"^{name}: "):
             Recipe.from_dict({name: value})
