@@ -55,12 +55,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ProgressLine:
-    """One report of a training."""
+    """One report of a training. idle: the share of the time since the last one that went by without data."""
 
     step: int
     steps: int
     losses: dict[str, float]
     time: float
+    idle: float = 0.0
 
 
 def prepare_environment(*, local: bool) -> None:
@@ -159,7 +160,7 @@ def finished_checkpoint(folder: Path, plan: TrainingPlan) -> Path | None:
 
     for checkpoint in checkpoints_in(folder):
         record = json.loads((checkpoint / RECORD).read_bytes())
-        if record["step"] < plan.recipe.steps:
+        if not record["done"]:
             return None
         try:
             found = [read_adapter(checkpoint / adapter_name(i)).meta for i in range(len(plan.tasks))]
@@ -302,11 +303,12 @@ def _train_worker(config: dict[str, Any]) -> None:
     told = 0.0
     while True:
         # Done from the start where the last attempt ended between its last step and its last file.
-        fresh = session.step < plan.recipe.steps
+        fresh = not session.done
         progress = session.advance()
         losses = progress.losses if fresh else {}
         failpoints.reach("stepping")
-        lines.append({"step": progress.step, "steps": progress.steps, "losses": losses, "time": time.time()})
+        at = {"step": progress.step, "steps": progress.steps, "time": time.time(), "idle": progress.idle}
+        lines.append(at | {"losses": losses})
         stopping, due = ranks.as_first(stop.exists(), time.monotonic() - told >= REPORT_SECONDS)
         if progress.done or stopping or progress.step % plan.save_every == 0:
             with TemporaryDirectory() as folder:
