@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from registry import backbones, beginnings, blobs, events, names, nodes, refs, runs, tasks
+from registry.adapter_rows import BY_ID, BY_IDS, BY_VERSION, QUERY, record
 from registry.digests import checked_digest, plain
 from registry.errors import NotFound, RecordInvalid, StaleFence
-from registry.models import Adapter, Backbone, Dataset, Job, JobTask, Node, Task
+from registry.models import Adapter, Job, JobTask, Node, Task
 from registry.records import AdapterRecord, TaskRecord
 
 
@@ -44,11 +45,11 @@ def publish(
     learner = tasks.get(session, task)
     checked_digest("The adapter", digest)
     same = session.execute(
-        _query().where(Adapter.job_id == job_id, Adapter.task_id == learner.node_id, Node.digest == digest)
+        QUERY.where(Adapter.job_id == job_id, Adapter.task_id == learner.node_id, Node.digest == digest)
     ).first()
     _check_fence(session, job_id, fence, learner, published=same is not None)
     if same is not None:
-        return _record(same)
+        return record(same)
     run = runs.latest_of(session, job_id, learner.node_id)
     begins = beginnings.of(session, job_id)[learner.node_id]
     warm = begins.warm_start_id if warm_start is None else get(session, warm_start).node_id
@@ -77,10 +78,10 @@ def publish(
         "job_id": job_id,
         "fence": fence,
     }
-    record = _insert(session, learner, digest, parents, values)
-    happened = {"ref": record.ref, "digest": digest, "job": job_id, "fence": fence}
-    events.append(session, "adapter.published", record.node_id, happened)
-    return record
+    made = _insert(session, learner, digest, parents, values)
+    happened = {"ref": made.ref, "digest": digest, "job": job_id, "fence": fence}
+    events.append(session, "adapter.published", made.node_id, happened)
+    return made
 
 
 def bring_in(
@@ -103,9 +104,9 @@ def bring_in(
     # On PostgreSQL the second to bring in one file waits here for the first.
     held = select(Task.node_id).where(Task.node_id == learner.node_id).with_for_update(key_share=True)
     session.execute(held).one()
-    standing = _query().where(Adapter.task_id == learner.node_id, Adapter.blob_digest == blob_digest)
+    standing = QUERY.where(Adapter.task_id == learner.node_id, Adapter.blob_digest == blob_digest)
     if (same := session.execute(standing.order_by(Adapter.node_id).limit(1)).first()) is not None:
-        return _record(same)
+        return record(same)
     warm = get(session, warm_start).node_id if warm_start is not None else None
     values = {
         "warm_start_id": warm,
@@ -124,9 +125,9 @@ def bring_in(
         (learner.node_id, "task"),
         *([(warm, "warm-start")] if warm is not None else []),
     ]
-    record = _insert(session, learner, blob_digest, parents, values)
-    events.append(session, "adapter.brought-in", record.node_id, {"ref": record.ref, "digest": blob_digest})
-    return record
+    made = _insert(session, learner, blob_digest, parents, values)
+    events.append(session, "adapter.brought-in", made.node_id, {"ref": made.ref, "digest": blob_digest})
+    return made
 
 
 def _insert(
@@ -178,86 +179,34 @@ def _next_version(session: Session, task_id: int) -> int:
 
 def get(session: Session, ref: str) -> AdapterRecord:
     """The adapter that a reference means: a task (its latest version), its version or alias, or a digest."""
+    wanted = names.parse_as("adapter", ref)
+    if wanted.version is not None:  # asked most often, and one statement answers it
+        row = session.execute(BY_VERSION, {"name": wanted.name, "number": wanted.version}).first()
+        if row is not None:
+            return record(row)
     return by_id(session, refs.find(session, "adapter", ref))
 
 
 def by_id(session: Session, node_id: int) -> AdapterRecord:
     """The adapter of a node."""
-    return _record(session.execute(_query().where(Adapter.node_id == node_id)).one())
+    return record(session.execute(BY_ID, {"id": node_id}).one())
 
 
 def by_ids(session: Session, node_ids: Sequence[int]) -> list[AdapterRecord]:
     """The adapters of these nodes, in this order."""
     found = {
-        row[0].node_id: _record(row)
+        row.node_id: record(row)
         for chunk in refs.chunks(node_ids)
-        for row in session.execute(_query().where(Adapter.node_id.in_(chunk)))
+        for row in session.execute(BY_IDS, {"ids": chunk})
     }
     return [found[node_id] for node_id in node_ids]
 
 
 def list_all(session: Session, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
     """Every adapter version (of a task, of a backbone version), oldest first."""
-    query = _query().order_by(Adapter.node_id)
+    query = QUERY.order_by(Adapter.node_id)
     if task is not None:
         query = query.where(Adapter.task_id == tasks.get(session, task).node_id)
     if backbone is not None:
         query = query.where(Adapter.backbone_id == backbones.get(session, backbone).node_id)
-    return [_record(row) for row in session.execute(query)]
-
-
-_Warm = aliased(Adapter)
-_WarmTask = aliased(Task)
-_Row = Row[Adapter, Node, Task, str, int, str, int, str, int]
-
-
-def _query() -> Select[Adapter, Node, Task, str, int, str, int, str, int]:
-    return (
-        select(
-            Adapter,
-            Node,
-            Task,
-            Backbone.name,
-            Backbone.version,
-            Dataset.name,
-            Dataset.version,
-            _WarmTask.name,
-            _Warm.version,
-        )
-        .join(Node, Node.id == Adapter.node_id)
-        .join(Task, Task.node_id == Adapter.task_id)
-        .join(Backbone, Backbone.node_id == Adapter.backbone_id)
-        .join(Dataset, Dataset.node_id == Adapter.dataset_id)
-        .outerjoin(_Warm, _Warm.node_id == Adapter.warm_start_id)
-        .outerjoin(_WarmTask, _WarmTask.node_id == _Warm.task_id)
-    )
-
-
-def _record(row: _Row) -> AdapterRecord:
-    adapter, node, task, backbone, backbone_version, dataset, dataset_version, warm, warm_version = row
-    return AdapterRecord(
-        node_id=node.id,
-        digest=node.digest,
-        created_at=node.created_at,
-        name=task.name,
-        version=adapter.version,
-        task_id=adapter.task_id,
-        backbone=f"{backbone}@{backbone_version}",
-        backbone_id=adapter.backbone_id,
-        dataset=f"{dataset}@{dataset_version}",
-        dataset_id=adapter.dataset_id,
-        block=(task.lo, task.hi),
-        kind=adapter.kind,
-        blob_digest=adapter.blob_digest,
-        size_bytes=adapter.size_bytes,
-        parameters=adapter.parameters,
-        config=adapter.config,
-        provenance=adapter.provenance,
-        metrics=adapter.metrics,
-        mlflow_run_id=adapter.mlflow_run_id,
-        golden_blob=adapter.golden_blob,
-        run_id=adapter.run_id,
-        warm_start=None if adapter.warm_start_id is None else f"{warm}@{warm_version}",
-        job_id=adapter.job_id,
-        fence=adapter.fence,
-    )
+    return [record(row) for row in session.execute(query)]

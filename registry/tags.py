@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from registry import refs
@@ -20,6 +20,12 @@ from registry.upsert import insert_if_new
 SUBJECTS: tuple[str, ...] = ("backbone", "dataset", "task", "adapter", "composition", "export")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _MOST = 500  # characters of a value
+_tag = Tag.__table__.c
+_OF = (
+    select(_tag.node_id, _tag.key, _tag.value)
+    .where(_tag.node_id.in_(bindparam("ids", expanding=True)))
+    .order_by(_tag.node_id, _tag.key)
+)
 
 
 def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRecord:
@@ -63,16 +69,14 @@ def remove(session: Session, ref: str, keys: Iterable[str]) -> dict[str, str]:
 
 def of(session: Session, node_id: int) -> dict[str, str]:
     """A node's tags, by key."""
-    query = select(Tag.key, Tag.value).where(Tag.node_id == node_id).order_by(Tag.key)
-    return {row.key: row.value for row in session.execute(query)}
+    return {row.key: row.value for row in session.execute(_OF, {"ids": [node_id]})}
 
 
 def of_each(session: Session, node_ids: Sequence[int]) -> dict[int, dict[str, str]]:
     """The tags of several nodes, by node and key."""
     found: dict[int, dict[str, str]] = {}
     for chunk in refs.chunks(node_ids):
-        query = select(Tag.node_id, Tag.key, Tag.value).where(Tag.node_id.in_(chunk))
-        for row in session.execute(query.order_by(Tag.node_id, Tag.key)):
+        for row in session.execute(_OF, {"ids": chunk}):
             found.setdefault(row.node_id, {})[row.key] = row.value
     return found
 
