@@ -177,8 +177,8 @@ class _Reading:
         Few such rows are gathered first; of many, each adapter is asked for its own as the newest are walked.
         """
         rows = select(owner).where(*conditions)
-        few = len(self.session.scalars(rows.limit(_FEW + 1)).all()) <= _FEW
-        if few:
+        counted = select(func.count()).select_from(rows.limit(_FEW + 1).subquery())
+        if self.session.scalars(counted).one() <= _FEW:
             return Adapter.node_id.in_(rows)
         return rows.where(owner == Adapter.node_id).correlate(Adapter).exists()
 
