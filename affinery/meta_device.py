@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
@@ -109,6 +110,31 @@ class SavedTensors:
     @property
     def total_bytes(self) -> int:
         return sum(self._bytes.values())
+
+
+class LiveMemory(TorchDispatchMode):
+    """What is held of all memory that was taken in the `with`: also what hooks keep in other forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if _makes_new_tensors(func):
+            for one in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(one, Tensor):
+                    storage = one.untyped_storage()
+                    self._seen[_storage(one)] = StorageWeakRef(storage), storage.nbytes()
+        return out
+
+    def bytes(self, *apart: Tensor) -> int:
+        """apart: tensors whose memory does not count."""
+        out = {_storage(tensor) for tensor in apart}
+        held = [size for at, (ref, size) in self._seen.items() if at not in out and not ref.expired()]
+        return sum(held)
 
 
 def _storage(tensor: Tensor) -> int:
