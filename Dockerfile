@@ -34,8 +34,9 @@ RUN groupadd --gid 10001 affinery \
 
 COPY --from=build /opt/affinery /opt/affinery
 COPY docker/entrypoint.sh docker/create_buckets.py /usr/local/lib/affinery/
+COPY docker/affinery /usr/local/lib/affinery/bin/
 
-ENV PATH=/opt/affinery/bin:$PATH \
+ENV PATH=/usr/local/lib/affinery/bin:/opt/affinery/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     AFFINERY_WORKSPACE=/var/lib/affinery \
     MLFLOW_DISABLE_TELEMETRY=true \
