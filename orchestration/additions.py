@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from affinery.errors import ConfigInvalid
 from orchestration import queue
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
-from orchestration.jobs import JobRecord
+from orchestration.jobs import JobRecord, Order
+from orchestration.queue import schedules
+from orchestration.queue.schedules import ScheduleRecord
 from orchestration.uploads import uploading
 from registry import adapters, backbones, blobs, compositions, datasets, tasks
 from registry import names as naming
@@ -94,6 +100,64 @@ def add_dataset(
     return record, list(found.notes)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Tasks to be learnt in one job; several train together.
+
+    sources: their datasets. kinds, conditions: of all tasks, or one a task; config: the kinds' settings, each
+    for the kinds that have it; configs: those of each task, in its place. after: jobs, by id, or by their
+    place among all that is wanted. job: further fields of the queue's Order. What the backbone's spec advises
+    fills in what is not given.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    backbone: str
+    kinds: tuple[str, ...] = ("affiner",)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    configs: tuple[Mapping[str, Any], ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[Mapping[str, Any] | None, ...] = ()
+    image_size: int | None = None
+    after: tuple[str | int, ...] = ()
+    key: str | None = None
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+    def apart(self) -> list[Wanted]:
+        """Each task in a job of its own."""
+        several: dict[str, tuple[Any, ...]] = {
+            "sources": self.sources,
+            "kinds": self.kinds,
+            "conditions": self.conditions,
+        }
+        own = {name: values for name, values in several.items() if len(values) == len(self.names)}
+        return [
+            replace(
+                self,
+                names=(name,),
+                key=None if self.key is None else f"{self.key}/{name}",
+                **_own(own, i),
+            )
+            for i, name in enumerate(self.names)
+        ]
+
+
+def _own(values: Mapping[str, tuple[Any, ...]], place: int) -> dict[str, Any]:
+    return {name: (each[place],) for name, each in values.items()}
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """new: whether it was scheduled now; else it was there before."""
+
+    job: JobRecord
+    new: bool
+
+
+class _Rehearsed(Exception):
+    """No error: it takes back what was only to be looked at."""
+
+
 def schedule(
     sessions: Sessions,
     names: Sequence[str],
@@ -109,54 +173,152 @@ def schedule(
     image_size: int | None = None,
     data: Path | None = None,
     on_note: Callable[[str], None] = lambda _: None,
+    **job: Any,
 ) -> JobRecord:
     """Registers new tasks, each with its class block, and queues their training, in one transaction.
 
-    kind: of all tasks, or one a task; config: their settings, each for the kinds that have it.
-    conditions: the spatial condition of all tasks, or one a task; image_size: of all tasks, in pixels.
-    data: where datasets lie, to check beforehand what they hold; on_note: told what is worth knowing of it.
-    key: an idempotency key; a second call with it returns the first's job and registers nothing.
-    What the backbone's spec advises fills in what is not given. Raises TaskExists, ConfigInvalid, NotFound …;
-    then nothing is there that was not before.
+    The arguments are those of Wanted. data: where datasets lie, to check beforehand what they hold; on_note:
+    told what is worth knowing of it. key: an idempotency key; a second call with it returns the first's job
+    and registers nothing. Raises TaskExists, ConfigInvalid, NotFound …; then nothing was written.
     """
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    if not isinstance(kind, str) and len(kinds) != len(names):
+        raise ConfigInvalid("--kind", f"{len(kinds)} kinds were named for {len(names)} tasks.")
+    wanted = Wanted(
+        tuple(names),
+        tuple(sources),
+        backbone,
+        kinds,
+        config,
+        recipe=recipe,
+        conditions=tuple(conditions),
+        image_size=image_size,
+        after=tuple(after),
+        key=key,
+        job=job,
+    )
+    return schedule_all(sessions, [wanted], data=data, on_note=on_note)[0].job
+
+
+def schedule_all(
+    sessions: Sessions,
+    wanted: Sequence[Wanted],
+    *,
+    data: Path | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
+    rehearse: Callable[[Session, list[Scheduled]], None] | None = None,
+) -> list[Scheduled]:
+    """Registers and queues all that is wanted in one transaction; what is there by its key already stays.
+
+    rehearse: shown everything as it would be, and then nothing of it is kept. Raises as `schedule` does.
+    """
+    found: list[Scheduled] = []
+    with sessions.read() as session:  # what takes its time is done before anybody has to wait for it
+        there = queue.by_keys(session, [each.key for each in wanted if each.key is not None])
+        ready = [None if each.key in there else _prepare(session, each) for each in wanted]
+    try:
+        with sessions.begin() as session:
+            found = _schedule_all(session, list(zip(wanted, ready, strict=True)), data, on_note)
+            if rehearse is not None:
+                rehearse(session, found)
+                raise _Rehearsed
+    except _Rehearsed:
+        pass
+    return found
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What is to be registered, checked against the backbone and filled in."""
+
+    backbone: BackboneRecord
+    kinds: list[str]
+    configs: list[dict[str, Any]]
+    conditions: list[Mapping[str, Any] | None]
+    image_size: int | None
+    recipe: dict[str, Any]
+
+
+def _prepare(session: Session, wanted: Wanted) -> _Ready:
+    names, sources, kinds = wanted.names, wanted.sources, list(wanted.kinds)
     if len(names) != len(sources):
         raise ConfigInvalid("--dataset", f"{len(sources)} datasets were named for {len(names)} tasks.")
-    kinds = [kind] * len(names) if isinstance(kind, str) else list(kind)
+    if len(kinds) == 1:
+        kinds *= len(names)
     if len(kinds) != len(names):
         raise ConfigInvalid("--kind", f"{len(kinds)} kinds were named for {len(names)} tasks.")
-    with sessions.read() as session:
-        if key is not None and (known := queue.by_key(session, key)) is not None:
-            return known
-        chosen = backbones.get(session, backbone)
-    full = full_recipe(chosen, recipe)
-    configs = _kind_configs(chosen, kinds, config)
-    told = one_each(names, conditions)
-    own_size = check_architecture(chosen, told, image_size)
-    with sessions.begin() as session:
-        if key is not None and (known := queue.by_key(session, key)) is not None:
-            return known
-        for i, name in enumerate(names):
-            dataset = datasets.get(session, sources[i])
-            if data is not None:
-                check_dataset(data, dataset, chosen, told[i], on_note)
-            tasks.register(
-                session,
-                name=name,
-                backbone=chosen.ref,
-                dataset=dataset.ref,
-                kind=kinds[i],
-                config=configs[i],
-                facts=facts(told[i], own_size),
+    from affinery.kind_settings import shared_out
+
+    chosen = backbones.get(session, wanted.backbone)
+    recipe = full_recipe(chosen, wanted.recipe)
+    configs = _kind_configs(chosen, kinds, wanted.configs or shared_out(kinds, wanted.config))
+    told: list[Mapping[str, Any] | None] = [*one_each(names, wanted.conditions)]
+    size = check_architecture(chosen, told, wanted.image_size)
+    return _Ready(chosen, kinds, configs, told, size, recipe)
+
+
+def _schedule_all(
+    session: Session,
+    wanted: Sequence[tuple[Wanted, _Ready | None]],
+    data: Path | None,
+    on_note: Callable[[str], None],
+) -> list[Scheduled]:
+    known = queue.lock_keys(session, [each.key for each, _ in wanted if each.key is not None])
+    ids = [known[each.key].id if each.key in known else str(uuid.uuid4()) for each, _ in wanted]
+    orders = []
+    for (each, ready), job_id in zip(wanted, ids, strict=True):
+        if ready is not None and each.key not in known:
+            _register(session, each, ready, data, on_note)
+            after = tuple(ids[need] if isinstance(need, int) else need for need in each.after)
+            order = Order(
+                job_id, tasks=each.names, payload={"recipe": ready.recipe}, after=after, key=each.key
             )
-        return queue.enqueue(session, names, full, after=after, key=key)
+            orders.append(replace(order, **each.job))
+    made = {job.id: job for job in queue.enqueue_all(session, orders)}
+    return [
+        Scheduled(made[job_id], True) if job_id in made else Scheduled(known[each.key or ""], False)
+        for (each, _), job_id in zip(wanted, ids, strict=True)
+    ]
 
 
-def schedule_again(sessions: Sessions, names: Sequence[str], recipe: Mapping[str, Any]) -> JobRecord:
+def _register(
+    session: Session, wanted: Wanted, ready: _Ready, data: Path | None, on_note: Callable[[str], None]
+) -> None:
+    for i, name in enumerate(wanted.names):
+        dataset = datasets.get(session, wanted.sources[i])
+        if data is not None:
+            check_dataset(data, dataset, ready.backbone, ready.conditions[i], on_note)
+        tasks.register(
+            session,
+            name=name,
+            backbone=ready.backbone.ref,
+            dataset=dataset.ref,
+            kind=ready.kinds[i],
+            config=ready.configs[i],
+            facts=facts(ready.conditions[i], ready.image_size),
+        )
+
+
+def schedule_again(
+    sessions: Sessions, names: Sequence[str], recipe: Mapping[str, Any], **job: Any
+) -> JobRecord:
     """Queues tasks that are registered already: after a failure, or for a next version of their adapters."""
     with sessions.begin() as session:
         found = [tasks.get(session, name) for name in names]
         full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
-        return queue.enqueue(session, names, full)
+        return queue.enqueue(session, names, full, **job)
+
+
+def schedule_repeatedly(
+    sessions: Sessions, name: str, cron: str, learners: Sequence[str], recipe: Mapping[str, Any], **given: Any
+) -> ScheduleRecord:
+    """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
+    with sessions.begin() as session:
+        full = dict(recipe)
+        if learners:
+            backbone = tasks.get(session, learners[0]).backbone_id
+            full = full_recipe(backbones.by_id(session, backbone), recipe)
+        return schedules.add(session, name, cron, learners, full, **given)
 
 
 def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,16 +333,16 @@ def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str,
 
 
 def _kind_configs(
-    backbone: BackboneRecord, kinds: Sequence[str], given: Mapping[str, Any]
+    backbone: BackboneRecord, kinds: Sequence[str], given: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Each task's settings, found to fit the backbone. Raises UnknownName or ConfigInvalid."""
     from affinery.adapters import kind as kind_named
     from affinery.backbones.contract import BackboneSpec
-    from affinery.kind_settings import advised_settings, check_fits, shared_out
+    from affinery.kind_settings import advised_settings, check_fits
 
     spec = BackboneSpec.from_json(json.dumps(backbone.spec))
     configs = []
-    for kind, own in zip(kinds, shared_out(kinds, given), strict=True):
+    for kind, own in zip(kinds, given, strict=True):
         advised = advised_settings(kind, spec.arch, spec.defaults)
         configs.append(kind_named(kind).config({**advised, **own}).to_dict())
     check_fits(spec, list(zip(kinds, configs, strict=True)))

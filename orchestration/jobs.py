@@ -151,7 +151,8 @@ class Order:
     """A job to be accepted.
 
     tasks: those that it trains, by name. after: ids of jobs to be done before it, of earlier ones or of the
-    same batch. key: an idempotency key. run_at: not before this moment.
+    same batch. key: an idempotency key. run_at: not before this moment. datasets: by task, the dataset
+    version (its node) to learn where it is not the task's own.
     """
 
     id: str
@@ -172,3 +173,4 @@ class Order:
     schedule_id: int | None = None
     max_attempts: int = 5
     timeout_seconds: float | None = None
+    datasets: Mapping[str, int] = field(default_factory=dict)

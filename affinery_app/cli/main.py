@@ -19,13 +19,16 @@ from affinery_app.cli import (
     demo,
     diff,
     estimate,
+    job,
     labels,
     lineage,
+    queue_limits,
     reconcile,
     registry,
     retirement,
     run,
     sample,
+    schedule,
     serve,
     task,
     verify,
@@ -48,6 +51,9 @@ app.add_typer(backbone.app, name="backbone")
 app.add_typer(dataset.app, name="dataset")
 app.command("estimate")(estimate.estimate)
 app.add_typer(task.app, name="task")
+app.add_typer(job.app, name="job")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(queue_limits.app, name="queue")
 app.command("run")(run.run)
 app.command("worker")(run.worker)
 app.command("serve")(serve.serve)

@@ -1,8 +1,9 @@
-"""affinery task add | list | show | cancel."""
+"""affinery task add | train | list | show."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,15 @@ from affinery_app.cli.condition_options import (
     ModelOption,
     SizeOption,
     conditions_of,
+)
+from affinery_app.cli.job_options import (
+    AfterOption,
+    CpusOption,
+    GpusOption,
+    PriorityOption,
+    StrategyOption,
+    WorkersOption,
+    job_fields,
 )
 from affinery_app.cli.kind_options import (
     AlphaOption,
@@ -31,8 +41,17 @@ app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help
 
 @app.command("add")
 def add(
-    names: Annotated[list[str], typer.Argument(help="One task, or several to learn together (co-trained).")],
-    backbone: Annotated[str, typer.Option(help="The backbone to learn on.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="One task, or several to learn together (co-trained).")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone to learn on.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--from", help="Many tasks at once, from a plan.yaml (docs/guides/queue.md)."),
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together/--apart", help="Train several in one job, or each in its own.")
+    ] = True,
     dataset: Annotated[
         list[str] | None,
         typer.Option(help="The dataset, one a task in their order.", show_default="the task's name"),
@@ -60,41 +79,87 @@ def add(
     canny_high: HighOption = None,
     condition_model: ModelOption = None,
     image_size: SizeOption = None,
-    after: Annotated[list[str] | None, typer.Option(help="A job that must be done first (its id).")] = None,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    strategy: StrategyOption = None,
+    workers: WorkersOption = 1,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    key: Annotated[
+        str | None, typer.Option(help="The same key again schedules nothing again.", show_default="none")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would run, in which order and at what cost; keep nothing."),
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add tasks and schedule their training; several at once train together on the one frozen backbone."""
+    from affinery.errors import ConfigInvalid
+    from affinery_app.cli.rehearsal import Rehearsal
+    from affinery_app.plan_file import read_plan, wanted_of
     from affinery_app.wiring import open_workspace
-    from orchestration.additions import schedule
+    from orchestration.additions import Wanted, schedule_all
     from trainers.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
-    kinds = kind or ["affiner"]
-    own, others = sorted_out(kinds, parsed(settings or []), Recipe().to_dict())
-    recipe = {name: value for name, value in given.items() if value is not None} | others
+    recipe = {name: value for name, value in given.items() if value is not None}
+    job = job_fields(priority, strategy, workers, cpus, gpus)
+    if plan is not None:
+        if names or backbone or dataset or kind or recipe or settings or after or key:
+            raise ConfigInvalid("--from", "the plan says all of it; beside it goes only --dry-run.")
+        wanted = wanted_of(read_plan(plan), plan, submitted_by=job["submitted_by"])
+    else:
+        if not names or backbone is None:
+            raise ConfigInvalid("task add", "name a task and its --backbone, or a plan: --from plan.yaml")
+        kinds = kind or ["affiner"]
+        own, others = sorted_out(kinds, parsed(settings or []), Recipe().to_dict())
+        whole = Wanted(
+            tuple(names),
+            tuple(dataset or names),
+            backbone,
+            tuple(kinds),
+            kind_values(rank, alpha, targets, parts) | own,
+            recipe=recipe | others,
+            conditions=tuple(conditions_of(condition or (), canny_low, canny_high, condition_model)),
+            image_size=image_size,
+            after=tuple(after or ()),
+            key=key,
+            job=job,
+        )
+        wanted = [whole] if together else whole.apart()
     space = open_workspace(workspace)
-    job = schedule(
+    rehearsal = Rehearsal() if dry_run else None
+    found = schedule_all(
         space.sessions,
-        names,
-        dataset or names,
-        backbone=backbone,
-        kind=kinds[0] if len(kinds) == 1 else kinds,
-        config=kind_values(rank, alpha, targets, parts) | own,
-        recipe=recipe,
-        after=after or (),
-        conditions=conditions_of(condition or (), canny_low, canny_high, condition_model),
-        image_size=image_size,
+        wanted,
         data=space.data,
         on_note=lambda note: say(f"note: {note}"),
+        rehearse=rehearsal,
     )
-    if as_json:
-        emit(job.to_json())
-        return
-    fields(
-        [("job", job.id), ("tasks", job.tasks), ("strategy", job.strategy), ("steps", job.recipe["steps"])]
-    )
-    following("affinery run", "affinery task list")
+    if rehearsal is not None:
+        rehearsal.show(as_json)
+    elif as_json:
+        jobs = [each.job.to_json() | {"new": each.new} for each in found]
+        emit(jobs if plan is not None or not together else jobs[0])
+    else:
+        table(
+            ["job", "id", "tasks", "strategy", "steps", ""],
+            [
+                (
+                    each.job.number,
+                    each.job.id[:8],
+                    each.job.tasks,
+                    each.job.strategy or "chosen where it runs",
+                    each.job.recipe["steps"],
+                    "scheduled" if each.new else f"was there already: {each.job.state}",
+                )
+                for each in found
+            ],
+            "",
+        )
+        following("affinery run", "affinery job watch")
 
 
 @app.command("train")
@@ -105,6 +170,12 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the training, as NAME=VALUE.")
     ] = None,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    strategy: StrategyOption = None,
+    workers: WorkersOption = 1,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,14 +185,14 @@ def train(
 
     given: dict[str, Any] = {"steps": steps, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
-    job = schedule_again(open_workspace(workspace).sessions, names, recipe)
+    asked = job_fields(priority, strategy, workers, cpus, gpus)
+    job = schedule_again(open_workspace(workspace).sessions, names, recipe, after=after or (), **asked)
     if as_json:
         emit(job.to_json())
         return
-    fields(
-        [("job", job.id), ("tasks", job.tasks), ("strategy", job.strategy), ("steps", job.recipe["steps"])]
-    )
-    following("affinery run")
+    strategy = job.strategy or "chosen where it runs"
+    fields([("job", job.id), ("tasks", job.tasks), ("strategy", strategy), ("steps", job.recipe["steps"])])
+    following("affinery run", "affinery job watch")
 
 
 @app.command("list")
@@ -162,7 +233,7 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
 
     with open_workspace(workspace).sessions.read() as session:
         record = tasks.get(session, name)
-        jobs = [job for job in queue.list_all(session) if record.name in job.tasks]
+        jobs = queue.page(session, task=record.name)[::-1]
         versions = adapters.list_all(session, task=record.name)
     if as_json:
         learnt = [version.to_json() for version in versions]
@@ -185,7 +256,7 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
     print()
     table(
         ["job", "state", "strategy", "attempts", "error"],
-        [(j.id[:8], j.state, j.strategy, j.attempts, j.error) for j in jobs],
+        [(j.id[:8], j.state, j.strategy or "–", j.attempts, j.error) for j in jobs],
         "No job.",
     )
     table(
@@ -201,21 +272,3 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
 def _recognition(metrics: dict[str, Any]) -> str:
     found = metrics.get("recognition")
     return f"{found['share']:.0%}" if found else "–"
-
-
-@app.command("cancel")
-def cancel(
-    job: Annotated[str, typer.Argument(help="The job's id, or a unique beginning of it.")],
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Take a job out of the queue; a worker that runs it stops at its next heartbeat."""
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = queue.cancel(session, job)
-    if as_json:
-        emit(record.to_json())
-    else:
-        fields([("job", record.id), ("state", record.state)])

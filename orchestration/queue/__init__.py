@@ -19,7 +19,7 @@ and never commits. Time is the database's.
 | listing | get, page, list_all, attempts |
 """
 
-from orchestration.queue.accepting import by_key, enqueue, enqueue_all, lock_key
+from orchestration.queue.accepting import by_keys, enqueue, enqueue_all, lock_keys
 from orchestration.queue.claiming import claim
 from orchestration.queue.control import cancel, pause, prioritise, resume, retry
 from orchestration.queue.holding import (
@@ -31,8 +31,9 @@ from orchestration.queue.holding import (
     paused,
     release,
 )
-from orchestration.queue.listing import attempts, get, list_all, page, unfinished
+from orchestration.queue.listing import attempts, by_ids, get, list_all, page, unfinished
 from orchestration.queue.recovery import give_up, owners_gone
+from orchestration.queue.schedules import fire_due
 
 MAX_ATTEMPTS = 5
 
@@ -40,7 +41,8 @@ __all__ = [
     "LEASE_SECONDS",
     "MAX_ATTEMPTS",
     "attempts",
-    "by_key",
+    "by_ids",
+    "by_keys",
     "cancel",
     "cancelled",
     "claim",
@@ -48,11 +50,12 @@ __all__ = [
     "enqueue",
     "enqueue_all",
     "fail",
+    "fire_due",
     "get",
     "give_up",
     "heartbeat",
     "list_all",
-    "lock_key",
+    "lock_keys",
     "owners_gone",
     "page",
     "pause",

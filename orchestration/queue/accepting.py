@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from orchestration.errors import JobsWaitForEachOther, NeedNotMet, TaskIsBusy, TasksDoNotMatch
 from orchestration.jobs import DEAD, JobRecord, Order
 from orchestration.queue import clock
-from orchestration.queue.listing import by_ids, chunks, get, records
+from orchestration.queue.listing import by_ids, chunks, get
 from registry import tasks
 from registry.columns import utc_now
 from registry.digests import plain
@@ -76,23 +76,25 @@ def enqueue_all(session: Session, orders: Sequence[Order]) -> list[JobRecord]:
 
     Where a key is known, the job that was accepted with it. Raises as enqueue does, and JobsWaitForEachOther.
     """
-    known = _known(session, [order.key for order in orders if order.key is not None])
-    fresh = [order for order in orders if order.key not in known]
-    if fresh:
-        _accept(session, fresh, {order.id: known[order.key] for order in orders if order.key in known})
-    return by_ids(session, [known.get(order.key, order.id) for order in orders])
+    keys = {order.key for order in orders if order.key is not None}
+    _lock(session, keys)
+    known = _known(session, sorted(keys))
+    there = {order.id: known[order.key] for order in orders if order.key is not None and order.key in known}
+    if fresh := [order for order in orders if order.id not in there]:
+        _accept(session, fresh, there)
+    return by_ids(session, [there.get(order.id, order.id) for order in orders])
 
 
-def by_key(session: Session, key: str) -> JobRecord | None:
-    """The job that was accepted with an idempotency key."""
-    found = records(session, Job.idempotency_key == key)
-    return found[0] if found else None
+def by_keys(session: Session, keys: Sequence[str]) -> dict[str, JobRecord]:
+    """The jobs that were accepted with these idempotency keys."""
+    known = _known(session, keys)
+    return dict(zip(known, by_ids(session, list(known.values())), strict=True))
 
 
-def lock_key(session: Session, key: str) -> JobRecord | None:
-    """Whoever else comes with the key waits until this transaction ends. → the job that has it already"""
-    _lock(session, [key])
-    return by_key(session, key)
+def lock_keys(session: Session, keys: Sequence[str]) -> dict[str, JobRecord]:
+    """As by_keys; whoever else comes with these keys waits until this transaction ends."""
+    _lock(session, set(keys))
+    return by_keys(session, keys)
 
 
 def _lock(session: Session, keys: Iterable[str]) -> None:
@@ -102,14 +104,11 @@ def _lock(session: Session, keys: Iterable[str]) -> None:
             session.execute(statement, {"space": _KEYS, "key": key})
 
 
-def _known(session: Session, keys: Sequence[str]) -> dict[str | None, str]:
-    if not keys:
-        return {}
-    _lock(session, set(keys))
-    found: dict[str | None, str] = {}
+def _known(session: Session, keys: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for chunk in chunks(keys):
         query = select(Job.idempotency_key, Job.id).where(Job.idempotency_key.in_(chunk))
-        found |= dict(session.execute(query).tuples().all())
+        found |= {str(key): job_id for key, job_id in session.execute(query).tuples()}
     return found
 
 
@@ -128,7 +127,7 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
         own = [learners[name] for name in order.tasks]
         backbone = own[0].backbone_id if own else order.backbone_id
         rows.append(_row(order, number, moment, backbone, len(needs[order.id].open)))
-        members += [{"job_id": order.id, "task_id": each.id, "live": True} for each in own]
+        members += [_member(order, each) for each in own]
         edges += [{"job_id": order.id, "needs_job_id": need} for need in sorted(needs[order.id].all)]
         names = [each.name for each in own]
         fact = {"job": order.id, "kind": order.kind, "tasks": names, "by": order.submitted_by}
@@ -136,6 +135,11 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
     for table, values in ((Job, rows), (JobTask, members), (JobDependency, edges), (Event, told)):
         for chunk in chunks(values):
             session.execute(insert(table), chunk)
+
+
+def _member(order: Order, learner: _Learner) -> dict[str, Any]:
+    dataset = order.datasets.get(learner.name)
+    return {"job_id": order.id, "task_id": learner.id, "live": True, "dataset_id": dataset}
 
 
 def _row(order: Order, number: int, moment: datetime, backbone: int | None, waits: int) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Options of jobs that several commands take."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Any
+
+import typer
+
+AfterOption = Annotated[
+    list[str] | None, typer.Option(help="A job that must be done first: its number or id.")
+]
+PriorityOption = Annotated[int, typer.Option(help="Jobs of a higher priority run first.")]
+StrategyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="sequential, co-trained, parallel or data-parallel.", show_default="chosen where it runs"
+    ),
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that share one data-parallel training.")]
+CpusOption = Annotated[
+    float | None, typer.Option(min=0, help="Processors that it takes.", show_default="as its kind does")
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs that it takes; 0.5 is half of one.", show_default="as its kind does"),
+]
+JobArgument = Annotated[str, typer.Argument(help="The job's number, its id, or a unique beginning of that.")]
+
+
+def submitter() -> str:
+    """Who schedules: the name of the user of this machine."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def job_fields(
+    priority: int, strategy: str | None, workers: int, cpus: float | None, gpus: float | None
+) -> dict[str, Any]:
+    """Fields of an Order. Raises UnknownName."""
+    from affinery.errors import UnknownName
+    from orchestration.jobs import STRATEGIES
+
+    if strategy is not None and strategy not in STRATEGIES:
+        raise UnknownName("strategy", strategy, list(STRATEGIES))
+    return {
+        "priority": priority,
+        "strategy": strategy,
+        "workers": workers,
+        "cpus": cpus,
+        "gpus": gpus,
+        "submitted_by": submitter(),
+    }

@@ -1,0 +1,143 @@
+"""What `affinery task add --dry-run` shows: every job as it would be, in the order in which it would run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, Any
+
+from affinery_app.cli.output import emit, fields, say, size, table
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from orchestration.additions import Scheduled
+    from orchestration.jobs import JobRecord
+    from registry.records import TaskRecord
+
+WHY = {
+    "co-trained": "its tasks share one backbone in memory",
+    "sequential": "it was asked for",
+    "parallel": "it was asked for",
+    "data-parallel": "it was asked for",
+}
+
+
+class Rehearsal:
+    """Sees what would be scheduled, while it is there, and shows it afterwards."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+        self.seconds: float | None = 0.0
+
+    def __call__(self, session: Session, found: list[Scheduled]) -> None:
+        from registry import tasks
+
+        places: dict[str, int] = {}
+        for place, each in enumerate(_in_order(found), 1):
+            places[each.job.id] = place
+            learners = [tasks.get(session, name) for name in each.job.tasks]
+            job = _described(session, each.job, learners)
+            after = [str(places.get(need, f"job {need[:8]}")) for need in each.job.needs]
+            self.jobs.append({"place": place, "new": each.new} | job | {"after": after})
+        times = [job["seconds"] for job in self.jobs if job["new"]]
+        self.seconds = None if None in times else sum(times)
+
+    def show(self, as_json: bool) -> None:
+        if as_json:
+            emit({"jobs": self.jobs, "seconds": self.seconds, "kept": False})
+            return
+        table(
+            ["", "tasks", "after", "strategy", "steps", "parameters", "memory", "time"],
+            [
+                (
+                    job["place"],
+                    job["tasks"],
+                    job["after"] or None,
+                    (job["strategy"] or "open") if job["new"] else "there already",
+                    job["steps"],
+                    f"{job['parameters']:,}",
+                    size(job["memory_bytes"]),
+                    _time(job["seconds"]),
+                )
+                for job in self.jobs
+            ],
+            "",
+            numbers=("steps", "parameters", "memory", "time"),
+        )
+        reasons = {job["strategy"] or "open": job["because"] for job in self.jobs if job["new"]}
+        macs = sum(job["macs"] for job in self.jobs if job["new"])
+        fields(
+            [
+                *reasons.items(),
+                ("multiplications", f"{macs:.3g} in all"),
+                ("time", f"{_time(self.seconds)}, one after another{self._whence()}"),
+            ]
+        )
+        say("\nNothing was kept. Without --dry-run it is scheduled.")
+
+    def _whence(self) -> str:
+        if self.seconds is None:
+            return "; no training on this backbone is done yet to measure it by"
+        count = max((job["seconds_from_jobs"] for job in self.jobs), default=0)
+        return f", by {count} that are done here"
+
+
+def _in_order(found: Sequence[Scheduled]) -> list[Scheduled]:
+    """As a single worker would take them: needs first, then priority, then as they were given."""
+    by_id = {each.job.id: each for each in found}
+    rank = {each.job.id: (-each.job.priority, each.job.number) for each in found}
+    graph = TopologicalSorter({each.job.id: [n for n in each.job.needs if n in by_id] for each in found})
+    graph.prepare()
+    ready, order = list(graph.get_ready()), []
+    while ready:
+        ready.sort(key=rank.__getitem__)
+        job_id = ready.pop(0)
+        order.append(by_id[job_id])
+        graph.done(job_id)
+        ready += graph.get_ready()
+    return order
+
+
+def _described(session: Session, job: JobRecord, learners: Sequence[TaskRecord]) -> dict[str, Any]:
+    """What it does, what it takes, and how long such jobs took here."""
+    from affinery.backbones.contract import BackboneSpec
+    from affinery.estimate import Estimator, Setup
+    from orchestration.queue.history import pace
+    from registry import backbones
+
+    backbone = backbones.by_id(session, learners[0].backbone_id)
+    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    recipe = job.recipe
+    costs = []
+    for task in learners:
+        setup = Setup(len(task.classes), recipe["batch"], recipe.get("mask_ratio", 0.0), task.image_size)
+        costs.append(Estimator(spec, setup).cost(task.kind, task.config))
+    steps = [cost.masked or cost.step for cost in costs]
+    known = pace(session, backbone.node_id)
+    weights = costs[0].weights_bytes  # one backbone, however many tasks
+    return {
+        "tasks": [task.name for task in learners],
+        "datasets": [task.dataset for task in learners],
+        "kinds": [task.kind for task in learners],
+        "backbone": backbone.ref,
+        "class_rows": [list(task.block) for task in learners],
+        "priority": job.priority,
+        "strategy": job.strategy,
+        "because": WHY.get(job.strategy or "", "it depends on the processors and GPUs of the worker"),
+        "steps": recipe["steps"],
+        "parameters": sum(cost.parameters for cost in costs),
+        "memory_bytes": weights
+        + sum(cost.memory_bytes(step) - weights for cost, step in zip(costs, steps, strict=True)),
+        "macs": sum(step.macs for step in steps) * recipe["batch"] * recipe["steps"],
+        "seconds": None if known is None else known.seconds * recipe["steps"] * len(learners),
+        "seconds_from_jobs": 0 if known is None else known.jobs,
+    }
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
