@@ -19,8 +19,9 @@ from orchestration.jobs import JobRecord, Order
 from orchestration.queue import schedules
 from orchestration.queue.schedules import ScheduleRecord
 from orchestration.uploads import uploading
-from registry import adapters, backbones, blobs, compositions, datasets, tasks
+from registry import adapters, backbones, beginnings, blobs, compositions, datasets, tasks
 from registry import names as naming
+from registry.beginnings import Beginning
 from registry.records import (
     AdapterRecord,
     BackboneRecord,
@@ -41,12 +42,13 @@ def add_backbone(
     path: Path,
     name: str,
     on_note: Callable[[str], None] = lambda _: None,
+    parent: str | None = None,
 ) -> tuple[BackboneRecord, int]:
     """Checks a backbone, stores its bytes, registers it. → its record and its count of parameters
 
     path: a backbone file, or what is converted to one: a diffusers folder, an official DiT checkpoint.
-    on_note: told what a conversion assumed. Raises BackboneFileInvalid, and the registry's NameInvalid; then
-    nothing is stored.
+    on_note: told what a conversion assumed. parent: what it was made from, the version before it where none
+    is given. Raises BackboneFileInvalid, and the registry's NameInvalid; then nothing is stored.
     """
     from affinery.backbones.files import inspect_backbone
     from affinery.backbones.imports import as_backbone_file
@@ -68,6 +70,7 @@ def add_backbone(
                     num_classes=found.spec.num_classes,
                     null_index=found.spec.null_index,
                     spec=json.loads(found.spec.to_json()),
+                    parent=parent,
                 )
     return record, found.parameters
 
@@ -300,13 +303,41 @@ def _register(
 
 
 def schedule_again(
-    sessions: Sessions, names: Sequence[str], recipe: Mapping[str, Any], **job: Any
+    sessions: Sessions,
+    names: Sequence[str],
+    recipe: Mapping[str, Any],
+    warm_starts: Sequence[str] | None = None,
+    **job: Any,
 ) -> JobRecord:
-    """Queues tasks that are registered already: after a failure, or for a next version of their adapters."""
+    """Queues tasks that are registered already: after a failure, or for a next version of their adapters.
+
+    warm_starts: the adapters that they begin from, one a task; () for the latest version of each that is in
+    use, None where they begin afresh. job: as queue.enqueue takes it. Raises NotFound, and ConfigInvalid for one
+    from which a task cannot begin.
+    """
     with sessions.begin() as session:
         found = [tasks.get(session, name) for name in names]
         full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
-        return queue.enqueue(session, names, full, **job)
+        older = _older(session, found, warm_starts)
+        record = queue.enqueue(session, names, full, **job)
+        for task, start in zip(found, older, strict=True):
+            if start is not None:
+                beginnings.write(session, record.id, task.node_id, Beginning(warm_start_id=start))
+        return record
+
+
+def _older(session: Session, found: Sequence[TaskRecord], refs: Sequence[str] | None) -> Sequence[int | None]:
+    if refs is None:
+        return [None] * len(found)
+    if refs and len(refs) != len(found):
+        raise ConfigInvalid("--warm-start", f"{len(refs)} adapters were named for {len(found)} tasks.")
+    chosen = refs or [f"adapter:{task.name}" for task in found]
+    older = [adapters.get(session, ref) for ref in chosen]
+    for task, start in zip(found, older, strict=True):
+        if start.kind != task.kind:
+            what = f"{start.ref} is of the kind {start.kind}, and {task.name!r} is learnt with {task.kind}"
+            raise ConfigInvalid("--warm-start", f"{what}. Name an adapter of that kind.")
+    return [start.node_id for start in older]
 
 
 def schedule_repeatedly(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from affinery.adapters.meta import read_meta
 from affinery.errors import AdapterFileInvalid, ConfigInvalid
-from registry import adapters, refs
+from registry import adapters
 from registry.errors import NotFound, StorageError
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
 from registry.storage.contract import BlobStore
@@ -57,15 +57,6 @@ def newest_in_use(session: Session, task: str) -> AdapterRecord | None:
         return adapters.get(session, f"adapter:{task}")
     except NotFound:
         return None
-
-
-def warm_start_of(session: Session, task: TaskRecord, ref: str) -> AdapterRecord:
-    """The adapter that ref means, of which this task can begin. Raises NotFound and ConfigInvalid."""
-    found = adapters.by_id(session, refs.find(session, "adapter", ref))
-    if found.kind != task.kind:
-        what = f"{found.ref} is of the kind {found.kind}, and {task.name!r} is learnt with {task.kind}"
-        raise ConfigInvalid("--warm-start", f"{what}. Name an adapter of that kind.")
-    return found
 
 
 def recipe_of(latest: AdapterRecord | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +107,3 @@ def _shapes(task: TaskRecord, backbone: BackboneRecord) -> dict[str, tuple[int, 
         for part, tensor in kind.parts(sites[name], config).items()
     }
     return found | {"class_rows": (len(task.classes), int(sketch.class_table.shape[1]))}
-
-
-def counts(steps: Sequence[Step]) -> dict[str, int]:
-    """How many steps there are of each action."""
-    return {
-        action: sum(step.action == action for step in steps) for action in ("schedule", "there", "refused")
-    }

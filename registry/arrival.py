@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from registry import blobs, events, invariants, names, nodes
+from registry import blobs, carried, events, invariants, names, nodes
 from registry.archive import Archive
 from registry.columns import Json, UtcDateTime
 from registry.digests import checked_digest, plain
@@ -23,6 +23,7 @@ from registry.models import (
     ClassBlock,
     CompositionMember,
     Edge,
+    Evaluation,
     Job,
     JobTask,
     Node,
@@ -54,6 +55,7 @@ class Arrival:
 
     entries: list[Entry]
     jobs: dict[str, dict[str, Any]]
+    carried: dict[str, list[tuple[Any, ...]]]
 
     def called(self, entry: Entry) -> str:
         """The reference of an entry."""
@@ -80,7 +82,7 @@ def read(archive: Archive) -> Arrival:
     """The record's entries. Raises ArchiveInvalid where a value is not what its column takes."""
     try:
         record = archive.record
-        if record.keys() != {"schema", "jobs", "nodes"} or record["schema"] != SCHEMA:
+        if record.keys() != {"schema", "jobs", "nodes"} | carried.KEYS or record["schema"] != SCHEMA:
             raise ValueError(f"its record is not of the schema {SCHEMA}")
         entries = [_entry(place, raw) for place, raw in enumerate(record["nodes"])]
         for entry in entries:
@@ -89,9 +91,10 @@ def read(archive: Archive) -> Arrival:
         if jobs.keys() != {each for entry in entries if (each := entry.row.get("job_id")) is not None}:
             raise ValueError("its jobs are not exactly those that its record needs")
         _check_blobs(archive, entries)
+        hung = carried.checked(record, [entry.kind for entry in entries])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ArchiveInvalid(str(archive.path), f"its record cannot be read: {error}") from error
-    return Arrival(entries, jobs)
+    return Arrival(entries, jobs, hung)
 
 
 def _entry(place: int, raw: dict[str, Any]) -> Entry:
@@ -153,7 +156,8 @@ def _check_places(entry: Entry, entries: list[Entry]) -> None:
             raise ValueError(f"entry {entry.place} names {other}, which does not stand before it")
     for name, value in entry.row.items():
         if name in NODES and value is not None:
-            wanted = {"warm_start_id": "adapter", "parent_id": "backbone"}.get(name, name.removesuffix("_id"))
+            other = {"warm_start_id": "adapter", "parent_id": entry.kind, "predecessor_id": "task"}
+            wanted = other.get(name, name.removesuffix("_id"))
             if entries[value].kind != wanted:
                 raise ValueError(f"the {name} of entry {entry.place} is no {wanted}")
     if any(entries[member].kind != "adapter" for member in entry.members):
@@ -179,6 +183,7 @@ def _check_blobs(archive: Archive, entries: list[Entry]) -> None:
 def plan(session: Session, arrival: Arrival) -> Plan:
     """What of it is new here. Raises ArchiveConflict, which names everything that stands against it."""
     made, conflicts = Plan(), []
+    _call_as_here(session, arrival)
     counters: dict[tuple[str, str], int] = {}
     rows: dict[int, int] = {}  # place of a backbone → where its next class row would be
     for entry in arrival.entries:
@@ -201,11 +206,25 @@ def plan(session: Session, arrival: Arrival) -> Plan:
     return made
 
 
+def _call_as_here(session: Session, arrival: Arrival) -> None:
+    """Its names become those that the same things have here; what is new has its first name, and its others
+    later.
+
+    A name is known by the first that its bearer had.
+    """
+    first = {(kind, name): origin for kind, origin, _, name, _ in arrival.carried["renamings"]}
+    for entry in arrival.entries:
+        if entry.kind in (*_NAMED, "task"):
+            kind = "composition" if entry.kind == "export" else entry.kind
+            origin = first.get((kind, entry.row["name"]), entry.row["name"])
+            entry.row["name"] = carried.name_here(session, kind, origin)
+
+
 def _standing(session: Session, entry: Entry, made: Plan) -> tuple[int | None, str | None]:
     """The node that is this entry, or why there can be none."""
     table, row = DETAILS[entry.kind], entry.row
     query = select(Node.id, Node.digest).join(table, table.node_id == Node.id)
-    if entry.kind in ("run", "certificate"):
+    if entry.kind in ("run", "certificate", "evaluation"):
         owner = "task_id" if entry.kind == "run" else "adapter_id"
         query = query.where(Node.digest == entry.digest)
         query = query.where(getattr(table, owner) == made.there.get(row[owner], -1))
@@ -294,6 +313,7 @@ def write(session: Session, archive: Archive, arrival: Arrival, made: Plan) -> l
         events.append(
             session, f"{entry.kind}.imported", here[entry.place], {"ref": ref, "archive": archive.digest}
         )
+    hang(session, arrival, here, write=True)
     written = [here[entry.place] for entry in made.new]
     known = set(written)
     for finding in invariants.broken(session):
@@ -302,6 +322,12 @@ def write(session: Session, archive: Archive, arrival: Arrival, made: Plan) -> l
             reason = f"{finding.where}: {finding.what}; nothing was written"
             raise ArchiveInvalid(str(archive.path), reason)
     return written
+
+
+def hang(session: Session, arrival: Arrival, here: Mapping[int, int], *, write: bool) -> carried.Carried:
+    """Hangs on what is here what was carried along; without write, says what would be."""
+    called = {entry.place: arrival.called(entry) for entry in arrival.entries}
+    return carried.hang(session, arrival.carried, here, called, write=write)
 
 
 def _write(session: Session, archive: Archive, entry: Entry, here: Mapping[int, int]) -> int:
@@ -321,8 +347,8 @@ def _write(session: Session, archive: Archive, entry: Entry, here: Mapping[int, 
         session.execute(insert(Edge), edges)
     if entry.kind == "task":
         _own(session, node.id, row["backbone_id"], row["lo"], row["hi"])
-    if entry.kind == "adapter" and row["job_id"] is not None:
-        _publish(session, Adapter(node_id=node.id, **row))
+    if entry.kind in ("adapter", "evaluation") and row["job_id"] is not None:
+        _publish(session, DETAILS[entry.kind](node_id=node.id, **row))
     else:
         session.add(DETAILS[entry.kind](node_id=node.id, **row))
     session.flush()
@@ -361,16 +387,17 @@ def _own(session: Session, owner: int, backbone: int, lo: int, hi: int) -> None:
     session.flush()
 
 
-def _publish(session: Session, adapter: Adapter) -> None:
+def _publish(session: Session, result: Adapter | Evaluation) -> None:
     """Under its job's fence, which the database asks for: the job runs for the length of a statement."""
-    job = session.get_one(Job, adapter.job_id)
-    if session.get(JobTask, (job.id, adapter.task_id)) is None:
-        session.add(JobTask(job_id=job.id, task_id=adapter.task_id, live=False))
+    job = session.get_one(Job, result.job_id)
+    if isinstance(result, Adapter) and session.get(JobTask, (job.id, result.task_id)) is None:
+        trained = JobTask(job_id=job.id, task_id=result.task_id, live=False, dataset_id=result.dataset_id)
+        session.add(trained)
         session.flush()
     ended = job.state
     job.state = "running"
     session.flush()
-    session.add(adapter)
+    session.add(result)
     session.flush()
     job.state = ended
     session.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ def backbone_file(store: BlobStore, record: BackboneRecord) -> Iterator[Finding]
             yield found(f"its file says {name} {spec[name]!r}, and its row {value}")
 
 
-def adapter_file(store: BlobStore, record: AdapterRecord, backbone: BackboneRecord) -> Iterator[Finding]:
-    """What the file says of itself is what its row says."""
+def adapter_file(
+    store: BlobStore, record: AdapterRecord, backbone: BackboneRecord, names: Collection[str]
+) -> Iterator[Finding]:
+    """What the file says of itself is what its row says. names: all that its task ever had."""
 
     def found(what: str) -> Finding:
         return Finding("adapter files", f"adapter:{record.ref}", what, _OTHER_BYTES, (record.node_id,))
@@ -100,8 +102,9 @@ def adapter_file(store: BlobStore, record: AdapterRecord, backbone: BackboneReco
     except ValueError as error:
         yield found(f"its file cannot be read: {error}")
         return
+    if said.get("task") not in names:
+        yield found(f"its file says task {said.get('task')!r}, and its row {record.task!r}")
     recorded = {
-        "task": record.task,
         "kind": record.kind,
         "config": record.config,
         "block": list(record.block),

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import adapters, compositions, datasets, refs
+from registry import adapters, compositions, datasets, evaluations, refs
 from registry.errors import RefInvalid
 from registry.lineage import made_with
 from registry.metrics import numbers
@@ -68,6 +68,7 @@ def _adapter(session: Session, record: AdapterRecord) -> dict[str, dict[str, Any
         "config": flat({"kind": record.kind, "parameters": record.parameters, **record.config}),
         "data": {"dataset": record.dataset, **_dataset(session, record.dataset_id)},
         "metrics": dict(numbers(record.metrics)),
+        "evaluations": _evaluated(session, record),
         "provenance": flat(
             {
                 "digest": record.digest,
@@ -77,6 +78,15 @@ def _adapter(session: Session, record: AdapterRecord) -> dict[str, dict[str, Any
                 "run": run,
             }
         ),
+    }
+
+
+def _evaluated(session: Session, record: AdapterRecord) -> dict[str, float]:
+    """Its figures, the protocol in each name: those of different protocols stand apart, never compared."""
+    return {
+        f"{name}@{each.protocol_digest[:12]}": number
+        for each in evaluations.latest_of(session, record.node_id)
+        for name, number in numbers(each.results).items()
     }
 
 
@@ -91,12 +101,16 @@ def _dataset(session: Session, node_id: int) -> dict[str, Any]:
 
 def _composition(session: Session, record: CompositionRecord) -> dict[str, dict[str, Any]]:
     members = [adapters.by_id(session, node_id) for node_id in record.member_ids]
+    measured = {
+        f"{member.task}.{name}": n for member in members for name, n in _evaluated(session, member).items()
+    }
     scores = {f"{member.task}.{name}": n for member in members for name, n in numbers(member.metrics).items()}
     return {
         "config": flat({"mode": record.mode, "backbone": record.backbone, **record.recipe}),
         "members": {member.task: member.ref for member in members},
         "data": {member.task: member.dataset for member in members},
         "metrics": scores,
+        "evaluations": measured,
         "provenance": {"digest": record.digest, **{member.task: member.digest for member in members}},
     }
 

@@ -1,47 +1,19 @@
-"""The triggers without which the registry could be made to lie, by name; checked at every start."""
+"""The triggers without which the registry could be made to lie: their names at every start, their words at a
+verification.
+
+`guards.json` holds the digest of each one's words; `python -m migrations.guards` writes it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 from sqlalchemy import Connection
 
-_WRITTEN_ONCE = (
-    *("adapter", "backbone", "certificate", "class_block", "composition", "composition_member", "dataset"),
-    *("edge", "evaluation", "event", "export", "job", "job_task", "node", "run", "series", "task"),
-)
-_DETAILS = (
-    *("adapter", "backbone", "certificate", "composition", "dataset", "evaluation", "export", "run", "task"),
-)
-_APPENDED = ("alias_move", "figure", "metric", "renaming")
-_LABELS = ("note", "tag")
-_NAMED = ("backbone", "composition", "dataset", "export", "series", "task")
-
-_BOTH = frozenset(
-    {f"{table}_no_{verb}" for table in _WRITTEN_ONCE for verb in ("update", "delete")}
-    | {f"{table}_kind" for table in _DETAILS}
-    | {f"{table}_edges" for table in (*_DETAILS, "composition_member")}
-    | {f"{table}_numbered" for table in ("adapter", "backbone", "composition", "dataset", "export")}
-    | {"adapter_fence", "blob_no_update", "class_block_next", "composition_member_sealed", "edge_sealed"}
-    | {"job_fence", "job_live", "job_task_live_insert", "job_task_live_update"}
-    | {"series_counts_up", "task_counts_up"}
-    | {f"{table}_no_{verb}" for table in _APPENDED for verb in ("update", "delete")}
-    | {"alias_move_away", "alias_move_event", "alias_move_next", "adapter_metrics", "metric_true"}
-    | {f"{table}_named" for table in _NAMED}
-    | {f"renaming_{each}" for each in ("done", "held", "kind", "of", "origin", "past", "to")}
-    | {"series_new_name", "task_new_name", "task_successor", "adapter_dataset"}
-    | {f"job_task_{each}" for each in ("begins", "dataset", "moved")}
-    | {"evaluation_fence", "evaluation_figures", "evaluation_subjects", "figure_true"}
-    | {"job_dependency_no_cycle", "job_dependency_no_update"}
-    | {f"{table}_{each}" for table in _LABELS for each in ("subject", "no_move", "set", "changed", "removed")}
-)
-
-EXPECTED: dict[str, frozenset[str]] = {
-    # A bare SQLite connection has foreign keys off and lets REPLACE go round triggers: more is guarded there.
-    "sqlite": _BOTH
-    | {f"{table}_no_replace" for table in (*_WRITTEN_ONCE, *_APPENDED, *_LABELS, "blob")}
-    | {"adapter_backbone", "blob_in_use", "composition_member_backbone", "edge_ends", "task_block"}
-    | {"alias_move_target", "job_task_one_insert", "job_task_one_update"},
-    "postgresql": _BOTH | {f"{table}_no_truncate" for table in (*_WRITTEN_ONCE, *_APPENDED, *_LABELS)},
-}
+FILE = Path(__file__).with_name("guards.json")
+EXPECTED: dict[str, dict[str, str]] = json.loads(FILE.read_bytes())
 
 _PRESENT = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
@@ -51,8 +23,31 @@ _PRESENT = {
         "WHERE NOT tgisinternal AND tgenabled <> 'D' AND nspname = current_schema()"
     ),
 }
+_WORDS = {
+    "sqlite": "SELECT name, sql, '' FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": _PRESENT["postgresql"]
+    .replace("SELECT tgname", "SELECT tgname, pg_get_triggerdef(pg_trigger.oid), prosrc")
+    .replace("WHERE", "JOIN pg_proc ON pg_proc.oid = tgfoid WHERE"),
+}
+# How PostgreSQL spells a trigger's own words beyond what was written.
+_SPELT = ("(", ")", '"', "::text", "public.")
 
 
 def present(connection: Connection) -> frozenset[str]:
     """The names of the triggers that this database has, and that are switched on."""
     return frozenset(connection.exec_driver_sql(_PRESENT[connection.dialect.name]).scalars())
+
+
+def found(connection: Connection) -> dict[str, str]:
+    """By name, the digest of each trigger's words in this database."""
+    rows = connection.exec_driver_sql(_WORDS[connection.dialect.name])
+    return {name: digest(trigger, function) for name, trigger, function in rows}
+
+
+def digest(trigger: str, function: str = "") -> str:
+    """Of a trigger's words and those of its function, however they are set."""
+    said = "".join(trigger.lower().split())
+    for spelling in _SPELT:
+        said = said.replace(spelling, "")
+    words = f"{said} {' '.join(function.split())}"
+    return hashlib.sha256(words.encode()).hexdigest()[:16]

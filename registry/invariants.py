@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from registry import declared, identities
 from registry.declared import Names
+from registry.digests import digest_of
 from registry.findings import RESTORE, Finding
 from registry.models import (
     Adapter,
@@ -64,7 +65,7 @@ LIVE = ("queued", "running", "paused")
 
 def broken(session: Session) -> Iterator[Finding]:
     """Everything in the record that must never be, each named."""
-    asked = (_details, _edges, _blocks, _versions, _members, _fences, _live, _certificates)
+    asked = (_details, _edges, _blocks, _versions, _members, _fences, _evaluations, _live, _certificates)
     for ask in (declared.disobeyed, *asked, identities.changed):
         yield from ask(session)
 
@@ -224,6 +225,23 @@ def _fences(session: Session) -> Iterator[Finding]:
     )
     for node_id, fence, job, now, state in session.execute(wrong):
         what = f"it was published under fence {fence}, and its job {job} is {state} under fence {now}"
+        yield Finding("fences", name(node_id), what, RESTORE, (node_id,))
+
+
+def _evaluations(session: Session) -> Iterator[Finding]:
+    """An evaluation carries the digest of its protocol, and a fence that its job once had."""
+    name = Names(session)
+    for node_id, protocol, digest in session.execute(
+        select(Evaluation.node_id, Evaluation.protocol, Evaluation.protocol_digest)
+    ):
+        if digest_of(protocol) != digest:
+            what = f"its protocol is not that of the digest {digest[:12]}, under which it is compared"
+            yield Finding("evaluations", name(node_id), what, RESTORE, (node_id,))
+    rows = select(Evaluation.node_id, Evaluation.fence, Job.id, Job.fence).join(
+        Job, Job.id == Evaluation.job_id
+    )
+    for node_id, fence, job, now in session.execute(rows.where(Evaluation.fence > Job.fence)):
+        what = f"it was recorded under fence {fence}, and its job {job} never had more than {now}"
         yield Finding("fences", name(node_id), what, RESTORE, (node_id,))
 
 

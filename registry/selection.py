@@ -10,15 +10,38 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import lineage
+from registry import carried, lineage, renaming
 from registry.invariants import DETAILS
-from registry.models import Adapter, Blob, Certificate, CompositionMember, Edge, Job, Node, Run, Task
+from registry.models import (
+    Adapter,
+    Blob,
+    Certificate,
+    CompositionMember,
+    Edge,
+    Evaluation,
+    Job,
+    Node,
+    Run,
+    Task,
+)
 
-SCHEMA = 1
+SCHEMA = 2
 # Columns that name nodes: in an archive, by their place in its list.
 NODES = frozenset(
     f"{each}_id"
-    for each in ("adapter", "backbone", "composition", "dataset", "parent", "run", "task", "warm_start")
+    for each in (
+        *(
+            "adapter",
+            "backbone",
+            "composition",
+            "dataset",
+            "parent",
+            "predecessor",
+            "run",
+            "task",
+            "warm_start",
+        ),
+    )
 )
 # A job's place in a queue stays behind: what went on, and under which fence, is what its results rest on.
 JOB_COLUMNS = (
@@ -48,8 +71,8 @@ class Selection:
 def select_refs(session: Session, refs: Sequence[str]) -> Selection:
     """What these references mean and all that they need; the whole registry where there is none.
 
-    Needed are: what a thing was made from, certificates, versions before it (numbers tell the same
-    everywhere), and the tasks whose class rows lie before its own.
+    Needed are: what a thing was made from, certificates, evaluations, versions before it (numbers tell the
+    same everywhere), and the tasks whose class rows lie before its own.
     Raises NotFound and AmbiguousRef.
     """
     if refs:
@@ -73,6 +96,7 @@ def _closed(session: Session, chosen: set[int]) -> list[int]:
 def _needed(session: Session, ids: list[int]) -> Iterable[int]:
     yield from session.scalars(select(Edge.parent).where(Edge.child.in_(ids)))
     yield from session.scalars(select(Certificate.node_id).where(Certificate.adapter_id.in_(ids)))
+    yield from session.scalars(select(Evaluation.node_id).where(Evaluation.adapter_id.in_(ids)))
     for kind in _NAMED:
         table = DETAILS[kind]
         this, earlier = aliased(table), aliased(table)
@@ -125,7 +149,9 @@ def _written(session: Session, ids: list[int]) -> Selection:
     for chunk in _chunks(sorted(digests)):
         known = select(Blob.digest, Blob.size_bytes).where(Blob.digest.in_(chunk))
         sizes |= {row.digest: row.size_bytes for row in session.execute(known)}
-    return Selection({"schema": SCHEMA, "jobs": _jobs(session, ids), "nodes": listed}, sizes)
+    named = {(entry["kind"], entry["row"]["name"]) for entry in listed if entry["kind"] in renaming.KINDS}
+    record = {"schema": SCHEMA, "jobs": _jobs(session, ids), "nodes": listed}
+    return Selection(record | carried.gathered(session, ids, named), sizes)
 
 
 def columns(table: FromClause) -> list[str]:
@@ -147,6 +173,7 @@ def _jobs(session: Session, ids: list[int]) -> list[dict[str, Any]]:
         used = or_(
             exists().where(Run.job_id == Job.id, Run.node_id.in_(chunk)),
             exists().where(Adapter.job_id == Job.id, Adapter.node_id.in_(chunk)),
+            exists().where(Evaluation.job_id == Job.id, Evaluation.node_id.in_(chunk)),
         )
         found |= {job.id: job for job in session.scalars(select(Job).where(used))}
     return [{name: _plain(getattr(job, name)) for name in JOB_COLUMNS} for _, job in sorted(found.items())]

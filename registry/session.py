@@ -218,7 +218,7 @@ def check_schema(engine: Engine) -> None:
             raise errors.RegistryTooNew(found, HEAD, _made_by(connection))
         if found != HEAD:
             raise errors.RegistryOutdated(found, HEAD)
-        missing = sorted(guards.EXPECTED[engine.dialect.name] - guards.present(connection))
+        missing = sorted(guards.EXPECTED[engine.dialect.name].keys() - guards.present(connection))
         if missing:
             reason = f"{len(missing)} of the triggers that guard its record are gone, {missing[0]!r} first"
             raise errors.RegistryDamaged(where(engine), reason)

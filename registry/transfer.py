@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import adapters, archive, arrival, backbones, blobs, contents
+from registry import adapters, archive, arrival, backbones, blobs, contents, renaming
 from registry.errors import ArchiveInvalid
 from registry.findings import Finding
 from registry.selection import select_refs
@@ -23,13 +23,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """An archive's digest, how many things it holds, which of them were new, and its blobs' bytes."""
+    """An archive's digest, how many things it holds, which of them were new, and its blobs' bytes.
+
+    hung: tags, notes, aliases, retirements and names that were new too; kept: those that stay as they are
+    here.
+    """
 
     digest: str
     things: int
     new: tuple[str, ...]
     blobs: int
     size_bytes: int
+    hung: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, for programs."""
@@ -37,6 +43,8 @@ class Moved:
             "digest": self.digest,
             "things": self.things,
             "new": list(self.new),
+            "hung": list(self.hung),
+            "kept": list(self.kept),
             "blobs": self.blobs,
             "bytes": self.size_bytes,
         }
@@ -70,6 +78,7 @@ def bring_in(
     coming = arrival.read(held)
     with sessions.read() as session:
         made = arrival.plan(session, coming)
+        labels = arrival.hang(session, coming, made.there, write=False)
         known = {digest for digest in held.blobs if blobs.known(session, digest)}
     moved = Moved(
         held.digest,
@@ -77,8 +86,10 @@ def bring_in(
         tuple(coming.called(entry) for entry in made.new),
         len(held.blobs),
         sum(held.blobs.values()),
+        tuple(labels.new),
+        tuple(labels.kept),
     )
-    if made.new and not dry_run:
+    if (made.new or labels.new) and not dry_run:
         _bring(sessions, store, held, coming, known)
     return moved
 
@@ -112,4 +123,5 @@ def _files(session: Session, store: BlobStore, written: set[int]) -> Iterator[Fi
     for adapter in adapters.list_all(session):
         if adapter.node_id in written:
             base = backbones.by_id(session, adapter.backbone_id)
-            yield from contents.adapter_file(store, adapter, base)
+            names = renaming.names_ever(session, "task", adapter.task)
+            yield from contents.adapter_file(store, adapter, base, names)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from registry import adapters, backbones, blobs, contents, errors, invariants, lineage, protection
+from registry import adapters, backbones, blobs, contents, errors, invariants, lineage, protection, renaming
 from registry.contents import StoredBlob
 from registry.findings import Finding, Report
-from registry.models import Base, Blob, Certificate
+from registry.models import Base, Blob, Certificate, Evaluation
 from registry.records import AdapterRecord, BackboneRecord
 from registry.session import sessions, speaking, where
 from registry.storage.contract import BlobStore
@@ -29,6 +29,7 @@ class _Record:
     blobs: list[StoredBlob]
     backbones: list[BackboneRecord]
     adapters: list[AdapterRecord]
+    names: dict[str, set[str]]  # of tasks that were renamed, by what they are called now
 
 
 def verify(
@@ -44,7 +45,8 @@ def verify(
             raise errors.RegistryMissing(where(engine))
         if behind := list(protection.at_head(connection)):
             return Report({}, behind)  # of another schema, nothing else can be asked
-        guards = list(protection.protected(connection))
+    with speaking(where(engine)):
+        guards = list(protection.protected(engine))
     with sessions(engine).read() as session:
         record = _read(session, ref)
     found = [*guards, *record.findings, *_stored(engine, store, record, on_progress)]
@@ -61,14 +63,16 @@ def _read(session: Session, ref: str | None) -> _Record:
     stored = [blob for blob in _blobs(session) if within(blob.nodes)]
     frozen = [record for record in backbones.list_all(session) if within([record.node_id])]
     learnt = [record for record in adapters.list_all(session) if within([record.node_id])]
-    return _Record(findings, _counts(session, scope, stored), stored, frozen, learnt)
+    names = {name: renaming.names_ever(session, "task", name) for name in renaming.origins(session, "task")}
+    return _Record(findings, _counts(session, scope, stored), stored, frozen, learnt, names)
 
 
 def _scope(session: Session, ref: str) -> set[int]:
     node = lineage.resolve(session, ref, prefer=_PREFERRED)
     above = set(lineage.ancestors(session, node.node_id).nodes)
     proofs = select(Certificate.node_id).where(Certificate.adapter_id.in_(above))
-    return above | set(session.scalars(proofs))
+    measured = select(Evaluation.node_id).where(Evaluation.adapter_id.in_(above))
+    return above | set(session.scalars(proofs)) | set(session.scalars(measured))
 
 
 def _counts(session: Session, scope: set[int] | None, stored: list[StoredBlob]) -> dict[str, int]:
@@ -111,7 +115,8 @@ def _stored(engine: Engine, store: BlobStore, record: _Record, on_progress: Prog
             yield from contents.backbone_file(store, backbone)
     for adapter in record.adapters:
         if adapter.blob_digest in whole and adapter.backbone_id in by_id:
-            yield from contents.adapter_file(store, adapter, by_id[adapter.backbone_id])
+            names = record.names.get(adapter.task, {adapter.task})
+            yield from contents.adapter_file(store, adapter, by_id[adapter.backbone_id], names)
 
 
 def _still_known(engine: Engine, digest: str) -> bool:

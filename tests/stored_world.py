@@ -106,4 +106,5 @@ def fill(url: str, store: BlobStore, scratch: Path) -> None:
         compositions.record_export(
             session, composition="both", format="bundle", digest=world.sha("bundle"), path="/b", size_bytes=1
         )
+        world.evaluated(session, "faces")
     engine.dispose()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
+
+if TYPE_CHECKING:
+    from registry.records import EvaluationRecord
+    from registry.retirement import Retirement
 
 app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
 app.command("export")(export)
@@ -115,20 +119,34 @@ def show(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """One adapter version: what it was made from, how it is recognised, and its certificate."""
+    """One adapter version: what it was made from, what was found of it, and what hangs on it."""
     from affinery_app.wiring import open_workspace
-    from registry import adapters, certificates
+    from registry import adapters, aliases, certificates, evaluations, notes, retirement, tags
 
     with open_workspace(workspace).sessions.read() as session:
         record = adapters.get(session, ref)
         proofs = certificates.list_for(session, record.ref)
+        measured = evaluations.list_for(session, record.ref)
+        meant = [alias.name for alias in aliases.list_all(session, adapter_id=record.node_id)]
+        held, said = tags.of(session, record.node_id), notes.of(session, record.node_id)
+        retired = retirement.of(session, [record.node_id]).get(record.node_id)
     if as_json:
-        emit(record.to_json() | {"certificates": [proof.to_json() for proof in proofs]})
+        since = None if retired is None else retired.since.isoformat()
+        ended = None if retired is None else {"since": since, "reason": retired.reason}
+        hung = {"aliases": meant, "tags": held, "note": said, "retired": ended}
+        found = {
+            "certificates": [proof.to_json() for proof in proofs],
+            "evaluations": [each.to_json() for each in measured],
+        }
+        emit(record.to_json() | found | hung)
         return
     made = record.provenance
     fields(
         [
             ("adapter", record.ref),
+            ("state", "usable" if retired is None else _ended(retired)),
+            ("aliases", meant or None),
+            ("tags", [f"{key}={value}" for key, value in held.items()] or None),
             ("digest", record.digest),
             ("kind", f"{record.kind} {json.dumps(record.config)}"),
             ("parameters", f"{record.parameters:,}"),
@@ -136,6 +154,7 @@ def show(
             ("class rows", f"[{record.block[0]}, {record.block[1]})"),
             ("backbone", record.backbone),
             ("dataset", record.dataset),
+            ("begun from", record.warm_start),
             ("mlflow run", record.mlflow_run_id),
             ("job", record.job_id),
             ("strategy", made.get("strategy")),
@@ -152,4 +171,23 @@ def show(
     for proof in proofs:
         older = len(proof.results["adapters"])
         fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
+    last = {each.protocol_digest: each.node_id for each in measured}
+    for each in measured:
+        if each.node_id == last[each.protocol_digest]:
+            fields([("evaluation", _measured(each))])
+    if said is not None:
+        fields([("note", line) for line in said.splitlines()])
     following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")
+
+
+def _ended(retired: Retirement) -> str:
+    return f"retired since {retired.since:%Y-%m-%d %H:%M} UTC: {retired.reason}"
+
+
+def _measured(evaluation: EvaluationRecord) -> str:
+    """Its figures, with the protocol by which they may be compared."""
+    from registry.metrics import numbers
+
+    found = [f"{name} {number:.4g}" for name, number in list(numbers(evaluation.results).items())[:8]]
+    how = f"protocol {evaluation.protocol_digest[:12]}, against {evaluation.reference}"
+    return f"{', '.join(found)}; {how}"

@@ -21,6 +21,12 @@ def add(
     name: Annotated[
         str | None, typer.Option(help="Its name in the registry.", show_default="the file's or the folder's")
     ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option(
+            help="The backbone that it was made from.", show_default="the version before it of this name"
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,6 +40,7 @@ def add(
         space.store,
         path,
         name or (path.resolve().name if path.is_dir() else path.stem),
+        parent=parent,
         on_note=lambda note: say(f"note: {note}"),
     )
     if as_json:
@@ -43,11 +50,15 @@ def add(
         [
             ("backbone", record.ref),
             ("fingerprint", record.digest),
+            *([("made from", record.parent)] if record.parent else []),
             ("parameters", f"{parameters:,}"),
             ("classes", record.num_classes),
             ("null row", record.null_index),
         ]
     )
+    if record.parent is not None:
+        following(f"affinery backbone rebase {record.parent} {record.ref} --dry-run")
+        return
     following(
         "affinery dataset add NAME FOLDER", f"affinery task add NAME --dataset NAME --backbone {record.name}"
     )
@@ -83,10 +94,20 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
     with open_workspace(workspace).sessions.read() as session:
         record = backbones.get(session, ref)
         owners = tasks.list_all(session, backbone=record.ref)
-    blocks = [{"owner": record.ref, "rows": [0, record.null_index + 1]}]
-    blocks += [{"owner": task.name, "rows": list(task.block)} for task in owners]
+        newer = [each.ref for each in backbones.list_all(session) if each.parent == record.ref]
+        followed = {task.predecessor: task for task in tasks.list_all(session) if task.predecessor}
+    blocks: list[dict[str, Any]] = [{"owner": record.ref, "rows": [0, record.null_index + 1]}]
+    for task in owners:
+        after = followed.get(task.name)
+        block = {
+            "owner": task.name,
+            "rows": list(task.block),
+            "follows": task.predecessor,
+            "followed_by": None,
+        }
+        blocks.append(block if after is None else block | {"followed_by": f"{after.name} ({after.state})"})
     if as_json:
-        emit(record.to_json() | {"class_table": blocks})
+        emit(record.to_json() | {"newer": newer, "class_table": blocks})
         return
     spec = record.spec
     fields(
@@ -103,11 +124,21 @@ def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fals
             ("prediction", spec.get("prediction")),
             ("size", size(record.size_bytes)),
             ("null row", record.null_index),
+            ("made from", record.parent),
+            ("newer", newer or None),
             ("added", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
         ]
     )
     print()
-    table(["class rows", "owner"], [(f"[{b['rows'][0]}, {b['rows'][1]})", b["owner"]) for b in blocks], "")
+    rows = [(f"[{b['rows'][0]}, {b['rows'][1]})", b["owner"], *map(b.get, _LINE)) for b in blocks]
+    table(["class rows", "owner", "follows", "followed by"], rows, "")
+    left = [task.name for task in owners if task.name not in followed]
+    if newer and left:
+        say(f"still on {record.ref} alone: {', '.join(left)}")
+        following(f"affinery backbone rebase {record.ref} {newer[-1]} --dry-run")
+
+
+_LINE = ("follows", "followed_by")
 
 
 def _space(latent: Mapping[str, Any] | None) -> str:

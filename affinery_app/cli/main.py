@@ -23,8 +23,10 @@ from affinery_app.cli import (
     labels,
     lineage,
     queue_limits,
+    rebase,
     reconcile,
     registry,
+    rename,
     retirement,
     run,
     sample,
@@ -61,12 +63,15 @@ app.add_typer(adapter.app, name="adapter")
 app.add_typer(alias.app, name="alias")
 app.command("tag")(labels.tag)
 app.command("note")(labels.note)
+app.command("rename")(rename.rename)
 app.command("diff")(diff.diff)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(registry.app, name="registry")
+backbone.app.command("rebase")(rebase.rebase)
+dataset.app.command("upgrade")(rebase.upgrade)
 adapter.app.command("retire")(retirement.retire)
 adapter.app.command("restore")(retirement.restore)
 app.command("compose")(compose.compose)

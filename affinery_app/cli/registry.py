@@ -67,6 +67,9 @@ def bring_in(
         emit({"archive": str(file), "dry_run": dry_run} | moved.to_json())
         return
     table(["would be new" if dry_run else "new"], [[ref] for ref in moved.new], "Nothing in it is new here.")
+    for what, listed in (("hung on them", moved.hung), ("kept as it is here", moved.kept)):
+        if listed:
+            table([what], [[each] for each in listed], "")
     fields([("digest", moved.digest), ("things", moved.things), ("new", len(moved.new))])
     if moved.new and not dry_run:
         following("affinery verify")

@@ -170,6 +170,13 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the training, as NAME=VALUE.")
     ] = None,
+    warm_start: Annotated[
+        bool, typer.Option("--warm-start", help="Begin from each task's latest adapter that is in use.")
+    ] = False,
+    begin_from: Annotated[
+        list[str] | None,
+        typer.Option(help="The adapter to begin from, one a task in their order; of the same kind."),
+    ] = None,
     after: AfterOption = None,
     priority: PriorityOption = 0,
     strategy: StrategyOption = None,
@@ -186,7 +193,9 @@ def train(
     given: dict[str, Any] = {"steps": steps, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
     asked = job_fields(priority, strategy, workers, cpus, gpus)
-    job = schedule_again(open_workspace(workspace).sessions, names, recipe, after=after or (), **asked)
+    older = begin_from or (() if warm_start else None)
+    sessions = open_workspace(workspace).sessions
+    job = schedule_again(sessions, names, recipe, older, after=after or (), **asked)
     if as_json:
         emit(job.to_json())
         return

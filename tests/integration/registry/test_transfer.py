@@ -15,7 +15,21 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from affinery_app.cli.main import app
-from registry import adapters, archive, blobs, errors, events, retirement, tasks, transfer
+from registry import (
+    adapters,
+    aliases,
+    archive,
+    blobs,
+    errors,
+    evaluations,
+    events,
+    notes,
+    renaming,
+    retirement,
+    tags,
+    tasks,
+    transfer,
+)
 from registry.digests import canonical, digest_of
 from registry.models import Base, Job, JobTask
 from registry.session import Sessions, connect, sessions
@@ -80,7 +94,7 @@ def test_everything_moves_between_engines_and_comes_out_the_same_to_the_byte(
     there = transfer.export(source, store, tmp_path / "there.tar", ())
     done = transfer.bring_in(target, other, tmp_path / "there.tar")
     assert done.digest == there.digest
-    assert (done.things, len(done.new), done.blobs) == (22, 22, 10)
+    assert (done.things, len(done.new), done.blobs) == (23, 23, 10)
     assert list(verify(target.engine, other).findings) == []
     back = transfer.export(target, other, tmp_path / "back.tar", ())
     assert back.digest == there.digest
@@ -99,7 +113,7 @@ def test_a_dry_run_says_what_would_be_new_and_writes_nothing(
     file: Path, target: Sessions, other: LocalStore
 ) -> None:
     before = counted(target)
-    assert len(transfer.bring_in(target, other, file, dry_run=True).new) == 22
+    assert len(transfer.bring_in(target, other, file, dry_run=True).new) == 23
     assert counted(target) == before
     assert list(other.digests()) == []
 
@@ -109,7 +123,7 @@ def test_a_thing_moves_with_all_that_it_needs_and_no_more(
 ) -> None:
     transfer.export(source, store, tmp_path / "faces.tar", ["faces"])
     done = transfer.bring_in(target, other, tmp_path / "faces.tar")
-    named = [ref for ref in done.new if not ref.startswith(("run", "certificate"))]
+    named = [ref for ref in done.new if not ref.startswith(("run", "certificate", "evaluation"))]
     # The task before it on the backbone owns the class rows before its own; its adapters stay behind.
     assert named == [
         *("backbone:dit@1", "dataset:digits@1", "task:digits", "dataset:faces@1", "task:faces"),
@@ -137,6 +151,67 @@ def test_results_keep_the_job_and_fence_under_which_they_were_learnt_and_no_job_
         world.learnt(session, "digits", 3)
         assert adapters.get(session, "digits").version == 3
         assert world.task(session, "new").block == (17, 20)
+
+
+# --- what hangs on them ----------------------------------------------------------------------------
+
+
+def hung(source: Sessions) -> None:
+    with source.begin() as session:
+        tags.put(session, "digits@2", {"stage": "approved"})
+        notes.write(session, "digits@2", "sharper")
+        aliases.point(session, "champion", "digits@1")
+        aliases.point(session, "champion", "digits@2")
+        retirement.retire(session, "digits@1", "blurred")
+        renaming.rename(session, "task:faces", "people")
+        renaming.rename(session, "backbone:dit", "sit")
+
+
+def test_what_hangs_on_things_comes_along_with_its_history_and_twice_changes_nothing(
+    source: Sessions, store: LocalStore, target: Sessions, other: LocalStore, tmp_path: Path
+) -> None:
+    hung(source)
+    there = transfer.export(source, store, tmp_path / "there.tar", ())
+    done = transfer.bring_in(target, other, tmp_path / "there.tar")
+    assert {"tag stage of adapter:digits@2", "alias digits@champion"} < set(done.hung)
+    with target.read() as session:
+        assert tags.of(session, adapters.get(session, "digits@2").node_id) == {"stage": "approved"}
+        assert notes.read(session, "digits@2").text == "sharper"
+        moves = [move.adapter for move in aliases.history(session, "digits@champion")]
+        assert moves == ["digits@2", "digits@1"]
+        old = adapters.get(session, "digits@1").node_id
+        assert retirement.of(session, [old])[old].reason == "blurred"
+        assert adapters.get(session, "people").backbone == "sit@1"
+        assert evaluations.list_for(session, "people")[0].results["images"] == 100
+    assert list(verify(target.engine, other).findings) == []
+    before = counted(target)
+    again = transfer.bring_in(target, other, tmp_path / "there.tar")
+    assert (again.new, again.hung, again.kept) == ((), (), ())
+    assert counted(target) == before
+    assert transfer.export(target, other, tmp_path / "back.tar", ()).digest == there.digest
+
+
+def test_what_stands_here_already_keeps_what_it_has_and_histories_go_on_where_they_ended(
+    source: Sessions, store: LocalStore, target: Sessions, other: LocalStore, file: Path, tmp_path: Path
+) -> None:
+    transfer.bring_in(target, other, file)
+    with target.begin() as session:
+        tags.put(session, "digits@2", {"stage": "ours"})
+        aliases.point(session, "champion", "digits@1")
+    hung(source)
+    transfer.export(source, store, tmp_path / "later.tar", ())
+    done = transfer.bring_in(target, other, tmp_path / "later.tar")
+    assert done.new == ()
+    assert "tag stage of adapter:digits@2" in done.kept
+    with target.begin() as session:
+        assert tags.of(session, adapters.get(session, "digits@2").node_id) == {"stage": "ours"}
+        assert aliases.get(session, "digits@champion").adapter == "digits@2"
+        assert adapters.get(session, "people").backbone == "sit@1"
+        aliases.point(session, "champion", "digits@1")
+    with source.begin() as session:
+        aliases.remove(session, "digits@champion")
+    transfer.export(source, store, tmp_path / "last.tar", ())
+    assert "alias digits@champion" in transfer.bring_in(target, other, tmp_path / "last.tar").kept
 
 
 # --- conflicts -------------------------------------------------------------------------------------
@@ -312,7 +387,7 @@ def put(kind: str, column: str, value: Any, number: int = 0) -> Change:
 
 
 UNTRUE: dict[str, tuple[Change, str]] = {
-    "another schema": (lambda r: r.__setitem__("schema", 2), "schema"),
+    "another schema": (lambda r: r.__setitem__("schema", 3), "schema"),
     "more than a record": (lambda r: r.__setitem__("extra", 2), "schema"),
     "an unknown kind": (lambda r: r["nodes"][0].__setitem__("kind", "dream"), "is no node"),
     "an unknown column": (put("task", "admin", True), "columns"),
@@ -400,7 +475,7 @@ def test_the_commands_move_a_selection_and_say_what_is_new(
     monkeypatch.setenv("AFFINERY_STORE_URL", str(store.root))
     out = str(tmp_path / "out.tar")
     made = json.loads(CliRunner().invoke(app, ["registry", "export", out, "both", "--json"]).stdout)
-    assert made["things"] == 12
+    assert made["things"] == 13
     again = CliRunner().invoke(app, ["registry", "export", out])
     assert again.exception is not None
     assert "there is a file of that name" in str(again.exception)

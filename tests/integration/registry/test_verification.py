@@ -122,6 +122,7 @@ def test_a_registry_that_nobody_tampered_with_is_found_sound_with_its_counts(loo
         "certificates": 4,
         "compositions": 1,
         "datasets": 3,
+        "evaluations": 1,
         "exports": 1,
         "runs": 4,
         "tasks": 3,

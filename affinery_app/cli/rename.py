@@ -1,0 +1,31 @@
+"""affinery rename."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
+
+
+def rename(
+    ref: Annotated[
+        str, typer.Argument(help="A backbone, dataset, task or composition, without a version: backbone:dit.")
+    ],
+    name: Annotated[str, typer.Argument(help="What it is to be called from now on.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a name, of all versions together. Digests and lineage stay."""
+    from affinery_app.wiring import open_workspace
+    from registry import renaming
+
+    with open_workspace(workspace).sessions.begin() as session:
+        record = renaming.rename(session, ref, name)
+    if as_json:
+        emit(record.to_json())
+        return
+    fields([(record.kind, record.name), ("was", record.was), ("first", record.origin)])
+    if record.at is None:
+        say("It has that name already.")
