@@ -40,11 +40,12 @@ def reconcile(services: Services, dry_run: bool, on_progress: Progress) -> Itera
         )
         return
     yield from _sent(tracking, dry_run)
-    keys = tracking.kept.keys()
+    waiting = tracking.kept.pending()  # of these it is said already
+    keys = [key for key in tracking.kept.begun() if key not in waiting]
     for done, key in enumerate(keys, start=1):
         yield from _kept(tracking, key, dry_run)
         on_progress(done, len(keys))
-    yield from _open(tracking, jobs, set(keys), dry_run)
+    yield from _open(tracking, jobs, {*keys, *waiting}, dry_run)
     yield from _unknown(tracking, learnt)
 
 

@@ -134,7 +134,9 @@ def _artifact(client: MlflowClient, run_id: str, operation: Mapping[str, Any]) -
     if original.exists() and not kept.exists():
         kept = original
     if not kept.exists():
-        client.set_tag(run_id, MISSING_TAG, str(original))
+        there = {Path(file.path).name for file in client.list_artifacts(run_id, operation["to"])}
+        if original.name not in there:
+            client.set_tag(run_id, MISSING_TAG, str(original))
         return
     if kept.name == original.name:
         client.log_artifact(run_id, str(kept), operation["to"])
@@ -200,5 +202,6 @@ def _model(client: MlflowClient, run_id: str, key: str, operation: Mapping[str, 
             (Path(scratch) / name).write_text(text, encoding="utf-8")
         client.log_model_artifacts(model.model_id, scratch)
     client.finalize_logged_model(model.model_id, "READY")
-    source = f"models:/{model.model_id}"
-    _register(client, run_id, operation["name"], source, operation["tags"], model.model_id)
+    # By its place: `models:/…` would be looked up in whatever MLflow this process has as its default.
+    place = str(model.artifact_location)
+    _register(client, run_id, operation["name"], place, operation["tags"], model.model_id)

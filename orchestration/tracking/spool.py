@@ -117,7 +117,7 @@ class Spool:
             return str(path)
         return str(kept)
 
-    def keys(self) -> list[str]:
+    def begun(self) -> list[str]:
         """Every run that has begun."""
         return sorted(path.parent.name for path in self.folder.glob(f"*/{OPERATIONS}"))
 
@@ -127,7 +127,7 @@ class Spool:
     def pending(self) -> list[str]:
         """Those of which MLflow has not got everything yet."""
         waiting = set(self._waiting)
-        for key in self.keys():
+        for key in self.begun():
             if self.replayed(key).offset < (self.folder / key / OPERATIONS).stat().st_size:
                 waiting.add(key)
         return sorted(waiting)
