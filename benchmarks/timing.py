@@ -135,6 +135,7 @@ def write(path: Path, facts: Mapping[str, object], figures: list[Figure]) -> Non
         figure.name: {
             "value": figure.ours.median,
             "target": figure.limit,
+            "more_is_better": figure.more_is_better,
             "met": figure.met,
             "unit": figure.unit,
             "ours": asdict(figure.ours),

@@ -47,7 +47,7 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
         "step": training.step,
         "done": training.done,
         "tasks": _tasks(training),
-        "learners": {learner.name: learner.state() for learner in training.learners},
+        "learners": [[learner.name, learner.state()] for learner in training.learners],
         "finished": list(training.finished),
         "recipe": training.recipe.to_dict(),
         "digest": tensor_files.sha256_file(folder / TENSORS),
@@ -69,7 +69,7 @@ def restore_checkpoint(training: CoTraining, folder: Path) -> None:
             raise CheckpointUnreadable(str(folder), "it belongs to another training")
         if set(training.finished) - set(finished):
             raise CheckpointUnreadable(str(folder), "tasks train in it that are done by now")
-        standings = {name: Standing(**values) for name, values in record["learners"].items()}
+        standings = {name: Standing(**values) for name, values in record["learners"]}
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointUnreadable(str(folder), str(error)) from error

@@ -105,9 +105,16 @@ class Bank(nn.Module):
 
     def pick(self, choice: Choice) -> dict[str, Tensor]:
         """The tensors of the tasks of a batch by part, (G, *shape)."""
-        if self.exposed and choice == self._range:
+        if not self.exposed:
+            return taken_from({name: self.stack(name) for name in self.shapes}, choice)
+        if choice == self._range:
             return dict(self.exposed)
-        return taken_from({name: self.stack(name) for name in self.shapes}, choice)
+        return taken_from({name: self._with_exposed(name) for name in self.shapes}, choice)
+
+    def _with_exposed(self, part: str) -> Tensor:
+        """(S, *shape): a stack whose exposed slots have gradients."""
+        stack, first, last = self.stack(part), self._range.first, self._range.first + self._range.count
+        return torch.cat([stack[:first], self.exposed[part], stack[last:]])
 
     def ready(self, choice: Choice, dtype: torch.dtype) -> dict[str, Tensor]:
         """The same as the kind prepares them, worked out anew only where a tensor has changed."""
