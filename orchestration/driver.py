@@ -85,10 +85,10 @@ def run(services: Services, held: Claim, share: Share, tell: Teller) -> None:
 
 
 def main() -> None:
-    """The driver's process. Its one argument: the process that it ends with."""
+    """The driver's process. Its arguments: the process that it ends with; where Ray is, if it is known."""
     end_with(int(sys.argv[1]))
     send = _own_output()
-    line = _next_line()
+    line = _next_line(sys.argv[2] if len(sys.argv) > 2 else None)
     if not line:
         return
     order = Order.from_line(line)
@@ -135,10 +135,10 @@ def _own_output() -> Callable[[dict[str, Any]], None]:
     return send
 
 
-def _next_line() -> bytes:
-    """The order. Until it comes, what a training will need is imported; nothing where none comes."""
+def _next_line(ray: str | None) -> bytes:
+    """The order. Until it comes, what a training will need is made ready; nothing where none comes."""
     if not select.select([sys.stdin], [], [], READY_SECONDS)[0]:
-        ray_train.warm_up()
+        ray_train.warm_up(ray)
     return sys.stdin.buffer.readline()
 
 

@@ -45,11 +45,11 @@ class Driver(Protocol):
 
 
 class Drivers(Protocol):
-    """Where drivers come from. keep_ready: whether the next one should be made ready beforehand."""
+    """Where drivers come from. keep_ready: the next one is made ready, with this Ray."""
 
     def start(self, order: Order) -> Driver: ...
 
-    def keep_ready(self) -> None: ...
+    def keep_ready(self, ray: str | None) -> None: ...
 
     def end_runs(self, order: Order, status: str) -> None:
         """Ends the MLflow runs of a job that will have no result; nobody waits for it."""
@@ -61,10 +61,10 @@ class Drivers(Protocol):
 class DriverProcess:
     """A driver in a process group of its own, so that Ctrl-C in a terminal reaches the worker alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, ray: str | None = None) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - until it has an attempt's own
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "orchestration.driver", str(os.getpid())],
+            [sys.executable, "-P", "-m", "orchestration.driver", str(os.getpid()), *([ray] if ray else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -146,9 +146,9 @@ class DriverProcesses:
         driver.begin(order.to_line(), own_folder(Path(order.places.runs), order.job, order.fence))
         return driver
 
-    def keep_ready(self) -> None:
+    def keep_ready(self, ray: str | None) -> None:
         if self._spare is None or self._spare.ended():
-            self._spare = DriverProcess()
+            self._spare = DriverProcess(ray)
 
     def end_runs(self, order: Order, status: str) -> None:
         driver = self._next()

@@ -137,6 +137,16 @@ class RayUnavailable(OrchestrationError):
         return f"Ray on {where} cannot be used: {reason}"
 
 
+class RayAddressInvalid(OrchestrationError, UserError):
+    """An address at which no driver can stand. Args: address."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]!r} is no address of Ray that a worker can use: Ray Train needs its driver on a "
+            f"node of the cluster. Start the worker on one, with AFFINERY_RAY_ADDRESS=auto or host:port."
+        )
+
+
 class TrainingFailed(OrchestrationError):
     """A training ended with an error that is not one of ours. Args: reason."""
 

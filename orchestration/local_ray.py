@@ -104,6 +104,8 @@ def main() -> None:
     parent, folder, cpus, gpus = sys.argv[1:]
     end_with(int(parent))
     prepare_environment(local=True)
+    # Processes that a driver has made ready for its training are not taken from it while it waits.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "16")
     target = Path(folder) / ADDRESS
     try:
         import ray

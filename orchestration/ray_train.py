@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.errors import AffineryError
 from orchestration import failpoints, local_ray, planner
-from orchestration.errors import RayUnavailable, Requested, TrainingFailed
+from orchestration.errors import RayAddressInvalid, RayUnavailable, Requested, TrainingFailed
 from orchestration.jobs import Capacity
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ POLL_SECONDS = 0.1
 REPORT_SECONDS = 1.0
 """Ray takes one report a poll, and the worker waits with the next: a fast training tells several at once."""
 STOP_SECONDS = 45
+WARM_SECONDS = 0.5
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -81,7 +82,10 @@ def connect_ray(address: str) -> None:
     """
     if address.startswith(os.sep):
         address = local_ray.address_in(Path(address))
-    prepare_environment(local=address.startswith(("127.0.0.1:", "localhost:")))
+        prepare_environment(local=True)
+    elif "://" in address:
+        raise RayAddressInvalid(address)
+    prepare_environment(local=False)
     import ray
 
     if ray.is_initialized():
@@ -100,12 +104,39 @@ def machines() -> list[Capacity]:
     return [Capacity(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in alive]
 
 
-def warm_up() -> None:
-    """Imports what every training needs, while there is nothing else to do."""
-    prepare_environment(local=False)
+def warm_up(address: str | None) -> None:
+    """Makes ready what every training needs, while there is nothing else to do: imports, here and in Ray.
+
+    A Ray of ours keeps two processes for this driver, its controller's and its worker's, with torch in them.
+    What fails here will be told when it is needed.
+    """
+    local = address is not None and address.startswith(os.sep)
+    prepare_environment(local=local)
+    import ray.train.torch
+
+    import trainers.session  # noqa: F401
+
+    if not local or address is None:
+        return
+    try:
+        connect_ray(address)
+        from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+        ready = ray.remote(num_cpus=0, runtime_env={"env_vars": get_env_vars_to_propagate()})(_import_all)
+        ray.get([ready.remote() for _ in range(2)])
+    except Exception as error:  # noqa: BLE001 - the training itself says what is wrong
+        log.warning("Nothing was made ready: %s", error)
+
+
+def _import_all() -> None:
+    """Runs in a process of Ray's; long enough that each of two gets one."""
+    import time
+
     import ray.train.torch  # noqa: F401
 
     import trainers.session  # noqa: F401
+
+    time.sleep(WARM_SECONDS)
 
 
 def train(

@@ -94,9 +94,9 @@ class Running:
 class Hearts(threading.Thread):
     """Renews the leases of all attempts while they run, and brings back what the queue asks of them."""
 
-    def __init__(self, services: Services, every_seconds: float = BEAT_SECONDS) -> None:
+    def __init__(self, services: Services) -> None:
         super().__init__(name="heartbeats", daemon=True)
-        self.services, self.every = services, every_seconds
+        self.services = services
         self._beating: dict[str, Running] = {}
         self._over = threading.Event()
 
@@ -107,7 +107,7 @@ class Hearts(threading.Thread):
         self._beating.pop(running.job.id, None)
 
     def run(self) -> None:
-        while not self._over.wait(self.every):
+        while not self._over.wait(BEAT_SECONDS):
             for running in list(self._beating.values()):
                 self._beat(running)
 
@@ -176,10 +176,13 @@ class Worker:
                 else:
                     time.sleep(IDLE_SECONDS)
 
-    def run_next(self) -> JobRecord | None:
-        """Runs the next job to its end, if there is one. → the job as it stands then"""
-        with self._working():
-            self._fill(spare=False, most=1)
+    def run_next(self, *, stay: bool = False) -> JobRecord | None:
+        """Runs the next job to its end, if there is one. → the job as it stands then
+
+        stay: Ray and a driver stay ready for another, until `close`.
+        """
+        with self._working(stay=stay):
+            self._fill(spare=stay, most=1)
             if not self._running:
                 return None
             job = self._running[0].job
@@ -188,6 +191,11 @@ class Worker:
         with self.services.sessions.read() as session:
             return queue.get(session, job.id)
 
+    def close(self) -> None:
+        """Ends what was kept ready."""
+        self.drivers.close()
+        self._ray.stop()
+
     def stop_claiming(self) -> None:
         """What runs goes on to its end; nothing new is begun."""
         self._draining = True
@@ -195,7 +203,7 @@ class Worker:
     # --- claiming ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
+    def _working(self, *, stay: bool = False) -> Iterator[None]:
         """Hearts beat; at the end nothing that was started is left. An interruption gives the jobs back."""
         self._hearts = Hearts(self.services)
         self._hearts.start()
@@ -206,8 +214,8 @@ class Worker:
             raise
         finally:
             self._hearts.stop()
-            self.drivers.close()
-            self._ray.stop()
+            if not stay:
+                self.close()
 
     def _fill(self, *, spare: bool, most: int | None = None) -> None:
         """Claims as many jobs as may run now, and starts their drivers."""
@@ -222,7 +230,7 @@ class Worker:
                 return
             self._begin(held)
             if spare or self._more_waits():
-                self.drivers.keep_ready()
+                self.drivers.keep_ready(self._running[-1].order.share.ray)
 
     def _claim(self) -> Claim | None:
         with self.services.sessions.begin() as session:

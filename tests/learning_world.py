@@ -115,9 +115,7 @@ class DriverHere:
             held = Claim(
                 queue.get(session, order.job), order.owner, order.fence, order.attempt, order.failures
             )
-        run(
-            services, held, order.share, Teller(lambda entry: self.told.append(json.loads(json.dumps(entry))))
-        )
+        run(services, held, order.share, Teller(self._hear))
         services.sessions.engine.dispose()
 
     def _hear(self, entry: dict[str, Any]) -> None:
@@ -146,7 +144,7 @@ class DriversHere:
     def start(self, order: Order) -> DriverHere:
         return DriverHere(order)
 
-    def keep_ready(self) -> None:
+    def keep_ready(self, ray: str | None) -> None:
         return
 
     def end_runs(self, order: Order, status: str) -> None:

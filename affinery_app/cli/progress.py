@@ -112,7 +112,7 @@ class Screen(Lines):
     def __init__(self) -> None:
         super().__init__()
         self._bars: Progress | None = None
-        self._entry: TaskID | None = None
+        self._entries: dict[str, TaskID] = {}
 
     def __enter__(self) -> Screen:
         if sys.stderr.isatty():
@@ -129,39 +129,41 @@ class Screen(Lines):
     def started(self, job: JobRecord, resumed_from: int) -> None:
         super().started(job, resumed_from)
         if self._bars is not None:
-            self._entry = self._bars.add_task(
+            self._entries[job.id] = self._bars.add_task(
                 names(job), total=job.recipe["steps"], completed=resumed_from, note=""
             )
 
     def progress(self, job: JobRecord, line: ProgressLine) -> None:
-        if self._bars is None or self._entry is None:
+        entry = self._entries.get(job.id)
+        if self._bars is None or entry is None:
             super().progress(job, line)
         else:
-            self._bars.update(self._entry, completed=line.step, total=line.steps, note=losses(line))
+            self._bars.update(entry, completed=line.step, total=line.steps, note=losses(line))
 
     def stage(self, job: JobRecord, doing: str) -> None:
-        if self._bars is None or self._entry is None:
+        entry = self._entries.get(job.id)
+        if self._bars is None or entry is None:
             super().stage(job, doing)
         else:
-            self._bars.update(self._entry, note=doing)
+            self._bars.update(entry, note=doing)
 
     def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
-        self._end_bar("done")
+        self._end_bar(job, "done")
         super().published(job, adapters, certificate)
 
     def done(self, job: JobRecord, result: dict[str, Any]) -> None:
-        self._end_bar("done")
+        self._end_bar(job, "done")
         super().done(job, result)
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self._end_bar("failed")
+        self._end_bar(job, "failed")
         super().failed(job, error, state)
 
-    def _end_bar(self, note: str) -> None:
-        if self._bars is not None and self._entry is not None:
-            self._bars.update(self._entry, note=note)
-            self._bars.stop_task(self._entry)
-        self._entry = None
+    def _end_bar(self, job: JobRecord, note: str) -> None:
+        entry = self._entries.pop(job.id, None)
+        if self._bars is not None and entry is not None:
+            self._bars.update(entry, note=note)
+            self._bars.stop_task(entry)
 
 
 class JsonLines(Lines):

@@ -9,28 +9,49 @@ import typer
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, say, table
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from affinery_app.wiring import Workspace
+    from orchestration.jobs import Capacity
+
+
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help="So many jobs at once at most.", show_default="as many as fit")
+]
+CpusOption = Annotated[
+    float | None, typer.Option(min=0.1, help="Processors to use.", show_default="this machine's")
+]
+GpusOption = Annotated[
+    float | None, typer.Option(min=0.0, help="GPUs to use.", show_default="this machine's")
+]
+MemoryOption = Annotated[
+    float | None, typer.Option(min=0.1, help="Memory to use, in GiB.", show_default="this machine's")
+]
 
 
 def run(
     listing: Annotated[bool, typer.Option("--list", help="Show the queue and do nothing.")] = False,
+    jobs: JobsOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train all that is scheduled, here, with progress; end when the queue is empty."""
+    """Do all that is scheduled, here, with progress; end when the queue is empty."""
     from affinery_app.wiring import open_workspace
     from orchestration import queue
 
     space = open_workspace(workspace)
-    failures = 0 if listing else _drain(space)
+    failures = 0 if listing else _drain(space, jobs, _given(cpus, gpus, memory))
     with space.sessions.read() as session:
-        jobs = queue.list_all(session)
+        found = queue.list_all(session)
     if as_json:
-        emit([job.to_json() for job in jobs])
+        emit([job.to_json() for job in found])
     elif listing:
         table(
             ["job", "state", "tasks", "strategy", "attempts", "error"],
-            [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.error) for j in jobs],
+            [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.error) for j in found],
             "The queue has never held a job.",
         )
     else:
@@ -39,27 +60,64 @@ def run(
         raise typer.Exit(1)
 
 
-def _drain(space: Workspace) -> int:
+def _drain(space: Workspace, jobs: int | None, given: Capacity | None) -> int:
     """Runs the queue. → how many jobs failed for good"""
     from affinery_app.cli.progress import Screen
     from orchestration.worker import Worker
 
     with Screen() as screen:
-        done = Worker(space.services(), screen).drain()
+        done = Worker(space.services(), screen, jobs=jobs, given=given).drain()
     if not done and not screen.failures:
         say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
     return screen.failures
 
 
-def worker(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Train what is scheduled as it comes, until stopped (Ctrl-C or SIGTERM gives the job back)."""
+def worker(
+    drain: Annotated[
+        bool, typer.Option("--drain", help="When stopped, let running jobs end; a second signal does not.")
+    ] = False,
+    jobs: JobsOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do what is scheduled as it comes; Ctrl-C or SIGTERM saves what runs and gives it back."""
     import signal
 
     from affinery_app.cli.progress import JsonLines, Lines
     from affinery_app.wiring import open_workspace
+    from orchestration.planner import told
     from orchestration.worker import Worker
 
     services = open_workspace(workspace).services()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say("worker: waiting for jobs")
-    Worker(services, JsonLines() if as_json else Lines()).serve()
+    made = Worker(services, JsonLines() if as_json else Lines(), jobs=jobs, given=_given(cpus, gpus, memory))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.default_int_handler)
+        if not drain:
+            signal.default_int_handler(number, frame)
+        say("worker: ending; what runs goes on to its end (once more: it is saved and given back)")
+        made.stop_claiming()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+    say(f"worker: waiting for jobs, with {told(made.capacity)}")
+    made.serve()
+
+
+def _given(cpus: float | None, gpus: float | None, memory: float | None) -> Capacity | None:
+    """What a worker may use; what is not said is this machine's. None where nothing is said."""
+    from orchestration.jobs import Capacity
+    from orchestration.planner import GIB, machine
+
+    if cpus is None and gpus is None and memory is None:
+        return None
+    here = machine().capacity
+    return Capacity(
+        here.cpus if cpus is None else cpus,
+        here.gpus if gpus is None else gpus,
+        here.memory_bytes if memory is None else memory * GIB,
+    )

@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "DataUnwritable": ("/data", "No space left on device"),
     "LeaseLost": ("abc", 3),
     "RayUnavailable": ("this machine", "no port is free"),
+    "RayAddressInvalid": ("ray://head:10001",),
     "TrainingFailed": ("out of memory",),
     "OlderTaskDisturbed": ("digits@1", "its stored file has been changed"),
     "DatasetInvalid": ("cats/1.png", "it is empty"),
