@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from affinery_app.api.calls import Space, answer, paged
-from affinery_app.api.shapes import pages, shape
+from affinery_app.api.calls import After, Limit, Space, answer, paged
+from affinery_app.api.shapes import Word, pages, shape
 from orchestration import queue
-from orchestration.jobs import JobRecord
+from orchestration.jobs import AttemptRecord, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-Job = shape(JobRecord, without="fence")
+Job = shape(JobRecord, recipe=dict[str, Any])
+Attempt = shape(AttemptRecord)
 JobId = Annotated[
-    str, Path(max_length=64, pattern="^[0-9a-zA-Z._-]+$", description="An id, or how one begins.")
+    str, Path(max_length=64, pattern="^[0-9a-zA-Z._-]+$", description="An id, how one begins, or a number.")
 ]
+Some = Annotated[list[Word], Query(max_length=20, description="Only these.")]
 
 
 @router.get("", response_model=pages(Job))
-def list_jobs(space: Space) -> JSONResponse:
-    """Every job, in the order in which they were accepted."""
+def list_jobs(
+    space: Space,
+    after: After = 0,
+    limit: Limit = 50,
+    states: Some = [],  # noqa: B006 - FastAPI copies it
+    kinds: Some = [],  # noqa: B006
+    task: Annotated[Word | None, Query(description="Those of this task.")] = None,
+) -> JSONResponse:
+    """The jobs, the newest first."""
     with space.sessions.read() as session:
-        return paged(queue.list_all(session), None)
+        found = queue.page(
+            session, before=after or None, limit=limit + 1, states=states, kinds=kinds, task=task
+        )
+    return paged(found[:limit], found[limit - 1].number if len(found) > limit else None)
 
 
 @router.get("/{job}", response_model=Job)
@@ -31,3 +43,10 @@ def get_job(space: Space, job: JobId) -> JSONResponse:
     """One job."""
     with space.sessions.read() as session:
         return answer(queue.get(session, job).to_json())
+
+
+@router.get("/{job}/attempts", response_model=pages(Attempt))
+def list_attempts(space: Space, job: JobId) -> JSONResponse:
+    """Every try of a job, first to last."""
+    with space.sessions.read() as session:
+        return paged(queue.attempts(session, queue.get(session, job).id), None)

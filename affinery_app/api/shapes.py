@@ -15,13 +15,11 @@ _Item = TypeVar("_Item")
 
 
 @cache
-def shape(record: type[Any], without: str = "", **further: Any) -> type[BaseModel]:
-    """The model of what a record's to_json gives: its fields but for one, further ones by name and type."""
+def shape(record: type[Any], **further: Any) -> type[BaseModel]:
+    """The model of what a record's to_json gives; further fields by name and type."""
     name = record.__name__.removesuffix("Record")
     hints = get_type_hints(record)
-    given: dict[str, Any] = {
-        field.name: (hints[field.name], ...) for field in fields(record) if field.name != without
-    }
+    given: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(record)}
     if hasattr(record, "ref"):
         given = {"ref": (str, Field(description="How a person names it.")), **given}
     for extra, kind in further.items():

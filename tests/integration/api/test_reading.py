@@ -24,9 +24,13 @@ def openapi() -> Any:
 
 
 def described(openapi: Any, method: str, path: str, value: Any, status: str = "200") -> None:
-    """The value is what OpenAPI says of this route's answer."""
+    """The value is what OpenAPI says of this route's answer, and nothing more."""
     content = openapi["paths"][path][method]["responses"][status]["content"]["application/json"]
-    schema = content["schema"] | {"components": openapi["components"]}
+    named = {
+        name: made | ({"additionalProperties": False} if "properties" in made else {})
+        for name, made in openapi["components"]["schemas"].items()
+    }
+    schema = content["schema"] | {"components": {"schemas": named}}
     jsonschema.validate(value, schema, jsonschema.Draft202012Validator)
 
 
@@ -63,6 +67,7 @@ READ = [
     ("/v1/exports/{ref}", "/v1/exports/both"),
     ("/v1/jobs", "/v1/jobs"),
     ("/v1/jobs/{job}", "/v1/jobs/job-digits-1"),
+    ("/v1/jobs/{job}/attempts", "/v1/jobs/job-digits-1/attempts"),
     ("/v1/events", "/v1/events"),
     ("/healthz", "/healthz"),
 ]
@@ -79,7 +84,7 @@ def test_every_answer_is_what_openapi_says_and_every_reading_route_is_asked(
     for route, path in READ:
         value = either.get(path)
         described(openapi, "get", route, value)
-        assert value.get("items", True), path
+        assert value.get("items", True) or "attempts" in path, path  # these jobs were made without a try
     digest = either.get("/v1/adapters/digits@1")["blob_digest"]
     described(openapi, "get", "/v1/blobs/{digest}", either.get(f"/v1/blobs/{digest}"))
     asked = {route for route, _ in READ} | {"/v1/blobs/{digest}"}
@@ -127,6 +132,7 @@ def everything(service: Service, path: str, limit: int) -> list[Any]:
         "/v1/adapters",
         "/v1/tasks/digits/versions",
         "/v1/compositions",
+        "/v1/jobs?states=done&kinds=train",
         "/v1/events",
         "/v1/lineage/dit/nodes?direction=down",
     ],

@@ -97,6 +97,7 @@ def test_no_query_makes_the_server_fail(either: Service) -> None:
         "/v1/lineage/dit": ("direction", "depth", "roles", "limit"),
         "/v1/lineage/dit/nodes": ("kinds", "roles", "after", "limit"),
         "/v1/aliases": ("task",),
+        "/v1/jobs": ("states", "kinds", "task", "after"),
     }
     values = [
         *TEXTS,
