@@ -13,6 +13,7 @@ from trainers.packs import Manifest, PackedImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
 
 CELL, GAP, NAMES, TITLE = 64, 4, 180, 30
 MOST_CLASSES, A_CLASS = 40, 12
@@ -22,21 +23,21 @@ INK, FAINT, PAPER = (235, 235, 235), (150, 150, 155), (24, 24, 27)
 def contact_sheet(pack: Path, title: str) -> bytes:
     """A PNG of a pack that was checked: a line a class, its name, its count, images from all over it."""
     from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     manifest = packs.read_manifest(pack)
     chosen = _chosen(manifest)
     height = TITLE + len(chosen) * (CELL + GAP) + GAP
     sheet = Pillow.new("RGB", (NAMES + A_CLASS * (CELL + GAP) + GAP, height), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    pen, font = ImageDraw.Draw(sheet), _font()
     left_out = len(manifest.classes) - len(chosen)
     more = f", {left_out} further classes not shown" if left_out else ""
     counted = f"{len(manifest.images):,} images, {len(manifest.classes)} classes{more}"
-    pen.text((GAP, 7), f"{_drawable(title)}   {counted}", fill=INK, font=font)
+    pen.text((GAP, 7), f"{_drawable(title, font)}   {counted}", fill=INK, font=font)
     with zipfile.ZipFile(pack / packs.IMAGES) as archive:
         for line, (label, images) in enumerate(chosen):
             top = TITLE + line * (CELL + GAP)
-            name = _drawable(manifest.classes[label])
+            name = _drawable(manifest.classes[label], font)
             pen.text((GAP, top + 12), name if len(name) <= 22 else f"{name[:21]}…", fill=INK, font=font)
             pen.text((GAP, top + 32), f"{manifest.class_counts[label]:,}", fill=FAINT, font=font)
             for i, image in enumerate(images):
@@ -86,6 +87,17 @@ def _eight_bits(image: Image) -> Image:
     )
 
 
-def _drawable(text: str) -> str:
-    """The built-in font has no other letters than Latin ones; others are named by number."""
-    return "".join(c if ord(c) < 0x250 and c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+def _font() -> FreeTypeFont:
+    """DejaVu, which has most alphabets."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 13)
+
+
+def _drawable(text: str, font: FreeTypeFont) -> str:
+    """Characters that the font does not have are named by number."""
+    none = bytes(font.getmask("\U0010ffff"))
+    return "".join(
+        c if bytes(font.getmask(c)) != none else f"\\u{ord(c):04x}" for c in text if c.isprintable()
+    )

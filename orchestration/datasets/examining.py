@@ -66,7 +66,7 @@ def read(file: Found) -> bytes:
 
 def examine(content: bytes) -> Examined:
     """Decodes an image wholly. Raises Unfit: corrupt, tiny, huge, of a mode that is not learnt from."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -88,5 +88,7 @@ def examine(content: bytes) -> Examined:
         raise
     except Image.DecompressionBombError as error:
         raise Unfit("too large", f"its pixels are over {LARGEST_PIXELS:,}") from error
+    except UnidentifiedImageError as error:
+        raise Unfit("corrupt", "it cannot be read as an image: it is of no format known here") from error
     except Exception as error:  # a decoder may raise anything on hostile bytes
-        raise Unfit("corrupt", f"it cannot be read as an image ({error}); mend or remove it") from error
+        raise Unfit("corrupt", f"it cannot be read as an image ({error})") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration.datasets import objects, repository
+from orchestration.datasets.repository import Remote
 from orchestration.errors import DatasetUnavailable
 from registry.records import DatasetRecord
 from trainers import packs
@@ -17,11 +18,19 @@ HELD, LACKING, DAMAGED, AWAY = "held", "lacking", "damaged", "away"
 
 @dataclass(frozen=True)
 class Place:
-    """A remote's side. state: held, lacking, damaged, or away, with the reason."""
+    """A remote's side. state: held, lacking, damaged, or away, with the reason.
+
+    needed: it is the default one, which has every version; others have what was pushed to them.
+    """
 
     remote: str
+    needed: bool
     state: str
     reason: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return self.state == HELD or (self.state == LACKING and not self.needed)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class State:
 
     @property
     def sound(self) -> bool:
-        return self.pack == WHOLE and self.pinned and all(place.state == HELD for place in self.places)
+        return self.pack == WHOLE and self.pinned and all(place.sound for place in self.places)
 
 
 def state_of(data: Path, record: DatasetRecord, *, remote: bool = True) -> State:
@@ -51,20 +60,18 @@ def state_of(data: Path, record: DatasetRecord, *, remote: bool = True) -> State
             pack, reason = CHANGED, str(error.args[1])
     pinned = repository.pinned_md5(target) == record.dvc_md5
     asked = repository.remotes(data) if remote else []
-    return State(pack, reason, pinned, tuple(_place(data, record, each.name) for each in asked))
+    return State(pack, reason, pinned, tuple(_place(data, record, each) for each in asked))
 
 
-def _place(data: Path, record: DatasetRecord, remote: str) -> Place:
+def _place(data: Path, record: DatasetRecord, remote: Remote) -> Place:
     try:
         with repository.opened(data) as repo:
-            store = repo.cloud.get_remote_odb(remote)
+            store = repo.cloud.get_remote_odb(remote.name)
             found = objects.holding(store, record.dvc_md5, record.size_bytes)
     except DatasetUnavailable as error:
-        return Place(remote, AWAY, str(error.args[1]))
+        return Place(remote.name, remote.default, AWAY, str(error.args[1]))
     if found.damaged:
-        return Place(remote, DAMAGED, f"{len(found.damaged)} of its objects are damaged")
-    return (
-        Place(remote, HELD)
-        if found.whole
-        else Place(remote, LACKING, "it does not have it, or not all of it")
-    )
+        return Place(remote.name, remote.default, DAMAGED, f"{len(found.damaged)} of its objects are damaged")
+    if found.missing:
+        return Place(remote.name, remote.default, LACKING, "it does not have it, or not all of it")
+    return Place(remote.name, remote.default, HELD)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from affinery.errors import AffineryError
 from orchestration.datasets import repository
-from orchestration.datasets.states import AWAY, CHANGED, DAMAGED, HELD, MISSING, Place, state_of
+from orchestration.datasets.states import AWAY, CHANGED, MISSING, Place, state_of
 from orchestration.reconcile.findings import Finding, Progress
 from orchestration.services import Services
 from registry import datasets
@@ -23,17 +23,14 @@ def reconcile(services: Services, dry_run: bool, on_progress: Progress) -> Itera
         if records:
             yield Finding(NAME, str(services.data), "there is no DVC repository", mend="affinery init")
         return
-    default = next((remote.name for remote in repository.remotes(services.data) if remote.default), None)
     away: set[str] = set()
     for done, record in enumerate(records, start=1):
-        yield from _version(services.data, record, default, away, dry_run)
+        yield from _version(services.data, record, away, dry_run)
         on_progress(done, len(records))
     yield from _unrecorded(services.data, {record.dvc_path for record in records})
 
 
-def _version(
-    data: Path, record: DatasetRecord, default: str | None, away: set[str], dry_run: bool
-) -> Iterator[Finding]:
+def _version(data: Path, record: DatasetRecord, away: set[str], dry_run: bool) -> Iterator[Finding]:
     where = f"dataset {record.ref}"
     state = state_of(data, record)
     if not state.pinned:
@@ -61,7 +58,7 @@ def _version(
                 yield Finding(
                     NAME, f"remote {place.remote}", what, mend="start it, or: affinery dataset remote add"
                 )
-        elif place.state == DAMAGED or (place.state != HELD and place.remote == default):
+        elif not place.sound:
             yield _send(data, record, place, pack, dry_run)
 
 
