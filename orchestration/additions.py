@@ -312,7 +312,7 @@ def schedule_again(
     """Queues tasks that are registered already: after a failure, or for a next version of their adapters.
 
     warm_starts: the adapters that they begin from, one a task; () for the latest version of each that is in
-    use, None where they begin afresh. job: as queue.enqueue takes it. Raises NotFound, and ConfigInvalid for one
+    use, None where they begin afresh. job: as queue.enqueue takes it. Raises NotFound, ConfigInvalid for one
     from which a task cannot begin.
     """
     with sessions.begin() as session:

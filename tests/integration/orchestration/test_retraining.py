@@ -1,0 +1,145 @@
+"""What is new beneath tasks, and how they follow: another backbone, another version of their dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from affinery.backbones.files import load_backbone, save_backbone
+from affinery.errors import ConfigInvalid
+from orchestration import additions, queue
+from orchestration.rebase import plan_rebase, rebase
+from orchestration.services import Services
+from orchestration.upgrades import changed_classes, upgrade
+from registry import adapters, backbones, datasets, evaluations, lineage, tasks
+from tests import learning_world as world
+from tests.learnt_space import learn
+from tests.tiny_unets import built, unet_spec
+
+
+@pytest.fixture
+def space(services: Services, tiny_backbone: Path, tmp_path: Path) -> Services:
+    """Two tasks on tiny@1, of which one is learnt, and a tiny@2 of other weights."""
+    import torch
+
+    for seed, name in enumerate(("shapes", "shades")):
+        world.add_dataset(services, world.image_folder(tmp_path / name, "x", "y", seed=seed), name)
+        world.schedule(services, name, steps=2)
+    learn(services, tmp_path / "learnt")
+    newer = load_backbone(tiny_backbone)
+    with torch.no_grad():
+        for parameter in newer.parameters():
+            parameter.add_(0.01)
+    save_backbone(newer, tmp_path / "newer")
+    additions.add_backbone(services.sessions, services.store, tmp_path / "newer", "tiny")
+    return services
+
+
+def test_a_new_version_of_a_backbone_is_made_from_the_one_before(space: Services) -> None:
+    with space.sessions.read() as session:
+        newer = backbones.get(session, "tiny")
+        assert (newer.ref, newer.parent) == ("tiny@2", "tiny@1")
+        edges = lineage.ancestors(session, newer.node_id, roles=["parent"]).edges
+        assert [edge.role for edge in edges] == ["parent"]
+
+
+def test_tasks_get_successors_with_their_classes_and_what_is_busy_is_told(
+    space: Services, tmp_path: Path
+) -> None:
+    planned = rebase(space.sessions, space.store, "tiny@1", "tiny@2", dry_run=True)
+    assert [(step.task, step.action) for step in planned.steps] == [
+        ("shapes", "schedule"),
+        ("shades", "refused"),
+    ]
+    done = rebase(space.sessions, space.store, "tiny@1", "tiny@2", given={"steps": 3})
+    assert done.steps[0].warm_start == "shapes@1"
+    assert done.steps[0].fresh == ()
+    assert "shapes" not in [step.task for step in done.steps if step.action == "refused"]
+    assert "scheduled" in done.steps[1].reason
+    learn(space, tmp_path / "shades")
+    with space.sessions.read() as session:
+        old, new = tasks.get(session, "shapes"), tasks.get(session, "shapes.tiny-2")
+        job = next(job for job in queue.list_all(session) if job.id == done.steps[0].job)
+        assert (new.predecessor, new.classes, new.backbone) == ("shapes", old.classes, "tiny@2")
+        assert new.config == old.config
+        assert job.recipe["steps"] == 3
+
+
+def test_a_rebase_that_is_done_again_does_only_what_is_left(space: Services, tmp_path: Path) -> None:
+    first = rebase(space.sessions, space.store, "tiny@1", "tiny@2")
+    again = rebase(space.sessions, space.store, "tiny@1", "tiny@2")
+    assert [step.action for step in again.steps] == ["there", "refused"]
+    learn(space, tmp_path / "shades")
+    (warm,) = learn(space, tmp_path / "shapes")
+    assert (warm.ref, warm.warm_start) == ("shapes.tiny-2@1", "shapes@1")
+    last = rebase(space.sessions, space.store, "tiny@1", "tiny@2")
+    assert [(step.task, step.action) for step in last.steps] == [("shapes", "there"), ("shades", "schedule")]
+    assert "learnt there" in last.steps[0].reason
+    with space.sessions.read() as session:
+        assert len(queue.list_all(session)) == 4
+        above = lineage.ancestors(session, warm.node_id)
+        refs = {node.full_ref for node in above.nodes.values()}
+        assert {"adapter:shapes@1", "backbone:tiny@1", "task:shapes"} <= refs
+    assert first.steps[0].job is not None
+
+
+def test_a_backbone_that_a_kind_does_not_fit_and_shapes_that_differ_are_told(
+    space: Services, tmp_path: Path
+) -> None:
+    save_backbone(built(unet_spec()), tmp_path / "unet")
+    additions.add_backbone(space.sessions, space.store, tmp_path / "unet", "unet")
+    planned = rebase(space.sessions, space.store, "tiny@1", "unet", only=["shapes"], dry_run=True)
+    (step,) = planned.steps
+    assert step.warm_start is None
+    assert step.action == "refused" or "afresh" in step.reason
+    with pytest.raises(ConfigInvalid, match="the same backbone"):
+        rebase(space.sessions, space.store, "tiny", "tiny@2")
+    with space.sessions.read() as session, pytest.raises(ConfigInvalid, match="is not on tiny@2"):
+        plan_rebase(session, space.store, "tiny@2", "tiny@1", only=["shapes"])
+
+
+def test_a_task_moves_to_the_new_version_of_its_dataset_when_it_is_learnt(
+    space: Services, tmp_path: Path
+) -> None:
+    learn(space, tmp_path / "shades")
+    assert [each.step.action for each in upgrade(space.sessions)] == ["there", "there"]
+    world.add_dataset(space, world.image_folder(tmp_path / "more", "x", "y", each=9, seed=5), "shapes")
+    with space.sessions.read() as session:
+        assert datasets.get(session, "shapes").parent == "shapes@1"
+    moved = upgrade(space.sessions)
+    assert [(each.step.task, each.on, each.to, each.step.action) for each in moved] == [
+        ("shapes", "shapes@1", "shapes@2", "schedule"),
+        ("shades", "shades@1", "shades@1", "there"),
+    ]
+    assert upgrade(space.sessions)[0].step.action == "there"
+    (record,) = learn(space, tmp_path / "shapes")
+    assert (record.ref, record.dataset, record.warm_start) == ("shapes@2", "shapes@2", "shapes@1")
+    with space.sessions.read() as session:
+        assert tasks.get(session, "shapes").dataset == "shapes@2"
+        assert adapters.get(session, "shapes@1").dataset == "shapes@1"
+        assert evaluations.list_for(session, "shapes") == []
+    again = additions.schedule_again(space.sessions, ["shapes"], world.RECIPE)
+    assert json.loads(json.dumps(again.recipe))["steps"] == 8
+    assert learn(space, tmp_path / "again")[0].dataset == "shapes@2"
+
+
+def test_a_dataset_version_of_other_classes_is_refused_with_what_changed(
+    space: Services, tmp_path: Path
+) -> None:
+    world.add_dataset(space, world.image_folder(tmp_path / "other", "x", "z", seed=5), "shapes")
+    (each,) = upgrade(space.sessions, ["shapes"])
+    assert each.step.action == "refused"
+    assert "without 'y' and with 'z'" in each.step.reason
+    assert changed_classes(["a", "b"], ["b", "a"]) == "the same in another order"
+    assert changed_classes(["a"], ["a"]) == ""
+
+
+def test_a_task_is_trained_again_from_an_adapter_that_is_named(space: Services, tmp_path: Path) -> None:
+    learn(space, tmp_path / "shades")
+    additions.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ["shapes@1"])
+    (record,) = learn(space, tmp_path / "again")
+    assert (record.ref, record.warm_start) == ("shades@2", "shapes@1")
+    additions.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ())
+    assert learn(space, tmp_path / "last")[0].warm_start == "shades@2"
