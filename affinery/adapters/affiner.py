@@ -144,11 +144,12 @@ class Lean(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, kept, a, b, s, down, up, near, y0_near = ctx.saved_tensors
         dy, half, wide = dy.contiguous(), kept.dtype, a.dtype
-        s_up = s[:, None, None] * up
         up_gradient = torch.bmm(dy.transpose(1, 2), hidden).to(wide)  # (G, out, d): dyᵀ h
         sum_dy = dy.sum(dim=1, dtype=wide)
-        dhidden = torch.bmm(dy, s_up.to(half)).masked_fill_(hidden <= 0, 0)  # (G, L, d)
-        branch = torch.linalg.vecdot(s_up, up_gradient)  # (G, out): Σ dy ⊙ s · W_up h
+        dhidden = torch.bmm(dy, up.to(half)).masked_fill_(hidden <= 0, 0)  # (G, L, d)
+        dhidden.mul_(s[:, None, None])
+        along_up = torch.linalg.vecdot(up, up_gradient)  # (G, out): Σ dy ⊙ W_up h
+        branch = s[:, None] * along_up
         along = token_sums(dy, kept, wide)
         if ctx.findings.drowned:  # kept is y0 = W x + b̂
             da = along - ctx.bias * sum_dy
@@ -168,9 +169,9 @@ class Lean(torch.autograd.Function):
             None,
             da,
             sum_dy,
-            torch.linalg.vecdot(up, up_gradient).sum(dim=1),
+            along_up.sum(dim=1),
             torch.bmm(dhidden.transpose(1, 2), x).to(wide),
-            s[:, None, None] * up_gradient,
+            up_gradient.mul_(s[:, None, None]),
             None,
         )
 

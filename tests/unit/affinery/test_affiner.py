@@ -287,7 +287,7 @@ def kept_bytes(level: str, plain: bool = False) -> int:
     model.look()
     with LiveMemory() as memory:
         out = model.denoise(x, t, torch.full((8,), 4), plan)
-        return memory.bytes(out)
+        return int(memory.bytes(out))
 
 
 class Plain(Affiner):
