@@ -33,6 +33,14 @@ demo: venv ## Learn three real datasets on one frozen backbone and draw from all
 test: check ## Run the checks, then every test
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
 
+.PHONY: soak
+soak: venv ## Hundreds of small jobs while processes are killed at random (half an hour; prints its seed)
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -n0 -m soak -s tests/soak $(PYTEST)
+
+.PHONY: team
+team: venv ## The team set-up of docker-compose.yml without a container engine (Linux, root; until Ctrl-C)
+	@$(bin)/python -m scripts.compose_by_hand up --folder "$(or $(FOLDER),/var/tmp/affinery-team)"
+
 # All five run even if the first finds something: one round shows everything there is to mend.
 .PHONY: check
 check: venv ## Lint, format, types, import directions, dead code

@@ -102,7 +102,7 @@ def _make_root(spec: Spec) -> Path:
     for place in spec.readable:
         _let_in(root, Path(place))
     for place in spec.hidden:
-        shutil.rmtree(_inside(root, place))
+        shutil.rmtree(_inside(root, place), ignore_errors=True)  # a checkout below /tmp is not seen anyway
     for source, target, read_only in spec.binds:
         _bind(Path(source), _inside(root, target), read_only)
     _make_accounts(root)

