@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from affinery import tensor_files
 from orchestration.errors import NeverFits
 from orchestration.jobs import DEFAULTS, Capacity, JobRecord
 
@@ -20,7 +22,8 @@ HEADROOM = 0.9
 class Share:
     """What one attempt may use, all its Ray workers together; memory 0: not limited.
 
-    said: whether the job says what it needs; otherwise a cluster's largest machine decides.
+    said: whether the job says what it needs; otherwise a cluster's largest machine decides. why: this
+    strategy, in a sentence.
     ray: the address of Ray, or of the file in which it will stand once Ray here has started.
     """
 
@@ -30,6 +33,8 @@ class Share:
     workers: int = 1
     ray: str | None = None
     said: bool = False
+    strategy: str = "sequential"
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,18 @@ class Machine:
     gpus: int = 0
     memory_bytes: int = 0
     gpu_bytes: int = 0
+
+    @classmethod
+    def of(cls, capacity: Capacity) -> Machine:
+        """A part of this one."""
+        here = machine()
+        memory = min(capacity.memory_bytes, here.memory_bytes)
+        return cls(
+            int(min(capacity.cpus, here.cpus)),
+            int(min(capacity.gpus, here.gpus)),
+            int(memory),
+            here.gpu_bytes,
+        )
 
     @property
     def capacity(self) -> Capacity:
@@ -71,20 +88,53 @@ def _memory() -> int:
     return min(found, int(limit)) if limit.isdigit() else found
 
 
-def defaults(capacity: Capacity) -> Mapping[str, Capacity]:
-    """By kind, what a job takes of a worker that does not say it: what computes has the worker to itself.
+def defaults(capacity: Capacity, choice: Choice | None = None) -> Mapping[str, Capacity]:
+    """By kind, what a job takes of a worker that does not say it.
 
-    It trains with all processors, and another job beside it would only take them from it.
+    What computes has the worker to itself, with all processors and one GPU, where nothing else was chosen.
     """
     whole = Capacity(min(capacity.cpus, processors()), min(capacity.gpus, 1.0), 0)
-    return {**DEFAULTS, "train": whole, "evaluate": whole}
+    training = whole
+    if choice is not None:
+        training = Capacity(
+            whole.cpus if choice.cpus is None else min(choice.cpus, capacity.cpus),
+            whole.gpus if choice.gpus is None else min(choice.gpus, capacity.gpus),
+            0,
+        )
+    return {**DEFAULTS, "train": training, "evaluate": whole}
 
 
-def share(job: JobRecord, needed: Capacity, ray: str | None) -> Share:
-    """A job's part of its worker."""
+def share(job: JobRecord, needed: Capacity, ray: str | None, choice: Choice) -> Share:
+    """A job's part of its worker. choice: for the trainings that leave theirs open."""
     memory = 0 if math.isinf(needed.memory_bytes) else int(needed.memory_bytes)
     said = job.cpus is not None or job.gpus is not None
-    return Share(needed.cpus, needed.gpus, memory, job.workers, ray, said)
+    open_to = job.strategy is None and job.workers == 1 and not said
+    workers = choice.workers if open_to else job.workers
+    gpus = needed.gpus
+    if workers > 1 and 0 < gpus < workers:
+        gpus = float(workers)  # two that exchange gradients cannot share one
+    strategy = job.strategy or (choice.strategy if open_to else "sequential")
+    return Share(needed.cpus, gpus, memory, workers, ray, said, strategy, choice.why if open_to else "")
+
+
+def as_before(chosen: Share, kept: Path) -> Share:
+    """What the first attempt had: with other threads or workers, sums are rounded otherwise.
+
+    kept: where that is written down. An attempt on a machine that has less takes what is there.
+    """
+    try:
+        before = json.loads(kept.read_bytes())
+    except (OSError, ValueError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        facts = {name: getattr(chosen, name) for name in LASTING}
+        tensor_files.write_whole(kept, json.dumps(facts).encode())
+        return chosen
+    if before["cpus"] > chosen.cpus or before["gpus"] > chosen.gpus:
+        return chosen
+    return replace(chosen, **{name: before[name] for name in LASTING})
+
+
+LASTING = ("cpus", "gpus", "workers", "strategy", "why")
 
 
 def fitting(wanted: Share, nodes: Sequence[Capacity], job: str) -> Share:
@@ -155,6 +205,9 @@ class Choice:
     gpus: float | None
     memory_bytes: int | None
     why: str
+
+
+ALONE = Choice("sequential", 1, None, None, None, "it has the worker to itself")
 
 
 def choose(demand: Demand, there: Machine) -> Choice:

@@ -43,6 +43,8 @@ TERM_SECONDS = 10.0
 SOON_SECONDS = 600.0
 """A job that is due so soon is waited for by whoever runs the queue until it is empty."""
 TIMEOUT = "timeout"
+SHARE = "share.json"
+MOST_SEEN = 64
 AWAY = (RegistryUnreachable, RegistryBusy)
 
 
@@ -76,6 +78,7 @@ class Running:
     held: Claim
     order: Order
     driver: Driver
+    takes: Capacity
     since: float
     progress: dict[str, Any] | None = None
     ending: dict[str, Any] | None = None
@@ -142,8 +145,8 @@ class Worker:
     drivers: Drivers = field(default_factory=DriverProcesses)
 
     def __post_init__(self) -> None:
-        here = planner.machine()
-        self.capacity = self.given or here.capacity
+        self.capacity = self.given or planner.machine().capacity
+        self._choice = planner.ALONE
         self._defaults = planner.defaults(self.capacity)
         self._ray = LocalRay(math.ceil(self.capacity.cpus), math.ceil(self.capacity.gpus))
         self._running: list[Running] = []
@@ -238,6 +241,7 @@ class Worker:
             owners = {owner for owner in session.scalars(query) if owner}
             queue.owners_gone(session, [owner for owner in owners if owner != self.owner and _is_dead(owner)])
             hopeless = queue.give_up(session)
+            self._choose(session)
             held = queue.claim(
                 session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
             )
@@ -249,15 +253,28 @@ class Worker:
     def _begin(self, held: Claim) -> None:
         failpoints.reach("claimed")
         order = Order.of(self.services, held, self._share(held.job))
-        running = Running(held, order, self.drivers.start(order), time.monotonic())
+        takes = held.job.resources(self._defaults)
+        running = Running(held, order, self.drivers.start(order), takes, time.monotonic())
         self._running.append(running)
         assert self._hearts is not None
         self._hearts.add(running)
 
+    def _choose(self, session: Session) -> None:
+        """How trainings that leave it open are run now: it depends on how many of them there are."""
+        undecided = (Job.strategy.is_(None), Job.cpus.is_(None), Job.gpus.is_(None), Job.workers == 1)
+        due = (Job.state == "queued", Job.waits == 0, Job.kind == "train", Job.run_at <= clock.now())
+        waiting = session.scalars(select(Job.payload).where(*due, *undecided).limit(MOST_SEEN)).all()
+        if waiting:
+            beside = sum(running.job.kind == "train" for running in self._running)
+            batch = int(waiting[0].get("recipe", {}).get("batch", 0))
+            demand = planner.Demand(len(waiting) + beside, together=False, batch=batch)
+            self._choice = planner.choose(demand, planner.Machine.of(self.capacity))
+            self._defaults = planner.defaults(self.capacity, self._choice)
+
     def _free(self) -> Capacity:
         free = self.capacity
         for running in self._running:
-            free = free.less(running.job.resources(self._defaults))
+            free = free.less(running.takes)
         return free
 
     def _share(self, job: JobRecord) -> Share:
@@ -265,7 +282,9 @@ class Worker:
         ray = None
         if kinds.kind(job.kind).needs_ray:
             ray = self.services.ray_address or self._ray.ready()
-        return planner.share(job, job.resources(self._defaults), ray)
+        kept = self.services.runs / job.id / SHARE
+        chosen = planner.share(job, job.resources(self._defaults), ray, self._choice)
+        return planner.as_before(chosen, kept) if job.kind == "train" else chosen
 
     def _more_waits(self) -> bool:
         with self.services.sessions.read() as session:

@@ -200,6 +200,8 @@ def test_no_process_outlives_its_worker(space: Services, mark: Path, number: int
     assert len(left_of(word)) == 2
     process.send_signal(number)
     if number == signal.SIGINT:
+        while not list(space.runs.glob("*/attempt-*/request")):
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)  # a second one waits for nothing
     process.wait(60)
     until = time.monotonic() + 10
