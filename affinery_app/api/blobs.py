@@ -101,11 +101,18 @@ def _keep(space: Workspace, posting: Once, digest: str, path: Path) -> JSONRespo
             expires_at = lease.expires_at.isoformat()
             return {"digest": digest, "size_bytes": size_bytes, "upload": lease.id, "expires_at": expires_at}
 
-        return posting.do(space, digest, "/v1/blobs/{digest}", write)
+        done = posting.do(space, digest, "/v1/blobs/{digest}", write)
     except BaseException:
-        with space.sessions.begin() as session:
-            blobs.end_upload(session, lease.id)
+        _release(space, lease.id)
         raise
+    if "Idempotency-Replayed" in done.headers:
+        _release(space, lease.id)  # the answer speaks of the lease of the first time
+    return done
+
+
+def _release(space: Workspace, lease: str) -> None:
+    with space.sessions.begin() as session:
+        blobs.end_upload(session, lease)
 
 
 @router.get("/{digest}", response_model=Blob)

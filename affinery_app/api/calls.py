@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from affinery_app.api.errors import PreconditionFailed
 from affinery_app.wiring import Workspace
 from registry import pages, requests
-from registry.digests import digest_of
+from registry.digests import digest_of, plain
 
 LARGEST = 2**63 - 1
 _NAMED = {"ref", "digest"}  # what a place may be called by
@@ -49,7 +49,7 @@ class Once(BaseModel):
             if self.key is None:
                 made = do(session)
             else:
-                fingerprint = digest_of([self.method, self.path, asked])
+                fingerprint = digest_of(plain("The request", [self.method, self.path, asked]))
                 made, again = requests.once(session, self.key, fingerprint, lambda: do(session))
         located = place.format(**{key: quote(str(made[key]), safe="@") for key in made.keys() & _NAMED})
         headers = {"Location": located} | ({"Idempotency-Replayed": "true"} if again else {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from itertools import count
 from typing import Any
 from urllib.parse import quote
 
@@ -49,6 +50,8 @@ VALUES: list[Any] = [
     2**63,
     10**400,
     1e308,
+    float("inf"),
+    float("nan"),
     "\ud800",
     "\x00",
     [],
@@ -133,11 +136,19 @@ BODIES: list[tuple[str, str, dict[str, Any]]] = [
 
 def test_no_value_of_a_body_makes_the_server_fail(either: Service) -> None:
     chance = random.Random(7)
+    keys = count()
     for method, path, good in BODIES:
         for name in good:
             for value in chance.sample(VALUES, 20):
                 bad = json.dumps(good | {name: value}).encode()
-                fine(either.ask(method, path, bad, Content_Type="application/json", If_Match="*"))
+                key = {"Idempotency_Key": str(next(keys))} if chance.random() < 0.5 else {}
+                fine(either.ask(method, path, bad, Content_Type="application/json", If_Match="*", **key))
+        if method == "POST":
+            for value in (float("inf"), "\ud800", {"\ud800": 1}, "\x00"):
+                bad = json.dumps(good | {"recipe": {"a": value}, "metrics": {"a": value}}).encode()
+                fine(either.ask(method, path, bad, Content_Type="application/json", Idempotency_Key="k"))
+                bad = json.dumps(good | {("metrics" if "task" in good else "recipe"): {"a": value}}).encode()
+                fine(either.ask(method, path, bad, Content_Type="application/json", Idempotency_Key="k"))
         for body in (good | {"more": 1}, {}, [], "text", 5, None, [good]):
             whole = json.dumps(body).encode()
             fine(either.ask(method, path, whole, Content_Type="application/json", If_Match="*"))

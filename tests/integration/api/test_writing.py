@@ -184,6 +184,14 @@ def test_a_request_sent_again_under_its_key_is_answered_alike_and_done_once(eith
     assert either.ask("POST", "/v1/compositions", new, Idempotency_Key="k-2").json["ref"] == "pair@2"
 
 
+def test_bytes_sent_again_under_their_key_hold_one_lease(service: Service) -> None:
+    first = sent(service, b"some bytes", Idempotency_Key="bytes")
+    again = sent(service, b"some bytes", Idempotency_Key="bytes")
+    assert (again.status, again.json) == (201, first.json)
+    assert sent(service, b"other bytes", Idempotency_Key="bytes").status == 422
+    assert service.count(Upload) == 1
+
+
 def test_a_request_that_was_refused_leaves_its_key_free(service: Service) -> None:
     bad = {"name": "pair", "backbone": "unet", "members": ["digits"]}
     assert service.ask("POST", "/v1/compositions", bad, Idempotency_Key="k").status == 422
