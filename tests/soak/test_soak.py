@@ -3,9 +3,9 @@
     make soak                                       both engines, 150 jobs each
     AFFINERY_SOAK_JOBS=20 AFFINERY_SOAK_SEED=7 make soak
 
-It prints its seed; the same seed gives the same jobs and the same order of victims. Most trainings find their
-finished checkpoint, so that what is worn is the queue, the drivers and the publication; every tenth is trained
-by Ray.
+It prints its seed; the same seed gives the same jobs and the same order of victims. Most trainings find
+their finished checkpoint, so that what is worn is the queue, the drivers and the publication; every tenth is
+trained by Ray.
 """
 
 from __future__ import annotations

@@ -39,10 +39,11 @@ def words(service: dict[str, Any]) -> list[str]:
 
 def affinery_calls(argv: list[str]) -> list[list[str]]:
     """What follows each `affinery` among the words, up to the end of that shell command."""
+    spaced = [part for word in argv for part in ((word[:-1], ";") if word.endswith(";") else (word,))]
     calls = []
-    for index, word in enumerate(argv):
+    for index, word in enumerate(spaced):
         if word == "affinery":
-            rest = argv[index + 1 :]
+            rest = spaced[index + 1 :]
             ends = [place for place, token in enumerate(rest) if token in {";", "&&", "||"}]
             calls.append(rest[: ends[0]] if ends else rest)
     return calls
@@ -216,9 +217,10 @@ def test_every_affinery_command_in_the_file_is_a_real_one() -> None:
 def test_every_affinery_variable_in_the_file_is_a_real_setting() -> None:
     from affinery_app import settings
 
-    known = {*settings.VARIABLES.values(), "AFFINERY_WORKSPACE"}
+    known = {*settings.VARIABLES.values(), "AFFINERY_WORKSPACE", "AFFINERY_TOKEN"}
     for name, service in SERVICES.items():
-        given = {variable for variable in service.get("environment", {}) if variable.startswith("AFFINERY_")}
+        variables = [variable.removesuffix("_FILE") for variable in service.get("environment", {})]
+        given = {variable for variable in variables if variable.startswith("AFFINERY_")}
         assert given <= known, f"{name} sets {sorted(given - known)}, which Affinery does not know"
 
 
@@ -263,6 +265,34 @@ def test_every_package_that_is_installed_is_copied_into_the_image() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     for package in re.findall(r'"(\w+)"', packages[1]):
         assert f"COPY {package} {package}\n" in dockerfile
+
+
+def test_the_manifest_for_larger_clusters_says_what_the_compose_file_says() -> None:
+    guide = (ROOT / "docs" / "guides" / "larger-clusters.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    claim, cluster, deployment = yaml.safe_load_all(block)
+    assert (claim["kind"], cluster["kind"], deployment["kind"]) == (
+        "PersistentVolumeClaim",
+        "RayCluster",
+        "Deployment",
+    )
+    ray = re.search(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert ray is not None
+    assert cluster["spec"]["rayVersion"] == ray[1]
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"], deployment["spec"]]
+    version = SERVICES["worker"]["image"].split(":")[1]
+    for pod in (group["template"]["spec"] for group in groups):
+        (container,) = pod["containers"]
+        assert container["image"].endswith(f"/affinery:{version}")
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["volumeMounts"][0]["mountPath"] == "/var/lib/affinery"
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert {entry["name"] for entry in container["env"]} >= {
+            name for name in FILE["x-ray-environment"] if not name.startswith("RAY_AUTH")
+        }
+    told = {entry["name"] for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert {name for name in SERVICES["worker"]["environment"] if name.startswith("AFFINERY_")} <= told
 
 
 def test_base_images_of_the_dockerfile_are_pinned() -> None:
