@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from affinery.tensor_files import sha256_file
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -131,8 +133,8 @@ def _metrics(client: MlflowClient, run_id: str, points: list[tuple[str, float, i
 def _artifact(client: MlflowClient, run_id: str, operation: Mapping[str, Any]) -> None:
     """From the spool's copy, under the name of the original; from the original where there is no copy."""
     kept, original = Path(operation["path"]), Path(operation["from"])
-    if original.exists() and not kept.exists():
-        kept = original
+    if not kept.exists() and original.is_file() and sha256_file(original) == operation["sha256"]:
+        kept = original  # which may have become another file since
     if not kept.exists():
         there = {Path(file.path).name for file in client.list_artifacts(run_id, operation["to"])}
         if original.name not in there:

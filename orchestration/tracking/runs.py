@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affinery import tensor_files
 from orchestration.tracking import replay
 from orchestration.tracking.spool import REPLAYING, Replayed, Spool, alone
 
@@ -97,8 +98,10 @@ class Tracking:
 
     def log_artifact(self, key: str, path: Path, to: str) -> None:
         """The file is copied: what becomes of it afterwards is of no matter."""
+        digest = tensor_files.sha256_file(path) if path.is_file() else ""
         kept = self.kept.keep(key, path)
-        self.kept.append(key, {"op": "artifact", "path": kept, "from": str(path), "to": to})
+        told = {"path": kept, "from": str(path), "sha256": digest, "to": to}
+        self.kept.append(key, {"op": "artifact", **told})
 
     def log_text(self, key: str, text: str, file: str) -> None:
         """A small file of text. file: its path among the run's artifacts."""
