@@ -404,6 +404,36 @@ def test_a_switched_off_trigger_and_a_dropped_exclusion_are_named(
     told(report, "index uq_job_task_live of table job_task", "gone")
 
 
+def test_a_trigger_and_a_check_of_the_same_name_that_say_something_else_are_named(
+    vandal: Vandal, look: Any
+) -> None:
+    if vandal.sqlite:
+        vandal.connection.execute("DROP TRIGGER adapter_no_update")
+        vandal.connection.execute(
+            "CREATE TRIGGER adapter_no_update BEFORE UPDATE ON adapter WHEN false BEGIN SELECT 1; END"
+        )
+        vandal.connection.execute("PRAGMA writable_schema = ON")
+        vandal.connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'parent < child', 'parent <> child') WHERE name = 'edge'"
+        )
+        vandal.connection.execute("PRAGMA writable_schema = RESET")
+    else:
+        vandal.connection.execute(
+            "CREATE OR REPLACE FUNCTION affinery_adapter_no_update() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RETURN NEW; END $$"
+        )
+        vandal.connection.execute("ALTER TABLE edge DROP CONSTRAINT ck_edge_no_cycle")
+        vandal.connection.execute("ALTER TABLE edge ADD CONSTRAINT ck_edge_no_cycle CHECK (parent <> child)")
+        vandal.connection.execute("ALTER TABLE class_block DROP CONSTRAINT ex_class_block_no_overlap")
+        vandal.connection.execute(
+            "ALTER TABLE class_block ADD CONSTRAINT ex_class_block_no_overlap "
+            "EXCLUDE USING gist (int8range(lo, hi) WITH =)"
+        )
+        told(look(), "constraint ex_class_block_no_overlap of table class_block", "should say")
+    told(look(), "triggers: trigger adapter_no_update", "says something else")
+    told(look(), "constraint ck_edge_no_cycle of table edge", "should say")
+
+
 def test_a_registry_of_another_schema_is_named_and_nothing_else_is_asked(vandal: Vandal, look: Any) -> None:
     vandal.connection.execute("UPDATE alembic_version SET version_num = '9999'")
     (finding,) = look().findings
