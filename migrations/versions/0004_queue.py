@@ -112,7 +112,7 @@ def upgrade() -> None:
     else:
         _alter_on_postgresql()
     for name, columns, condition in (
-        ("ix_job_ready", ["rank", "number"], "state = 'queued' AND waits = 0"),
+        ("ix_job_ready", ["state", "waits", "rank", "number"], "state = 'queued' AND waits = 0"),
         ("ix_job_lease", ["lease_expires_at"], "state = 'running'"),
         ("ix_job_hopeless", ["number"], "lost_need_id IS NOT NULL AND state IN ('queued', 'paused')"),
     ):

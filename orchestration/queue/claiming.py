@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Boolean, ColumnElement, and_, insert, literal_column, not_, or_, select, update
+from sqlalchemy import ColumnElement, TextClause, and_, insert, not_, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from orchestration.jobs import DEFAULTS, Capacity, Claim
@@ -20,9 +20,10 @@ from orchestration.queue.listing import from_rows
 from registry import events
 from registry.models import Attempt, Job
 
+Condition = ColumnElement[bool] | TextClause
 PATIENCE_SECONDS = 120.0
 # Written out, not as parameters: only so do both databases see that their partial index holds these rows.
-_READY: ColumnElement[bool] = literal_column("job.state = 'queued' AND job.waits = 0", Boolean())
+_READY = text("job.state = 'queued' AND job.waits = 0")
 
 
 def claim(
@@ -42,7 +43,7 @@ def claim(
     for large jobs. defaults: by kind, what a job takes that does not say it.
     """
     free = capacity or Capacity()
-    may = [_READY, Job.run_at <= clock.now(), *limits.allowed(session, defaults)]
+    may: list[Condition] = [_READY, Job.run_at <= clock.now(), *limits.allowed(session, defaults)]
     fits = _fits(free, defaults)
     if total is not None and total != free:
         fits += _first_in_line(session, [*may, *_fits(total, defaults)], fits)
@@ -61,7 +62,7 @@ def _fits(room: Capacity, defaults: Mapping[str, Capacity]) -> list[ColumnElemen
 
 
 def _first_in_line(
-    session: Session, could: Sequence[ColumnElement[bool]], fits: Sequence[ColumnElement[bool]]
+    session: Session, could: Sequence[Condition], fits: Sequence[ColumnElement[bool]]
 ) -> list[ColumnElement[bool]]:
     """Not what comes after the first job that could run here, does not fit now, and has waited too long."""
     if not fits:
@@ -74,9 +75,7 @@ def _first_in_line(
     return [or_(Job.rank < row.rank, and_(Job.rank == row.rank, Job.number < row.number))]
 
 
-def _take(
-    session: Session, owner: str, wanted: Sequence[ColumnElement[bool]], lease_seconds: float
-) -> Job | None:
+def _take(session: Session, owner: str, wanted: Sequence[Condition], lease_seconds: float) -> Job | None:
     chosen = select(Job.id).where(*wanted).order_by(Job.rank, Job.number).limit(1)
     return session.scalars(
         update(Job)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session, aliased
 
 from orchestration.errors import JobIsOver, NeedNotMet, TaskIsBusy
 from orchestration.jobs import DEAD, JobRecord
@@ -112,8 +112,11 @@ def _revive(session: Session, row: Job, by: str | None) -> None:
             raise NeedNotMet(lost.id, lost.tasks, lost.state, lost.error)
     fresh = {"failures": 0, "error": None, "progress": None, "lost_need_id": None, "run_at": clock.now()}
     _set(session, row, state="queued", generation=Job.generation + 1, **fresh)
-    # Who waits for it and was not ended yet may hope again.
-    _update(session, Job.lost_need_id == row.id, Job.state.in_(["queued", "paused"]), lost_need_id=None)
+    # Who waits for it and was not ended yet may hope again, unless another of its needs is lost too.
+    other = aliased(Job)
+    others = select(func.min(other.id)).join(JobDependency, JobDependency.needs_job_id == other.id)
+    still = others.where(JobDependency.job_id == Job.id, other.state.in_(DEAD)).correlate(Job).scalar_subquery()
+    _update(session, Job.lost_need_id == row.id, Job.state.in_(["queued", "paused"]), lost_need_id=still)
     _tell(session, "job.queued", row, by, generation=row.generation + 1)
 
 

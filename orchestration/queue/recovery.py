@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, func, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from orchestration.errors import NeedNotMet, OrchestrationError, WorkersDied
@@ -55,10 +55,8 @@ def owners_gone(session: Session, owners: Sequence[str]) -> int:
     return len(ended.all())
 
 
-_RUNNING: ColumnElement[bool] = literal_column("job.state = 'running'", Boolean())
-_LOST_NEED: ColumnElement[bool] = literal_column(
-    "job.lost_need_id IS NOT NULL AND job.state IN ('queued', 'paused')", Boolean()
-)
+_RUNNING = text("job.state = 'running'")
+_LOST_NEED = text("job.lost_need_id IS NOT NULL AND job.state IN ('queued', 'paused')")
 
 
 def _recover(session: Session) -> list[GivenUp]:

@@ -65,7 +65,12 @@ class Job(Base):
         Unique("idempotency_key"),
         Unique("number"),
         # Partial on PostgreSQL too; but to say so here would import its dialect whenever SQLite is read.
-        Index("ix_job_ready", "rank", "number", sqlite_where=text("state = 'queued' AND waits = 0")),
+        # state and waits lead, though each has one value in it: only so does SQLite prefer this one.
+        Index(
+            "ix_job_ready",
+            *("state", "waits", "rank", "number"),
+            sqlite_where=text("state = 'queued' AND waits = 0"),
+        ),
         Index("ix_job_lease", "lease_expires_at", sqlite_where=text("state = 'running'")),
         Index(
             "ix_job_hopeless",
