@@ -23,15 +23,12 @@ def made_from(session: Session, node: NodeRecord) -> ColumnElement[bool] | None:
     column = Adapter.backbone_id if node.kind == "backbone" else Adapter.dataset_id
     versions = list(session.scalars(lineage.reach(node.node_id, down=True, roles=["parent"])))
     said = column.in_(versions) if len(versions) > 1 else column == node.node_id
-    followers = select(Task.node_id).where(Task.predecessor_id.is_not(None))
-    moved = select(JobTask.task_id).where(JobTask.dataset_id.is_not(None))
+    followers = select(Task.node_id).where(Task.predecessor_id > 0)
+    moved = select(JobTask.task_id).where(JobTask.dataset_id > 0)
     otherwise: set[int] = set()
-    for how in (
-        Adapter.warm_start_id.is_not(None),
-        Adapter.task_id.in_(followers),
-        Adapter.task_id.in_(moved),
-    ):
-        query = select(Adapter.node_id).where(how, column.not_in(versions), Adapter.node_id > node.node_id)
+    # Above zero, as every node is: SQLite finds those through the index, and would not find what is not NULL.
+    for how in (Adapter.warm_start_id > 0, Adapter.task_id.in_(followers), Adapter.task_id.in_(moved)):
+        query = select(Adapter.node_id).where(how, column.not_in(versions))
         otherwise.update(session.scalars(query.limit(_FEW + 1)))
     if len(otherwise) > _FEW:
         return None

@@ -427,7 +427,7 @@ def test_a_trigger_and_a_check_of_the_same_name_that_say_something_else_are_name
         vandal.connection.execute("ALTER TABLE class_block DROP CONSTRAINT ex_class_block_no_overlap")
         vandal.connection.execute(
             "ALTER TABLE class_block ADD CONSTRAINT ex_class_block_no_overlap "
-            "EXCLUDE USING gist (int8range(lo, hi) WITH =)"
+            "EXCLUDE USING gist (int8range(owner_id, owner_id + 1) WITH &&)"
         )
         told(look(), "constraint ex_class_block_no_overlap of table class_block", "should say")
     told(look(), "triggers: trigger adapter_no_update", "says something else")
