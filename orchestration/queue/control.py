@@ -115,7 +115,9 @@ def _revive(session: Session, row: Job, by: str | None) -> None:
     # Who waits for it and was not ended yet may hope again, unless another of its needs is lost too.
     other = aliased(Job)
     others = select(func.min(other.id)).join(JobDependency, JobDependency.needs_job_id == other.id)
-    still = others.where(JobDependency.job_id == Job.id, other.state.in_(DEAD)).correlate(Job).scalar_subquery()
+    still = (
+        others.where(JobDependency.job_id == Job.id, other.state.in_(DEAD)).correlate(Job).scalar_subquery()
+    )
     _update(session, Job.lost_need_id == row.id, Job.state.in_(["queued", "paused"]), lost_need_id=still)
     _tell(session, "job.queued", row, by, generation=row.generation + 1)
 
