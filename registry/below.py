@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from registry import lineage
-from registry.models import Adapter, JobTask, Task
+from registry.models import Adapter, Backbone, Dataset, JobTask, Task
 from registry.records import NodeRecord
 
 KINDS = ("backbone", "dataset")
@@ -21,7 +21,7 @@ _FEW = 1000
 def made_from(session: Session, node: NodeRecord) -> ColumnElement[bool] | None:
     """A condition on Adapter; None where too many adapters would have to be walked one by one."""
     column = Adapter.backbone_id if node.kind == "backbone" else Adapter.dataset_id
-    versions = list(session.scalars(lineage.reach(node.node_id, down=True, roles=["parent"])))
+    versions = _made_of(session, Backbone if node.kind == "backbone" else Dataset, node.node_id)
     said = column.in_(versions) if len(versions) > 1 else column == node.node_id
     followers = select(Task.node_id).where(Task.predecessor_id > 0)
     moved = select(JobTask.task_id).where(JobTask.dataset_id > 0)
@@ -34,3 +34,13 @@ def made_from(session: Session, node: NodeRecord) -> ColumnElement[bool] | None:
         return None
     walked = lineage.descending(session, node.node_id, sorted(otherwise))
     return or_(said, Adapter.node_id.in_(walked)) if walked else said
+
+
+def _made_of(session: Session, table: type[Backbone] | type[Dataset], root: int) -> list[int]:
+    """This version and those made from it, by their column: in the graph all its adapters are beside them."""
+    found = [root]
+    query = select(table.node_id, table.parent_id).where(table.parent_id.is_not(None)).order_by(table.node_id)
+    for row in session.execute(query):  # parents are older than their children
+        if row.parent_id in found:
+            found.append(row.node_id)
+    return found
