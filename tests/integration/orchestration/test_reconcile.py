@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from orchestration.services import Services
 from orchestration.tracking import open_tracking, trainings
 from registry import datasets
 from registry.models import Job
-from registry.records import DatasetRecord
+from registry.records import AdapterRecord, DatasetRecord
 from tests import learning_world as world
 from tests.command_line import typed
 from trainers.packs import IMAGES
@@ -175,6 +176,31 @@ def test_what_mlflow_is_told_of_a_training_at_its_beginning(services: Services, 
     assert names == {"environment.json", "plan.json", "contact-sheet.png"}
     assert mlflow(services, "SELECT dataset_source_type, name FROM datasets") == [("dvc", "shapes")]
     assert ("affiner.rank", "2") in mlflow(services, "SELECT key, value FROM params")
+
+
+def test_an_adapter_that_is_published_becomes_a_version_of_its_tasks_model_once(
+    services: Services, begun: JobRecord, tmp_path: Path
+) -> None:
+    key = trainings.key_of(begun.id, "shapes")
+    (tmp_path / "adapter-0.safetensors").write_bytes(b"tensors")
+    services.tracking.log_artifact(key, tmp_path / "adapter-0.safetensors", "adapter")
+    published = {field.name: None for field in fields(AdapterRecord)} | {
+        "name": "shapes",
+        "version": 1,
+        "digest": "d" * 64,
+        "backbone": "tiny@1",
+        "dataset": "shapes@1",
+        "kind": "affiner",
+        "parameters": 7,
+    }
+    for _ in range(2):
+        trainings.conclude(services.tracking, begun, [AdapterRecord(**published)])  # type: ignore[arg-type]
+    assert services.tracking.pending() == 0, services.tracking.last_error
+    ((name, run, source),) = mlflow(services, "SELECT name, run_id, source FROM model_versions")
+    assert (name, run) == ("task.shapes", services.tracking.run_id(key))
+    assert list(Path(source.removeprefix("file://")).glob("*.safetensors"))
+    assert ("affinery.ref", "shapes@1") in mlflow(services, "SELECT key, value FROM model_version_tags")
+    assert mlflow(services, "SELECT status FROM runs") == [("FINISHED",)]
 
 
 def test_runs_of_a_job_that_was_cancelled_end(services: Services, begun: JobRecord) -> None:
