@@ -10,24 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestration import datasets, failpoints, publishing, ray_train
+from orchestration import datasets, failpoints, publishing, queue, ray_train
 from orchestration.jobs import JobRecord
 from orchestration.kinds.contract import Attempt
 from orchestration.services import Services
-from orchestration.tracking import Point
+from orchestration.tracking import Point, trainings
 from registry import backbones, tasks
 from registry import datasets as recorded
 from registry.columns import utc_now
-from registry.records import TaskRecord
+from registry.records import DatasetRecord, TaskRecord
 
 if TYPE_CHECKING:
     from affinery.adapters.files import Adapter
     from affinery.composed import ComposedModel
     from trainers.evaluation import Judgement
     from trainers.plan import TrainingPlan
-
-EXPERIMENT = "affinery"
-KEYS = "mlflow.json"
 
 
 class Train:
@@ -40,7 +37,8 @@ class Train:
         started_at = utc_now()
         attempt.stage("checking the data")
         learners, plan = plan_of(services, job)
-        keys = _open_runs(services, job, folder, learners, plan)
+        sources = _datasets(services, learners)
+        keys = trainings.begin(services.tracking, job, learners, sources, plan, folder)
         told = publishing.points(folder)
         attempt.check()
         attempt.tell.started(_furthest(folder))
@@ -67,13 +65,10 @@ class Train:
         failpoints.reach("judged")
         attempt.stage("proving that nothing older changed")
         published, certificate = publishing.publish(
-            attempt, plan, stage, model, results, EXPERIMENT, started_at
+            attempt, plan, stage, model, results, trainings.EXPERIMENT, started_at
         )
         attempt.tell.published(published, certificate)
-        refs = {record.task: record.ref for record in published}
-        for learnt in results:
-            services.tracking.set_tags(learnt.key, {"affinery.adapter": refs[learnt.task.name]})
-            services.tracking.finish(learnt.key)
+        trainings.conclude(services.tracking, job, published)
 
 
 KIND = Train()
@@ -120,8 +115,14 @@ def plan_of(services: Services, job: JobRecord) -> tuple[list[TaskRecord], Train
 
 def end_runs(services: Services, job_id: str, status: str) -> None:
     """Ends the MLflow runs of a job that will have no result."""
-    for key in _keys(services.runs / job_id).values():
-        services.tracking.finish(key, status)
+    with services.sessions.read() as session:
+        job = queue.get(session, job_id)
+    trainings.end(services.tracking, job, status)
+
+
+def _datasets(services: Services, learners: Sequence[TaskRecord]) -> list[DatasetRecord]:
+    with services.sessions.read() as session:
+        return [recorded.by_id(session, task.dataset_id) for task in learners]
 
 
 def _warm_up() -> None:
@@ -131,35 +132,6 @@ def _warm_up() -> None:
     import trainers.evaluation
     import trainers.pictures
     import trainers.replay  # noqa: F401
-
-
-def _open_runs(
-    services: Services, job: JobRecord, folder: Path, learners: Sequence[TaskRecord], plan: TrainingPlan
-) -> dict[str, str]:
-    """One MLflow run a task, the same ones for every attempt of a job."""
-    keys = _keys(folder)
-    if keys:
-        return keys
-    for task, planned in zip(learners, plan.tasks, strict=True):
-        params = plan.recipe.to_dict() | {f"{task.kind}.{name}": value for name, value in task.config.items()}
-        params |= {
-            "task": task.name,
-            "kind": task.kind,
-            "strategy": job.strategy,
-            "dataset": task.dataset,
-            "backbone": task.backbone,
-        }
-        params |= {f"condition.{name}": value for name, value in (task.condition or {}).items()}
-        params |= {} if task.image_size is None else {"image_size": task.image_size}
-        tags = {
-            "affinery.job": job.id,
-            "affinery.task": task.name,
-            "affinery.backbone": plan.fingerprint,
-            "affinery.dataset": planned.dataset_digest,
-        }
-        keys[task.name] = services.tracking.start_run(EXPERIMENT, task.name, params, tags)
-    publishing.remember(folder / KEYS, keys)
-    return keys
 
 
 def _judge(model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
@@ -213,13 +185,6 @@ def _record_runs(services: Services, folder: Path, results: Sequence[publishing.
 
 def _point(step: int, loss: float, at: float) -> Point:
     return ("loss", loss, step, int(at * 1000))
-
-
-def _keys(folder: Path) -> dict[str, str]:
-    """By task, the keys of a job's MLflow runs; none where it has not begun."""
-    path = folder / KEYS
-    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
-    return known
 
 
 def _furthest(folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -149,14 +148,42 @@ def test_mlflow_has_one_run_a_task_with_its_parameters_and_the_whole_curve(learn
         assert (params["dataset"], params["backbone"]) == (f"{name}@1", "tiny@1")
         tags = dict(learnt.mlflow("SELECT key, value FROM tags WHERE run_uuid = ?", run))
         assert tags["affinery.adapter"] == f"{name}@1"
-    assert len(learnt.mlflow("SELECT * FROM runs")) == 3
+    assert len(learnt.mlflow("SELECT * FROM runs")) == 4
+
+
+def test_tasks_that_were_trained_together_have_their_runs_under_that_of_the_job(learnt: Learnt) -> None:
+    parents = dict(learnt.mlflow("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
+    shapes, shades = (learnt.adapter(name).mlflow_run_id for name in ("shapes", "shades"))
+    assert parents.keys() == {shapes, shades}
+    (parent,) = set(parents.values())
+    assert learnt.mlflow("SELECT name, status FROM runs WHERE run_uuid = ?", parent) == [
+        ("shapes + shades", "FINISHED")
+    ]
+
+
+def test_mlflow_knows_the_dataset_by_its_digest_and_the_adapter_as_a_registered_model(learnt: Learnt) -> None:
+    for name in ("shapes", "shades", "plain"):
+        record = learnt.adapter(name)
+        digests = learnt.mlflow(
+            "SELECT d.digest, d.dataset_source_type FROM inputs i"
+            " JOIN datasets d ON d.dataset_uuid = i.source_id WHERE i.destination_id = ?",
+            record.mlflow_run_id,
+        )
+        assert digests == [(record.provenance["dataset"][:36], "dvc")]
+        tags = dict(learnt.mlflow("SELECT key, value FROM model_version_tags WHERE name = ?", f"task.{name}"))
+        assert (tags["affinery.ref"], tags["affinery.digest"]) == (record.ref, record.digest)
+        ((run, source),) = learnt.mlflow(
+            "SELECT run_id, source FROM model_versions WHERE name = ?", f"task.{name}"
+        )
+        assert run == record.mlflow_run_id
+        assert list(Path(source.removeprefix("file://")).glob("*.safetensors"))
 
 
 def test_mlflow_has_the_pictures_and_the_adapter_itself(learnt: Learnt) -> None:
     for name in ("shapes", "shades", "plain"):
         folder = learnt.services.data.parent / "artifacts" / str(learnt.adapter(name).mlflow_run_id)
         kept = {path.name for path in folder.rglob("*") if path.is_file()}
-        assert {"samples.png", "loss.png"} <= kept
+        assert {"samples.png", "loss.png", "contact-sheet.png", "environment.json", "plan.json"} <= kept
         assert any(file.endswith(".safetensors") for file in kept)
 
 
@@ -233,6 +260,6 @@ def test_what_the_worker_in_ray_refuses_arrives_as_itself_without_a_second_try(
     ((job, error, state),) = heard.failures
     assert isinstance(error, DatasetChanged), error
     assert (state, job.attempts) == ("dead", 1)
-    runs = json.loads((services.runs / job.id / "mlflow.json").read_bytes())
+    assert services.tracking.pending() == 0
     with sqlite3.connect(services.data.parent / "mlflow.db") as store:
-        assert store.execute("SELECT status FROM runs").fetchall() == [("FAILED",)] * len(runs)
+        assert store.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
