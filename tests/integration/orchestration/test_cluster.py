@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_a_task_shared_out_over_two_workers_of_a_cluster_is_the_one_that_one_wor
     finished = read_adapter(world.train_here(services, alone.id) / "adapter-0.safetensors")
     with services.sessions.begin() as session:
         queue.cancel(session, alone.id)
-        more = {"strategy": "data-parallel", "workers": 2}
+        more: dict[str, Any] = {"strategy": "data-parallel", "workers": 2}
         shared = queue.enqueue(session, ["shapes"], alone.recipe, cpus=2.0, **more)
     heard = world.Heard()
     space = replace(services, ray_address=cluster)
