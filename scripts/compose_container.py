@@ -158,6 +158,9 @@ def _join_network(spec: Spec) -> None:
     _do("ip", "link", "set", "lo", "up")
     while not Path("/proc/net/dev").read_text().count("eth0:"):
         time.sleep(0.02)
+    # As an engine does, made from the address: what is started anew is found at once by the others.
+    hardware = "02:42:" + ":".join(f"{int(part):02x}" for part in spec.address.split("."))
+    _do("ip", "link", "set", "eth0", "address", hardware)
     _do("ip", "address", "add", f"{spec.address}/24", "dev", "eth0")
     _do("ip", "link", "set", "eth0", "up")
     _do("ip", "route", "add", "default", "via", spec.gateway)

@@ -80,5 +80,9 @@ def team() -> Iterator[Team]:
         yield Team(folder, json.loads(line))
     finally:
         process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the second time it waits for nobody
         process.communicate()
         shutil.rmtree(folder, ignore_errors=True)
