@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import platform
 import shutil
 import statistics
@@ -238,6 +239,7 @@ def postgresql() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
+    logging.getLogger("procrastinate").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer jobs, about a minute")
     parser.add_argument("--jobs", type=int, help="how many a round")

@@ -169,3 +169,24 @@ def test_a_backbone_without_tokens_trains_unmasked_and_its_affiners_have_rank_32
         asked(space, "shades", backbone="cnn", recipe={"mask_ratio": 0.5})
     assert asked(space, "shades").recipe["mask_ratio"] == 0.5
     assert configs(space)["shades"][1]["rank"] == 64
+
+
+def test_a_plan_is_accepted_whole_and_the_second_time_only_what_is_new(space: Services) -> None:
+    def wanted(*names: str, after: tuple[int, ...] = ()) -> additions.Wanted:
+        return additions.Wanted(names, names, "tiny", after=after, key=f"plan:{'+'.join(names)}")
+
+    first = wanted("shapes")
+    with pytest.raises(NotFound):
+        additions.schedule_all(space.sessions, [first, wanted("nothing")])
+    assert (known(space), jobs(space)) == ([], [])
+    seen: list[str] = []
+    additions.schedule_all(
+        space.sessions, [first], rehearse=lambda _, found: seen.extend(each.job.state for each in found)
+    )
+    assert (seen, known(space), jobs(space)) == (["queued"], [], [])
+    (one,) = additions.schedule_all(space.sessions, [first])
+    again, two = additions.schedule_all(space.sessions, [first, wanted("shades", after=(0,))])
+    assert (one.new, again.new, two.new) == (True, False, True)
+    assert again.job.id == one.job.id
+    assert two.job.needs == (one.job.id,)
+    assert jobs(space) == [one.job.id, two.job.id]
