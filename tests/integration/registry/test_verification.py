@@ -414,7 +414,8 @@ def test_a_trigger_and_a_check_of_the_same_name_that_say_something_else_are_name
         )
         vandal.connection.execute("PRAGMA writable_schema = ON")
         vandal.connection.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, 'parent < child', 'parent <> child') WHERE name = 'edge'"
+            "UPDATE sqlite_master "
+            "SET sql = replace(sql, 'parent < child', 'parent <> child') WHERE name = 'edge'"
         )
         vandal.connection.execute("PRAGMA writable_schema = RESET")
     else:

@@ -1,0 +1,49 @@
+"""Evaluations: recorded once, found by search and gates, and never compared across protocols."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry import aliases, errors, evaluations, metrics
+from registry.models import Job
+from registry.search import search
+from registry.session import Sessions
+from tests import registry_world as world
+
+
+def found(session: object, text: str) -> list[str]:
+    return [record.ref for record in search(session, text).adapters]  # type: ignore[arg-type]
+
+
+def test_figures_of_two_protocols_are_asked_for_by_their_protocol(ledger: Sessions) -> None:
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+        world.learnt(session, "faces")
+        one = world.evaluated(session, "digits", 0.5)
+        assert world.evaluated(session, "digits", 0.5) == one
+        world.evaluated(session, "digits", 0.01)
+        assert found(session, "kid<0.02") == ["digits@1"]
+        assert found(session, "metric.kid.mean>0.4") == []  # the last one counts
+        other = world.evaluated(session, "faces", 0.01, protocol={"samples": 5})
+        with pytest.raises(errors.FilterInvalid, match="never compared"):
+            found(session, "kid<0.02")
+        assert found(session, f"kid@{other.protocol_digest[:8]}<0.02") == ["faces@1"]
+        assert found(session, "loss<1") == ["faces@1", "digits@1"]
+        gate = metrics.requirement(f"kid@{one.protocol_digest[:6]}<=0.02")
+        moved = aliases.point(session, "champion", "digits", require=[gate])
+        assert moved.gate[0]["protocol"] == one.protocol_digest
+        with pytest.raises(errors.GateClosed):
+            aliases.point(session, "champion", "faces", require=[gate])
+
+
+def test_an_evaluation_of_a_job_that_was_given_away_is_refused(ledger: Sessions) -> None:
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+        world.job(session, "measuring", state="running", fence=2)
+        made = world.evaluated(session, "digits", job_id="measuring", fence=2)
+        assert (made.job_id, made.fence) == ("measuring", 2)
+        session.get_one(Job, "measuring").fence = 3
+        session.flush()
+        with pytest.raises(errors.StaleFence):
+            world.evaluated(session, "digits", 0.7, job_id="measuring", fence=2)
+        assert evaluations.latest(session, "digits", made.protocol_digest) == made
