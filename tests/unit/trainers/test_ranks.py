@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from affinery.errors import ConfigInvalid
 from tests import tiny_models as tiny
 from tests.unit.trainers.test_loop import DIGITS, LETTERS, MASKED, trained
 from trainers.data import as_unit
-from trainers.loop import CoTraining, TaskData
+from trainers.loop import CoTraining
 from trainers.ranks import ALONE, Ranks
 from trainers.recipe import Recipe
+from trainers.streams import TaskData
 
 TOGETHER = """
 import sys
@@ -78,7 +78,7 @@ def apart(one: Adapter, other: Adapter) -> float:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made of the same two tasks, together."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-c", TOGETHER, str(folder)]
