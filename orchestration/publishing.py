@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from affinery.composed import ComposedModel
     from orchestration.kinds.contract import Attempt
     from trainers.evaluation import Judgement
-    from trainers.plan import TrainingPlan
+    from trainers.plan import PlannedTask, TrainingPlan
 
 JUDGED_SAMPLES = 200
 
@@ -227,7 +227,25 @@ def _provenance(
         "code_version": code,
         "environment": environment["digest"],
         "tracking_key": learnt.key,
+        **_begun(planned, learnt.adapter),
     }
+
+
+def _begun(planned: PlannedTask, learnt: Adapter) -> dict[str, Any]:
+    """Which tensors did not fit the adapter that it began from, and were started fresh."""
+    if planned.warm_start is None:
+        return {}
+    older = tensor_files.read_header(Path(planned.warm_start)).tensors
+    fits = {
+        name
+        for name, entry in older.items()
+        if name in learnt.tensors and _shape(learnt, name) == entry.shape
+    }
+    return {"warm_start": {"taken": len(fits), "fresh": sorted(learnt.tensors.keys() - fits)}}
+
+
+def _shape(adapter: Adapter, name: str) -> tuple[int, ...]:
+    return tuple(adapter.tensors[name].shape)
 
 
 def read_results(
@@ -253,8 +271,3 @@ def read_results(
         )
         for i, task in enumerate(tasks)
     ]
-
-
-def remember(path: Path, values: Mapping[str, str]) -> None:
-    """Keeps a small mapping beside a job, whole or not at all."""
-    tensor_files.write_whole(path, json.dumps(dict(values), sort_keys=True).encode())

@@ -15,7 +15,7 @@ from orchestration.jobs import JobRecord
 from orchestration.kinds.contract import Attempt
 from orchestration.services import Services
 from orchestration.tracking import Point, trainings
-from registry import backbones, tasks
+from registry import adapters, backbones, beginnings, tasks
 from registry import datasets as recorded
 from registry.columns import utc_now
 from registry.records import DatasetRecord, TaskRecord
@@ -47,7 +47,8 @@ class Train:
         def on_progress(line: ray_train.ProgressLine) -> None:
             for name, loss in line.losses.items():
                 if line.step not in told.get(name, {}):
-                    services.tracking.log_metrics(keys[name], [_point(line.step, loss, line.time)])
+                    idle = ("idle_share", line.idle, line.step, int(line.time * 1000))
+                    services.tracking.log_metrics(keys[name], [_point(line.step, loss, line.time), idle])
             attempt.tell.progress(line)
             failpoints.reach("training")
 
@@ -83,7 +84,11 @@ def plan_of(services: Services, job: JobRecord) -> tuple[list[TaskRecord], Train
         learners = [tasks.get(session, name) for name in job.tasks]
         sources = [recorded.by_id(session, task.dataset_id) for task in learners]
         backbone = backbones.by_id(session, learners[0].backbone_id)
-    services.store.verify(backbone.blob_digest)
+        begins = beginnings.of(session, job.id)
+        older = [begins[task.node_id].warm_start_id for task in learners]
+        starts = [None if node_id is None else adapters.by_id(session, node_id) for node_id in older]
+    for blob in (backbone.blob_digest, *(start.blob_digest for start in starts if start is not None)):
+        services.store.verify(blob)
     planned = tuple(
         PlannedTask(
             task.name,
@@ -95,8 +100,9 @@ def plan_of(services: Services, job: JobRecord) -> tuple[list[TaskRecord], Train
             task.classes,
             task.condition,
             task.image_size,
+            None if start is None else str(services.store.path(start.blob_digest)),
         )
-        for task, source in zip(learners, sources, strict=True)
+        for task, source, start in zip(learners, sources, starts, strict=True)
     )
     recipe = Recipe.from_dict(job.recipe)
     save_every = max(10, recipe.steps // 10)

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a workspace that holds what the pages speak of, and the files that they bring in."""
     here = tmp_path_factory.mktemp("guides")
     space, _ = create_workspace(here / "affinery-workspace")
-    services = Services(space.sessions, space.store, space.tracking, space.data, space.runs, store_url=None)
+    services = Services(space.sessions, space.store, space.tracking, space.data, space.runs, store_url="")
     world.tiny_backbone(here / "dit.safetensors")
     additions.add_backbone(space.sessions, space.store, here / "dit.safetensors", "dit")
     for seed, name in enumerate(("digits", "faces")):
