@@ -241,6 +241,7 @@ class Worker:
             owners = {owner for owner in session.scalars(query) if owner}
             queue.owners_gone(session, [owner for owner in owners if owner != self.owner and _is_dead(owner)])
             hopeless = queue.give_up(session)
+            queue.fire_due(session)
             self._choose(session)
             held = queue.claim(
                 session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
