@@ -123,10 +123,21 @@ class Hearts(threading.Thread):
             with self.services.sessions.begin() as session:
                 running.asked_for = queue.heartbeat(session, running.held, running.progress)
         except LeaseLost as error:
-            running.lost = error
-            self.remove(running)
+            self._over_or_lost(running, error)
         except Exception as error:  # noqa: BLE001 - a busy or absent database: the lease outlasts many beats
             log.warning("A heartbeat of job %s was missed: %s", running.job.id, error)
+
+    def _over_or_lost(self, running: Running, error: LeaseLost) -> None:
+        """A driver that has ended its job itself is left alone: it has still to tell MLflow of it."""
+        try:
+            with self.services.sessions.read() as session:
+                job = queue.get(session, running.job.id)
+        except Exception as away:  # noqa: BLE001 - the next beat asks again
+            log.warning("What became of job %s is not known yet: %s", running.job.id, away)
+            return
+        self.remove(running)
+        if job.state != "done" or job.fence != running.held.fence:
+            running.lost = error
 
 
 @dataclass
