@@ -105,6 +105,8 @@ def _publish(file: ComposeFile, folder: Path, fresh: bool) -> dict[str, str]:
 def inside(folder: Path, profiles: Sequence[str]) -> int:
     """The first process of the team's own namespaces. It ends when its standard input does."""
     ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+    if (pid := os.fork()) > 0:
+        return _bury(pid)
     environment = json.loads((folder / "env.json").read_text())
     file = compose_file.read(ROOT / "docker-compose.yml", environment, profiles)
     for stale in (*folder.glob("port-*"), folder / "control"):
@@ -131,6 +133,17 @@ def inside(folder: Path, profiles: Sequence[str]) -> int:
     finally:
         team.down()
     return 0
+
+
+def _bury(pid: int) -> int:
+    """What the first process of a namespace owes it: whoever is orphaned is waited for. → how `pid` ended
+
+    A container cannot end while one process in it is dead and not buried, such as a health check's.
+    """
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

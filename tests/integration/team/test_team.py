@@ -79,7 +79,7 @@ def objects(team: Team, bucket: str) -> list[str]:
 
 
 def test_what_was_learnt_on_the_cluster_is_in_the_registry_and_verifies(learnt: Team) -> None:
-    found = {entry["task"]: entry for entry in learnt.affinery("adapter", "list")}
+    found = {entry["name"]: entry for entry in learnt.affinery("adapter", "list")}
     assert set(found) == set(TASKS)
     assert learnt.affinery("verify")["findings"] == []
 
@@ -125,7 +125,7 @@ def test_the_service_answers_over_http_to_whoever_shows_the_token(learnt: Team) 
     token = learnt.secret("SERVICE_TOKEN")
     status, page = told(learnt, "service", "/v1/adapters", Authorization=f"Bearer {token}")
     assert status == 200
-    assert {entry["task"] for entry in page["items"]} == set(TASKS)
+    assert {entry["name"] for entry in page["items"]} == set(TASKS)
 
 
 def test_mlflow_refuses_a_host_name_that_it_was_not_told(learnt: Team) -> None:
@@ -168,4 +168,4 @@ def test_postgres_the_store_and_mlflow_are_killed_and_everything_is_there_again(
     for service in ("postgres", "store", "mlflow", "service"):
         assert learnt.until_healthy(service)["state"] == "running"
     assert learnt.affinery("verify")["findings"] == []
-    assert {entry["task"] for entry in learnt.affinery("adapter", "list")} == set(TASKS)
+    assert {entry["name"] for entry in learnt.affinery("adapter", "list")} == set(TASKS)
