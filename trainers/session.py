@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,7 +61,20 @@ class TrainingSession:
         backbone = load_backbone(path).to(device())
         self.model = ComposedModel(backbone, plan.fingerprint)
         self.training = CoTraining(self.model, [self._data(task) for task in plan.tasks], plan.recipe, ranks)
-        for task in plan.tasks:
+        self._warm_up(plan.tasks)
+
+    def join(self, *tasks: PlannedTask) -> None:
+        """Takes tasks into a training under way; from now on they are part of its plan."""
+        self.training.join(*(self._data(task) for task in tasks))
+        self._warm_up(tasks)
+        self.plan = replace(self.plan, tasks=(*self.plan.tasks, *tasks))
+
+    def leave(self, *names: str) -> None:
+        """Lets tasks go with what they have learnt; their adapters are saved with the others' at the end."""
+        self.training.leave(*names)
+
+    def _warm_up(self, tasks: Sequence[PlannedTask]) -> None:
+        for task in tasks:
             if task.warm_start is not None:
                 begin_from(self.training, task.name, read_adapter(Path(task.warm_start)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load
 
 from affinery.adapters.files import read_adapter
 from affinery.backbones.files import inspect_backbone, save_backbone
@@ -111,6 +112,28 @@ def test_resumed_in_a_new_process_a_training_ends_with_the_same_bytes(
     resumed.restore(tmp_path / "kept")
     assert resumed.step == 3
     assert finished(resumed, tmp_path / "resumed") == whole
+
+
+def test_tasks_join_and_leave_a_session_and_it_resumes_with_all_of_them(
+    plan: TrainingPlan, tmp_path: Path
+) -> None:
+    late = planned(tmp_path, "late", (9, 11), 5)
+    session = TrainingSession(plan)
+    session.advance()
+    session.join(late)
+    session.advance()
+    session.leave("digits")
+    session.save(tmp_path / "kept")
+    resumed = TrainingSession(replace(plan, tasks=(*plan.tasks, late)))
+    resumed.restore(tmp_path / "kept")
+    ends = [finished(one, tmp_path / name) for name, one in (("whole", session), ("resumed", resumed))]
+    assert ends[0] == ends[1]
+    assert session.step == 3 + plan.recipe.steps
+    alone = TrainingSession(replace(plan, tasks=(late,)))
+    [adapter] = finished(alone, tmp_path / "alone")
+    tensors = [load(one) for one in (adapter, ends[0][2])]
+    for name, tensor in tensors[0].items():
+        assert float((tensor - tensors[1][name]).abs().max()) <= 1e-5 * float(tensor.abs().max() + 0.01)
 
 
 def test_resumed_after_its_end_a_training_hands_out_the_same_adapters(
