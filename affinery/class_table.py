@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,7 @@ class PackedTable:
         # What is made in inference mode could not be used in a training that comes later.
         with torch.inference_mode(mode=False), torch.set_grad_enabled(grad):
             self._null = len(parts[0]) - 1
-            self._lows, self._highs = torch.tensor(blocks, device=parts[0].device).T.contiguous()
-            sizes = self._highs - self._lows
-            self._firsts = self._null + 1 + sizes.cumsum(0) - sizes  # of the tasks' rows in the table
+            self._lows, self._highs, self._firsts = places(tuple(blocks), self._null, parts[0].device)
             self._table = torch.cat(list(parts))
         self._made_of = [(part, *_state(part)) for part in parts if not part.is_inference()]
 
@@ -51,6 +50,17 @@ class PackedTable:
         own = (rows >= self._lows[task]) & (rows < self._highs[task])
         at = torch.where(own, rows - self._lows[task] + self._firsts[task], rows.clamp(max=self._null))
         return F.embedding(at, self._table)
+
+
+@lru_cache(maxsize=256)
+def places(
+    blocks: tuple[tuple[int, int], ...], null: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where blocks begin and end, and where their rows are in the table: moved to a device once."""
+    with torch.inference_mode(mode=False):
+        lows, highs = torch.tensor(blocks, device=device).T.contiguous()
+        sizes = highs - lows
+        return lows, highs, null + 1 + sizes.cumsum(0) - sizes
 
 
 def _state(part: Tensor) -> tuple[int, int]:

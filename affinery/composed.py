@@ -371,6 +371,11 @@ class ComposedModel(nn.Module):
             if self._trains(group):
                 group.kind.look([*self.banks(group).values()])
 
+    def looked(self) -> tuple[Any, ...]:
+        """What was decided by that for every layer: another form of pass where it is another."""
+        banks = (bank for group in self.groups.values() for bank in self.banks(group).values())
+        return tuple(None if bank.findings is None else bank.findings.form for bank in banks)
+
     def _keeping(self) -> AbstractContextManager[None]:
         """What a pass keeps for its gradients."""
         if self._level == "cheap" and torch.is_grad_enabled():

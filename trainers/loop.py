@@ -303,7 +303,7 @@ class CoTraining:
             if any(one is not None for one in conditions):  # their stems are lists of tensors to a graph
                 found = compute(inputs)
             else:
-                found = self.graphs.run(names, compute, inputs, gradients)
+                found = self.graphs.run((names, self.model.looked()), compute, inputs, gradients)
             losses.index_add_(0, where, found.to(losses))
 
     def _plan(self, names: tuple[str, ...], each: int) -> Plan:

@@ -98,6 +98,10 @@ class Findings:
     drowned: bool = False
     overlap: Tensor | None = None
 
+    @property
+    def form(self) -> tuple[bool | None, bool]:
+        return self.divisible, self.drowned
+
 
 class Lean(torch.autograd.Function):
     """`affiner`, which for its gradients keeps x, the narrow h = ReLU(W_down x) and its own output y alone.
@@ -285,7 +289,9 @@ class Affiner(Kind[AffinerConfig]):
         ]
         smallest, sizes = torch.stack([least, torch.stack(overlaps).to(least)]).tolist()
         for bank, low, size in zip(known, smallest, sizes, strict=True):
-            bank.findings = Findings(low > NEAR_ZERO, size > DROWNED)
+            # A pass that is played back writes its overlaps where the one that was recorded did.
+            overlap = None if bank.findings is None else bank.findings.overlap
+            bank.findings = Findings(low > NEAR_ZERO, size > DROWNED, overlap)
 
     def learning_rates(self) -> dict[str, float]:
         return {"s": 1.0}

@@ -36,7 +36,8 @@ class NoiseSchedule:
 
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x0, noise: (B, C, H, W); t: (B,) → x_t, of the same shape."""
-        return self._at(self.signal, t) * x0 + self._at(self.noise, t) * noise
+        signal, own = self._at(t)
+        return signal * x0 + own * noise
 
     def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What the network is to predict: ε, v = √ᾱ ε − √(1 − ᾱ) x_0 (Salimans & Ho 2022), or x_0."""
@@ -44,11 +45,14 @@ class NoiseSchedule:
             return noise
         if self.prediction == "sample":
             return x0
-        return self._at(self.signal, t) * noise - self._at(self.noise, t) * x0
+        signal, own = self._at(t)
+        return signal * noise - own * x0
 
-    @staticmethod
-    def _at(table: Tensor, t: Tensor) -> Tensor:
-        return table.to(t.device)[t][:, None, None, None]
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each."""
+        if self.signal.device != t.device:  # once, so that later steps wait for nothing
+            self.signal, self.noise = self.signal.to(t.device), self.noise.to(t.device)
+        return self.signal[t][:, None, None, None], self.noise[t][:, None, None, None]
 
 
 def stratified_steps(count: int, steps: int, generator: torch.Generator) -> Tensor:
