@@ -216,9 +216,7 @@ def load_bundle(folder: Path) -> ComposedModel:
         raise BundleInvalid(str(folder), "its backbone is not the one that the manifest names.")
     model = ComposedModel(load_backbone(path), fingerprint)
     for task in manifest.tasks:
-        adapter = read_adapter(folder / task["file"])
-        if adapter.meta.task != task["name"]:
-            raise BundleInvalid(str(folder), f"{task['file']} is the adapter of {adapter.meta.task!r}.")
+        adapter = read_adapter(folder / task["file"]).named(task["name"])
         held = (adapter.meta.kind, [*adapter.meta.class_names], [*adapter.meta.block])
         if held != (task["kind"], task["class_names"], task["block"]):
             raise BundleInvalid(str(folder), f"{task['file']} has other classes than the manifest says.")

@@ -7,6 +7,7 @@ be seen without. Whether its tensors fit the backbone's layers is seen when a mo
 from __future__ import annotations
 
 import mmap
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from affinery.adapters import meta as adapter_files
 from affinery.adapters.meta import AdapterMeta
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid
 from affinery.tensor_files import Header
-from registry import adapters, backbones, blobs, certificates, tasks
+from registry import adapters, backbones, blobs, certificates, renaming, tasks
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
 from registry.session import Sessions
 from registry.storage.contract import BlobStore
@@ -50,11 +51,12 @@ def checked(sessions: Sessions, store: BlobStore, task: str, blob: str) -> Arriv
     with sessions.read() as session:
         learner = tasks.get(session, task)
         backbone = backbones.by_id(session, learner.backbone_id)
+        names = renaming.names_ever(session, "task", learner.name)
         blobs.size_bytes(session, blob)
     path = store.path(blob)
     try:
         said, header = adapter_files.read_meta(path)
-        _agree(said, learner, backbone)
+        _agree(said, learner, backbone, names)
         _finite(path, header)
     except AdapterFileInvalid as error:
         _, reason = error.args  # where the store keeps it is nothing to its sender
@@ -87,11 +89,12 @@ def record(
     return brought
 
 
-def _agree(said: AdapterMeta, task: TaskRecord, backbone: BackboneRecord) -> None:
+def _agree(said: AdapterMeta, task: TaskRecord, backbone: BackboneRecord, names: Collection[str]) -> None:
+    """names: all that the task ever had; it may have been renamed since the file was written."""
     if said.backbone != backbone.digest:
         raise AdapterBackboneMismatch(task.name, backbone.digest, said.backbone)
     wanted = {
-        "task": task.name,
+        "task": said.task if said.task in names else task.name,
         "kind": task.kind,
         "config": task.config,
         "null_index": backbone.null_index,

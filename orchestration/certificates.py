@@ -76,10 +76,13 @@ def _null_row(model: ComposedModel, backbone: BackboneRecord, store: BlobStore) 
 def _adapter(model: ComposedModel, record: AdapterRecord, store: BlobStore) -> dict[str, Any]:
     """Read back out of the composed model, an adapter and its class rows are the published bytes."""
     from affinery.adapters.files import adapter_bytes
+    from affinery.adapters.meta import read_meta
 
-    if tensor_files.sha256_file(store.path(record.blob_digest)) != record.blob_digest:
+    path = store.path(record.blob_digest)
+    if tensor_files.sha256_file(path) != record.blob_digest:
         raise OlderTaskDisturbed(record.ref, "its stored file has been changed")
-    held = hashlib.sha256(adapter_bytes(model.adapter(record.task))).hexdigest()
+    born, _ = read_meta(path)  # the file keeps the name under which its task was learnt
+    held = hashlib.sha256(adapter_bytes(model.adapter(record.task).named(born.task))).hexdigest()
     if held != record.blob_digest:
         raise OlderTaskDisturbed(
             record.ref, "its tensors in the composed model are not those that were published"
@@ -106,7 +109,7 @@ def _replay(
         )
     if tensor_files.sha256_file(store.path(record.golden_blob)) != record.golden_blob:
         raise OlderTaskDisturbed(record.ref, "the file of its golden images has been changed")
-    outcome = replay(model, store.path(record.golden_blob), environment_digest)
+    outcome = replay(model, store.path(record.golden_blob), environment_digest, record.task)
     if outcome.level == "failed":
         raise OlderTaskDisturbed(
             record.ref, f"it draws other images than before (difference {outcome.difference:.2g})"

@@ -35,6 +35,6 @@ def export_lora(
         backbone = backbones.by_id(session, record.backbone_id)
     store.verify(record.blob_digest)
     spec = BackboneSpec.from_json(json.dumps(backbone.spec))
-    adapter = read_adapter(store.path(record.blob_digest), record.blob_digest)
+    adapter = read_adapter(store.path(record.blob_digest), record.blob_digest).named(record.task)
     writers[file_format](adapter, on_meta(spec, architecture(spec.arch)), folder)
     return record

@@ -89,7 +89,7 @@ def compose(services: Services, stage: Stage, fresh: Sequence[Adapter]) -> Compo
         load_backbone(services.store.path(stage.backbone.blob_digest)), stage.backbone.digest
     )
     for record in stage.older:
-        model.load(read_adapter(services.store.path(record.blob_digest)))
+        model.load(read_adapter(services.store.path(record.blob_digest)).named(record.task))
     for adapter in fresh:
         model.load(adapter)
     return model

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -116,12 +116,15 @@ def read_golden(path: Path) -> Golden:
         raise GoldenUnreadable(str(path), f"{error}.") from error
 
 
-def replay(model: ComposedModel, path: Path, environment_digest: str) -> Replay:
+def replay(model: ComposedModel, path: Path, environment_digest: str, task: str | None = None) -> Replay:
     """Draws a golden batch again with this model, which may hold more tasks by now.
 
+    task: what the model calls the task, where it is not the name under which the batch was drawn.
     Raises GoldenUnreadable and UnknownName.
     """
     golden = read_golden(path)
+    if task is not None:
+        golden = replace(golden, task=task)
     tensors = load(path.read_bytes())
     then, size = tensors.get(IMAGES), model.image_size(golden.task)
     if then is None or then.shape != (len(golden.rows), model.spec.channels, size, size):

@@ -6,7 +6,7 @@ What they say, and how it is checked, is in `meta.py`; here they become tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import load, save
@@ -28,6 +28,10 @@ class Adapter:
     @property
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def named(self, task: str) -> Adapter:
+        """The same under another name: a file carries the one its task had when it was learnt."""
+        return replace(self, meta=replace(self.meta, task=task))
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
         """By layer, its parts."""

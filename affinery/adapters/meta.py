@@ -39,6 +39,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 class AdapterMeta:
     """What an adapter says of itself.
 
+    task: the name under which it was learnt; the registry or the manifest says what the task is called now.
     block: the half-open range [lo, hi) of rows that its task owns in the extended class table.
     layout "append": the null row keeps its index and tasks' rows come after it (DiffScaler, eq. 1).
     condition: the spatial condition that the task is told: its `name`, its `channels`, how it is made.

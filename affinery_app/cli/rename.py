@@ -18,18 +18,11 @@ def rename(
     as_json: JsonOption = False,
 ) -> None:
     """Change a name, of all versions together. Digests and lineage stay."""
-    from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
-    from registry import renaming, tasks
+    from registry import renaming
 
     with open_workspace(workspace).sessions.begin() as session:
         record = renaming.rename(session, ref, name)
-        if record.kind == "task" and tasks.get(session, record.name).latest_version:
-            # Adapter files and bundles say the name themselves; nothing of this is written.
-            why = "adapters of it were learnt, whose files carry its name; a task is renamed before that"
-            raise ConfigInvalid(
-                record.was, f"{why}. Tags and notes can say more: affinery note {record.was} …"
-            )
     if as_json:
         emit(record.to_json())
         return

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from affinery.adapters.files import read_adapter
+from affinery.bundle import load_bundle
 from affinery.composed import ComposedModel
 from affinery.errors import AffineryError
 from orchestration import additions, publishing, queue
@@ -19,10 +20,12 @@ from orchestration.environment import environment_fingerprint
 from orchestration.errors import OlderTaskDisturbed, StageMoved
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
-from registry import adapters, backbones, blobs, tasks
+from registry import adapters, backbones, blobs, renaming, tasks
 from registry.errors import BlobDamaged, BlobMissing
+from registry.verification import verify
 from tests import learning_world as world
 from trainers.conditions import condition_record
+from trainers.replay import replay
 
 DIGEST = str(environment_fingerprint()["digest"])
 
@@ -102,6 +105,28 @@ def test_a_training_that_was_finished_is_published_without_training_or_ray(space
     (certificate,) = heard.certificates
     assert certificate.level == "bit-exact"
     assert [entry["ref"] for entry in certificate.results["replay"]] == ["old@1"]
+
+
+def test_an_older_task_under_a_new_name_is_proved_composed_and_shipped_under_it(
+    space: Services, tmp_path: Path
+) -> None:
+    with space.sessions.begin() as session:
+        renaming.rename(session, "task:old", "lines")
+    heard = world.Heard()
+    assert world.worker_here(space, heard).drain() == 1
+    (certificate,) = heard.certificates
+    assert certificate.level == "bit-exact"
+    assert [entry["ref"] for entry in certificate.results["adapters"]] == ["lines@1"]
+    assert [entry["task"] for entry in certificate.results["replay"]] == ["lines"]
+    with space.sessions.begin() as session:
+        renaming.rename(session, "task:new", "old-fashioned")
+    record = additions.compose_tasks(space.sessions, "both", ["lines", "old-fashioned"])
+    additions.write_composition(space.sessions, space.store, record, tmp_path / "bundle")
+    model = load_bundle(tmp_path / "bundle")
+    assert list(model.slots) == ["lines", "old-fashioned"]
+    golden = tmp_path / "bundle" / "golden" / "0.safetensors"
+    assert replay(model, golden, DIGEST, "lines").level == "bit-exact"
+    assert verify(space.sessions.engine, space.store).sound
 
 
 def test_a_finished_checkpoint_with_a_torn_adapter_is_not_taken_for_one(space: Services) -> None:

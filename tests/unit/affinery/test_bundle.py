@@ -199,7 +199,7 @@ def test_a_manifest_whose_tasks_changed_places_is_found(bundle: Path) -> None:
     tasks = json.loads((bundle / "manifest.json").read_text())["tasks"]
     tasks[0]["file"], tasks[1]["file"] = tasks[1]["file"], tasks[0]["file"]
     edit_manifest(bundle, tasks=tasks)
-    assert "adapters/1.safetensors is the adapter of 'letters'" in refusal(bundle)
+    assert "adapters/1.safetensors has other classes than the manifest says" in refusal(bundle)
 
 
 def test_a_manifest_of_other_class_names_is_found(bundle: Path) -> None:
