@@ -20,7 +20,7 @@ _PRESENT = {
     "postgresql": (
         "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
         "JOIN pg_namespace ON pg_namespace.oid = relnamespace "
-        "WHERE NOT tgisinternal AND tgenabled <> 'D' AND nspname = current_schema()"
+        "WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND nspname = current_schema()"
     ),
 }
 _WORDS = {

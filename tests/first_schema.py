@@ -7,6 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData
 
+from registry import tasks
+from registry.digests import digest_of
+
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 METRICS = {"digits": {"loss": 0.25}, "faces": {"recognition": {"share": 0.5}, "kid": [1]}}
 STATES = {
@@ -30,13 +33,14 @@ def fill(connection: Connection) -> None:
     def put(table: str, **values: Any) -> None:
         connection.execute(metadata.tables[table].insert(), values)
 
-    def node(number: int, kind: str, parents: dict[str, int]) -> None:
-        put("node", id=number, kind=kind, digest=f"{number:064x}", created_at=noon)
+    def node(number: int, kind: str, parents: dict[str, int], digest: str | None = None) -> None:
+        put("node", id=number, kind=kind, digest=digest or f"{number:064x}", created_at=noon)
         for role, parent in parents.items():
             put("edge", child=number, parent=parent, role=role, pos=0)
 
     put("blob", digest="b" * 64, size_bytes=7, created_at=noon)
-    for kind, name in (("backbone", "dit"), *(("dataset", name) for name in ("digits", "faces", *STATES))):
+    datasets = (("dataset", job.removeprefix("learnt-")) for job in STATES)
+    for kind, name in (("backbone", "dit"), *datasets):
         put("series", kind=kind, name=name, next_version=2)
     node(1, "backbone", {})
     versioned = {"version": 1, "size_bytes": 7}
@@ -53,7 +57,7 @@ def fill(connection: Connection) -> None:
     put("class_block", owner_id=1, backbone_id=1, lo=0, hi=11)
     for place, (job, state) in enumerate(STATES.items()):
         name = job.removeprefix("learnt-")
-        dataset, task, run, adapter = (number + 4 * place for number in (2, 3, 4, 5))
+        dataset, task, run, adapter, proof = (number + 5 * place for number in (2, 3, 4, 5, 6))
         node(dataset, "dataset", {})
         about = {"dvc_md5": "", "dvc_path": "", "image_count": 2, "licence": "", "source": ""}
         put(
@@ -65,7 +69,8 @@ def fill(connection: Connection) -> None:
             **about,
             **versioned,
         )
-        node(task, "task", {"backbone": 1, "dataset": dataset})
+        made_of = tasks.identity(name, f"{1:064x}", f"{dataset:064x}", "affiner", {"d": 8}, None)
+        node(task, "task", {"backbone": 1, "dataset": dataset}, digest_of(made_of))
         rows = {"lo": 11 + 2 * place, "hi": 13 + 2 * place}
         put("class_block", owner_id=task, backbone_id=1, **rows)
         learnt = name != job
@@ -102,7 +107,9 @@ def fill(connection: Connection) -> None:
         put("attempt", job_id=job, number=1, fence=1, started_at=noon, outcome=outcome)
         if learnt:
             made = {"environment": {}, "config": {}, "seed": 7, "code_version": "abc"}
-            node(run, "run", {"task": task})
+            told = {"job": job, "task": digest_of(made_of), "mlflow_run": None}
+            started = {"started_at": NOON.isoformat()}
+            node(run, "run", {"task": task}, digest_of(told | made | started))
             put("run", node_id=run, job_id=job, task_id=task, started_at=noon, ended_at=noon, **made)
             node(adapter, "adapter", {"task": task, "backbone": 1, "dataset": dataset, "run": run})
             put(
@@ -120,7 +127,38 @@ def fill(connection: Connection) -> None:
                 **part_of,
                 **settings,
             )
+            node(
+                proof,
+                "certificate",
+                {"adapter": adapter},
+                digest_of({"adapter": f"{adapter:064x}", "level": "unverified", "results": {}}),
+            )
+            put("certificate", node_id=proof, adapter_id=adapter, level="unverified", results={})
             jobs = metadata.tables["job"]
             connection.execute(jobs.update().where(jobs.c.id == job).values(state=state))
     for job, need in NEEDS:
         put("job_dependency", job_id=job, needs_job_id=need)
+
+
+def fill_later(connection: Connection, revision: str) -> None:
+    """What the schemas after the first one, up to this one, hold beyond it."""
+    noon = NOON.replace(tzinfo=None) if connection.dialect.name == "sqlite" else NOON
+    metadata = MetaData()
+    metadata.reflect(connection)
+
+    def put(table: str, **values: Any) -> None:
+        connection.execute(metadata.tables[table].insert(), values)
+
+    if revision >= "0002":
+        put("tag", node_id=5, key="owner", value="ann", changed_at=noon)
+        put("note", node_id=5, text="the first of all", changed_at=noon)
+        moved = {"task_id": 3, "name": "champion", "backbone_id": 1, "at": noon}
+        put("alias_move", number=1, adapter_id=5, gate=None, **moved)
+        put("alias_move", number=2, adapter_id=None, gate=None, **moved)
+    if revision >= "0003":
+        put("request", key="k", fingerprint="f" * 64, answer={"id": 1}, at=noon)
+    if revision >= "0004":
+        kept = {"cron": "0 3 * * *", "timezone": "UTC", "task_ids": [3], "payload": {}, "priority": 0}
+        said = {"when_changed": False, "together": False, "paused": True}
+        put("schedule", id=1, name="nightly", created_at=noon, next_run_at=noon, **kept, **said)
+        put("queue_limit", scope="resource", key="gpus", most=2.0)

@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, inspect, make_url, select, text
+from sqlalchemy import Connection, Engine, inspect, make_url, select, text
 
 import migrations.guards
 from migrations import guards_0001
-from registry import adapters, errors, guards, tasks
+from registry import adapters, errors, guards, invariants, protection, tasks
 from registry.models import Base, Job, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
 from tests import first_schema
@@ -224,3 +224,46 @@ def test_a_registry_of_the_first_schema_is_brought_up_with_what_it_holds(
             session.flush()
             assert session.get_one(Job, "next").number == len(first_schema.STATES) + 1
         engine.dispose()
+
+
+LATER = {"0002": ("tag", "note", "alias_move"), "0003": ("request",), "0004": ("schedule", "queue_limit")}
+
+
+@pytest.mark.parametrize("revision", KNOWN[:-1])
+def test_a_registry_of_any_earlier_schema_becomes_one_that_verifies(
+    revision: str, tmp_path: Path, empty_postgres_url: str
+) -> None:
+    from alembic import command
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    for url in (f"sqlite:///{tmp_path / 'registry.db'}", empty_postgres_url):
+        engine = connect(url, create=True)
+        settings = migrations.config()
+        for name in ("0001", *([revision] if revision > "0001" else ())):
+            with engine.begin() as connection:
+                settings.attributes["connection"] = connection
+                command.upgrade(settings, name)
+                if name == "0001":
+                    first_schema.fill(connection)
+        with engine.begin() as connection:
+            first_schema.fill_later(connection, revision)
+            counted = {name: _count(connection, name) for name in inspect(connection).get_table_names()}
+        migrations.upgrade(url)
+        check_schema(engine)
+        with engine.connect() as connection:
+            now = {name: _count(connection, name) for name in counted}
+            changed = {name for name, count in counted.items() if now[name] != count}
+            assert changed <= {"registry_info"}
+            assert all(now[table] for at, tables in LATER.items() if at <= revision for table in tables)
+            assert guards.found(connection) == guards.EXPECTED[engine.dialect.name]
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, Base.metadata) == []
+        assert list(protection.protected(engine)) == []
+        with sessions(engine).read() as session:
+            assert list(invariants.broken(session)) == []
+        engine.dispose()
+
+
+def _count(connection: Connection, table: str) -> int:
+    return connection.execute(text(f'SELECT count(*) FROM "{table}"')).scalar_one()
