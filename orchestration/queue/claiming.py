@@ -9,16 +9,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, TextClause, and_, insert, not_, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    FromClause,
+    Insert,
+    Row,
+    String,
+    TextClause,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from orchestration.jobs import DEFAULTS, Capacity, Claim
 from orchestration.queue import clock, limits
+from orchestration.queue.following import JOB, Steps, begins, steps, told
 from orchestration.queue.holding import LEASE_SECONDS
-from orchestration.queue.listing import from_rows
-from registry import events
-from registry.models import Attempt, Job
+from orchestration.queue.listing import columns, record
+from registry.models import Job, QueueLimit
 
 Condition = ColumnElement[bool] | TextClause
 PATIENCE_SECONDS = 120.0
@@ -37,23 +57,69 @@ def claim(
 ) -> Claim | None:
     """Takes the next job that may run: queued, due, its needs done, within the limits and what is free here.
 
-    What other workers lost is queued again by give_up, which every worker calls first.
+    What other workers lost is queued again by give_up, which every worker calls once a second.
 
     capacity: what is free on this worker; total: what it has when nothing runs; without it, no place is kept
     for large jobs. defaults: by kind, what a job takes that does not say it.
     """
     free = capacity or Capacity()
-    may: list[Condition] = [_READY, Job.run_at <= clock.now(), *limits.allowed(session, defaults)]
-    fits = _fits(free, defaults)
-    if total is not None and total != free:
-        fits += _first_in_line(session, [*may, *_fits(total, defaults)], fits)
-    row = _take(session, owner, [*may, *fits], lease_seconds)
+    given = {"claimed_by": owner, "lease_seconds": lease_seconds}
+    partly = total is not None and total != free
+    row: Row[Any] | None = None
+    if not partly:
+        row = _unlimited(_engine(session), free, tuple(defaults.items())).run(session, **given)
+    if row is None:
+        allowed = limits.allowed(session, defaults)
+        if allowed is None and not partly:
+            return None
+        may: list[Condition] = [_READY, Job.run_at <= clock.now(), *(allowed or [])]
+        fits = _fits(free, defaults)
+        if total is not None and partly:
+            fits += _first_in_line(session, [*may, *_fits(total, defaults)], fits)
+        row = _taking(_engine(session), [*may, *fits]).run(session, **given)
     if row is None:
         return None
-    tried = {"job_id": row.id, "number": row.attempts, "generation": row.generation, "fence": row.fence}
-    session.execute(insert(Attempt), [{**tried, "owner": owner, "started_at": row.heartbeat_at}])
-    events.append(session, "job.claimed", None, {"job": row.id, "owner": owner, "fence": row.fence})
-    return Claim(from_rows(session, [row])[0], owner, row.fence, row.attempts, row.failures)
+    return Claim(record(row), owner, row.fence, row.attempts, row.failures)
+
+
+def _engine(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+@lru_cache(maxsize=64)
+def _unlimited(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity], ...]) -> Steps:
+    """What most claims are: one statement, made once. It takes nothing where there is any limit."""
+    wanted = [
+        _READY,
+        Job.run_at <= clock.now(),
+        ~exists(select(QueueLimit.key)),
+        *_fits(free, dict(defaults)),
+    ]
+    return _taking(engine, wanted)
+
+
+def _taking(engine: str, wanted: Sequence[Condition]) -> Steps:
+    """Takes the first job of which this is true; its attempt begins, and an event tells of it."""
+    chosen = select(Job.id).where(*wanted).order_by(Job.rank, Job.number).limit(1)
+    taken = (
+        update(JOB)
+        .where(JOB.c.id == chosen.with_for_update(skip_locked=True).scalar_subquery())
+        .values(
+            state="running",
+            fence=JOB.c.fence + 1,
+            attempts=JOB.c.attempts + 1,
+            lease_owner=bindparam("claimed_by", type_=String),
+            heartbeat_at=clock.now(),
+            lease_expires_at=clock.later(bindparam("lease_seconds", type_=Float)),
+            error=None,
+        )
+    )
+
+    def follow(job: FromClause) -> list[Insert | Update]:
+        fact = {"job": job.c.id, "owner": job.c.lease_owner, "fence": job.c.fence}
+        return [begins(job), told(job, literal("job.claimed"), **fact)]
+
+    return steps(engine, taken, follow, columns)
 
 
 def _fits(room: Capacity, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]]:
@@ -73,22 +139,3 @@ def _first_in_line(
     if row is None:
         return []
     return [or_(Job.rank < row.rank, and_(Job.rank == row.rank, Job.number < row.number))]
-
-
-def _take(session: Session, owner: str, wanted: Sequence[Condition], lease_seconds: float) -> Job | None:
-    chosen = select(Job.id).where(*wanted).order_by(Job.rank, Job.number).limit(1)
-    return session.scalars(
-        update(Job)
-        .where(Job.id == chosen.with_for_update(skip_locked=True).scalar_subquery())
-        .values(
-            state="running",
-            fence=Job.fence + 1,
-            attempts=Job.attempts + 1,
-            lease_owner=owner,
-            heartbeat_at=clock.now(),
-            lease_expires_at=clock.later(lease_seconds),
-            error=None,
-        )
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    ).first()

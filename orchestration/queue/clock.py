@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, literal
+from sqlalchemy import ColumnElement, Float, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -25,9 +25,9 @@ def now() -> _Clock:
     return _Clock()
 
 
-def later(seconds: float) -> _Clock:
+def later(seconds: float | ColumnElement[float]) -> _Clock:
     """So many seconds from now; before now where they are negative."""
-    return _Clock(literal(float(seconds), Float()))
+    return _Clock(seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Float()))
 
 
 @compiles(_Clock, "sqlite")

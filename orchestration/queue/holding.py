@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Case, case, func, select, update
+from sqlalchemy import Case, FromClause, Insert, Update, bindparam, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from orchestration.errors import LeaseLost
 from orchestration.jobs import Claim
 from orchestration.queue import clock
+from orchestration.queue.following import JOB, Steps, ends, steps, told
 from registry import events
 from registry.models import Attempt, Job, JobDependency
 
@@ -49,10 +51,11 @@ def complete(session: Session, held: Claim) -> None:
 
     What was asked of it meanwhile came too late.
     """
-    _write(session, held, {"state": "done", **FREE})
-    end_attempt(session, held.job.id, "done", None)
-    _free_who_waits(session, held.job.id)
-    events.append(session, "job.done", None, {"job": held.job.id, "fence": held.fence})
+    completing = _completing(session.get_bind().dialect.name)
+    if completing.run(session, held_id=held.job.id, held_fence=held.fence) is None:
+        raise LeaseLost(held.job.id, held.fence)
+    # A statement of its own: it sees who came to wait while the first waited for the job.
+    session.connection().execute(_FREE_WHO_WAITS, {"done_id": held.job.id})
 
 
 def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
@@ -73,12 +76,17 @@ def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
     return state
 
 
-def release(session: Session, held: Claim) -> str:
-    """Gives a job back unfinished, as after Ctrl-C: the next resumes it. → its state. Raises LeaseLost."""
-    state, _ = _write(session, held, {"state": _left("queued"), "run_at": clock.now(), **FREE})
-    end_attempt(session, held.job.id, "interrupted", None)
+def release(session: Session, held: Claim, error: str | None = None, delay_seconds: float = 0.0) -> str:
+    """Gives a job back unfinished, as after Ctrl-C: the next resumes it. → its state. Raises LeaseLost.
+
+    error: what is wrong with the worker, not the job, which keeps its attempts and waits for that.
+    """
+    why = {} if error is None else {"error": error}
+    end = {"state": _left("queued"), "run_at": clock.later(delay_seconds)}
+    state, _ = _write(session, held, {**end, **why, **FREE})
+    end_attempt(session, held.job.id, "interrupted", error)
     word = "released" if state == "queued" else state
-    events.append(session, f"job.{word}", None, {"job": held.job.id})
+    events.append(session, f"job.{word}", None, {"job": held.job.id, **why})
     if state == "cancelled":
         mark_hopeless(session, held.job.id)
     return state
@@ -123,17 +131,36 @@ def mark_hopeless(session: Session, *job_ids: str) -> None:
     )
 
 
-def _free_who_waits(session: Session, job_id: str) -> None:
-    waiting = select(JobDependency.job_id).where(JobDependency.needs_job_id == job_id)
+@cache
+def _completing(engine: str) -> Steps:
+    mine = JOB.c.id == bindparam("held_id"), JOB.c.fence == bindparam("held_fence"), JOB.c.state == "running"
+    done = update(JOB).where(*mine).values(state="done", **FREE)
+
+    def follow(job: FromClause) -> list[Insert | Update]:
+        fact = {"job": job.c.id, "fence": job.c.fence}
+        return [ends(job, literal("done")), told(job, literal("job.done"), **fact)]
+
+    return steps(engine, done, follow, lambda job: [job.c.id])
+
+
+_FREE_WHO_WAITS = (
+    update(JOB)
     # In one order, so that two jobs that end at once never wait for each other here.
-    locked = select(Job.id).where(Job.id.in_(waiting)).order_by(Job.id).with_for_update()
-    if found := list(session.scalars(locked)):
-        session.execute(
-            update(Job)
-            .where(Job.id.in_(found))
-            .values(waits=Job.waits - 1)
-            .execution_options(synchronize_session=False)
+    .where(
+        JOB.c.id.in_(
+            select(JOB.c.id)
+            .where(
+                JOB.c.id.in_(
+                    select(JobDependency.job_id).where(JobDependency.needs_job_id == bindparam("done_id"))
+                )
+            )
+            .order_by(JOB.c.id)
+            .with_for_update()
+            .correlate(None)
         )
+    )
+    .values(waits=JOB.c.waits - 1)
+)
 
 
 def _delay(failures: int) -> float:

@@ -76,12 +76,15 @@ def list_all(session: Session) -> list[Limit]:
     return [Limit(row.scope, row.key, row.most) for row in rows]
 
 
-def allowed(session: Session, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]]:
-    """What is true of every job that may start now. Holds the limits until the transaction ends."""
+def allowed(session: Session, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]] | None:
+    """What is true of every job that may start now; None where there is no limit.
+
+    Holds the limits until the transaction ends.
+    """
     query = select(QueueLimit).order_by(QueueLimit.scope, QueueLimit.key)
     limits = list(session.scalars(query.with_for_update().execution_options(populate_existing=True)))
     if not limits:
-        return []
+        return None
     running = Job.state == "running"
     conditions: list[ColumnElement[bool]] = []
     own = {row.key: row.most for row in limits if row.scope == "submitter"}

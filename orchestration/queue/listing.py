@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, FromClause, Row, exists, select
+from sqlalchemy.orm import Session, aliased
 
 from orchestration.errors import JobNotFound
 from orchestration.jobs import LIVE, AttemptRecord, JobRecord
+from orchestration.queue.json_sql import gathered
 from registry.models import Attempt, Job, JobDependency, JobTask, Task
 
 T = TypeVar("T")
@@ -97,68 +98,41 @@ def attempts(session: Session, job_id: str) -> list[AttemptRecord]:
 
 def records(session: Session, *wanted: ColumnElement[bool], newest: int | None = None) -> list[JobRecord]:
     """The jobs of which all this is true, by number; or so many of the newest, newest first."""
-    query = select(Job).where(*wanted).execution_options(populate_existing=True)
+    query = select(*columns(Job.__table__)).where(*wanted)
     query = query.order_by(Job.number) if newest is None else query.order_by(Job.number.desc()).limit(newest)
-    return from_rows(session, list(session.scalars(query)))
+    return [record(row) for row in session.connection().execute(query)]
 
 
-def from_rows(session: Session, rows: Sequence[Job]) -> list[JobRecord]:
-    """Rows as records, with their tasks and needs."""
-    tasks: defaultdict[str, list[str]] = defaultdict(list)
-    needs: defaultdict[str, list[str]] = defaultdict(list)
+def columns(of: FromClause) -> list[ColumnElement[Any]]:
+    """What a record is made of: a job's columns, the names of its tasks and the ids of its needs."""
     named = (
-        select(JobTask.job_id, Task.name).join(Task, Task.node_id == JobTask.task_id).order_by(Task.node_id)
+        select(Task.name)
+        .join(JobTask, JobTask.task_id == Task.node_id)
+        .where(JobTask.job_id == of.c.id)
+        .order_by(Task.node_id)
     )
-    for chunk in chunks([row.id for row in rows]):
-        for job_id, name in session.execute(named.where(JobTask.job_id.in_(chunk))):
-            tasks[job_id].append(name)
-    for chunk in chunks([row.id for row in rows]):
-        edges = select(JobDependency.job_id, JobDependency.needs_job_id).join(
-            Job, Job.id == JobDependency.needs_job_id
-        )
-        for job_id, need in session.execute(
-            edges.where(JobDependency.job_id.in_(chunk)).order_by(Job.number)
-        ):
-            needs[job_id].append(need)
-    return [record(row, tasks[row.id], needs[row.id]) for row in rows]
+    need = aliased(Job)
+    needed = (
+        select(need.id)
+        .join(JobDependency, JobDependency.needs_job_id == need.id)
+        .where(JobDependency.job_id == of.c.id)
+        .order_by(need.number)
+    )
+    return [
+        *(of.c[name] for name in _FIELDS if name in of.c),
+        of.c.lease_owner.label("owner"),
+        gathered(named.correlate(of)).label("tasks"),
+        gathered(needed.correlate(of)).label("needs"),
+    ]
 
 
-def record(row: Job, tasks: Sequence[str], needs: Sequence[str]) -> JobRecord:
-    """A row as a record."""
-    return JobRecord(
-        id=row.id,
-        number=row.number,
-        kind=row.kind,
-        state=row.state,
-        tasks=tuple(tasks),
-        payload=row.payload,
-        needs=tuple(needs),
-        strategy=row.strategy,
-        workers=row.workers,
-        priority=row.priority,
-        submitted_by=row.submitted_by,
-        cpus=row.cpus,
-        gpus=row.gpus,
-        memory_bytes=row.memory_bytes,
-        backbone_id=row.backbone_id,
-        schedule_id=row.schedule_id,
-        created_at=row.created_at,
-        run_at=row.run_at,
-        fence=row.fence,
-        generation=row.generation,
-        attempts=row.attempts,
-        failures=row.failures,
-        max_attempts=row.max_attempts,
-        timeout_seconds=row.timeout_seconds,
-        waits=row.waits,
-        owner=row.lease_owner,
-        heartbeat_at=row.heartbeat_at,
-        request=row.request,
-        requested_by=row.requested_by,
-        requested_at=row.requested_at,
-        progress=row.progress,
-        error=row.error,
-    )
+def record(row: Row[Any]) -> JobRecord:
+    """A row of these columns as a record."""
+    values = {each: getattr(row, each) for each in _FIELDS}
+    return JobRecord(**values | {"tasks": tuple(row.tasks), "needs": tuple(row.needs)})
+
+
+_FIELDS = [each.name for each in fields(JobRecord)]
 
 
 def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterator[list[T]]:

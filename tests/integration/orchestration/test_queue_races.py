@@ -382,8 +382,8 @@ def test_ten_thousand_jobs_are_accepted_in_few_statements_and_claimed_through_an
     held = take(line)
     assert held is not None
     assert held.job.id == "job-00000"
-    assert len(statements) < 12
-    taking = next(each for each in statements if each.startswith("UPDATE job"))
+    assert len(statements) <= (6 if engine.dialect.name == "sqlite" else 1)
+    taking = next(each for each in statements if "UPDATE job" in each)
     inner = taking[taking.index("(SELECT job.id") + 1 : taking.index("LIMIT")]
     explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
     with engine.begin() as connection:
