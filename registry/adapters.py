@@ -5,15 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from registry import backbones, beginnings, blobs, events, names, nodes, refs, runs, tasks
+from registry import backbones, beginnings, blobs, events, learners, names, nodes, refs, runs, tasks
 from registry.adapter_rows import BY_ID, BY_IDS, BY_VERSION, QUERY, record
 from registry.digests import checked_digest, plain
-from registry.errors import NotFound, RecordInvalid, StaleFence
-from registry.models import Adapter, Job, JobTask, Node, Task
-from registry.records import AdapterRecord, TaskRecord
+from registry.errors import BlobUnknown, NotFound, RecordInvalid, StaleFence
+from registry.learners import Learner
+from registry.models import Adapter, Blob, Job, JobTask, Node, Task
+from registry.records import AdapterRecord
+
+_adapter, _blob, _job, _job_task = Adapter.rows().c, Blob.rows().c, Job.rows().c, JobTask.rows().c
+_INSERT = insert(Adapter.rows())
+_PUBLISHED = QUERY.where(
+    _adapter.job_id == bindparam("job"),
+    _adapter.task_id == bindparam("task"),
+    Node.rows().c.digest == bindparam("of"),
+)
+# The file, which then stays until this transaction ends, and the task's adapter that is made of it.
+_BROUGHT = (
+    select(
+        _blob.size_bytes,
+        select(func.min(_adapter.node_id))
+        .where(_adapter.task_id == bindparam("task"), _adapter.blob_digest == bindparam("of"))
+        .scalar_subquery()
+        .label("standing"),
+    )
+    .where(_blob.digest == bindparam("of"))
+    .with_for_update(read=True, key_share=True, of=Blob.rows())
+)
+# The row lock (PostgreSQL) holds off a new claim of the job until this transaction ends.
+_FENCE = (
+    select(
+        _job.fence,
+        _job.state,
+        exists().where(_job_task.job_id == _job.id, _job_task.task_id == bindparam("task")).label("trains"),
+    )
+    .where(_job.id == bindparam("job"))
+    .with_for_update(key_share=True, of=Job.rows())
+)
+_NEXT_VERSION = (
+    update(Task.rows())
+    .where(Task.rows().c.node_id == bindparam("task"))
+    .values(next_version=Task.rows().c.next_version + 1)
+    .returning(Task.rows().c.next_version)
+)
 
 
 def publish(
@@ -42,30 +79,23 @@ def publish(
     the same job gives the record that stands. StaleFence where the job has been given to another worker or no
     longer runs.
     """
-    learner = tasks.get(session, task)
+    learner = learners.get(session, task)
     checked_digest("The adapter", digest)
-    same = session.execute(
-        QUERY.where(Adapter.job_id == job_id, Adapter.task_id == learner.node_id, Node.digest == digest)
-    ).first()
+    same = session.execute(_PUBLISHED, {"job": job_id, "task": learner.node_id, "of": digest}).first()
     _check_fence(session, job_id, fence, learner, published=same is not None)
     if same is not None:
         return record(same)
     run = runs.latest_of(session, job_id, learner.node_id)
-    begins = beginnings.of(session, job_id)[learner.node_id]
-    warm = begins.warm_start_id if warm_start is None else get(session, warm_start).node_id
+    begun = beginnings.of(session, job_id)[learner.node_id].warm_start_id
+    if warm_start is not None:
+        warm: AdapterRecord | None = get(session, warm_start)
+    else:
+        warm = None if begun is None else by_id(session, begun)
     blobs.commit(session, blob_digest, size_bytes)
     if golden_blob is not None:
         blobs.require(session, golden_blob)
-    parents = [
-        (learner.backbone_id, "backbone"),
-        (learner.dataset_id, "dataset"),
-        (learner.node_id, "task"),
-        *([(run.node_id, "run")] if run is not None else []),
-        *([(warm, "warm-start")] if warm is not None else []),
-    ]
     values = {
         "run_id": None if run is None else run.node_id,
-        "warm_start_id": warm,
         "kind": names.checked("kind", kind),
         "blob_digest": blob_digest,
         "size_bytes": size_bytes,
@@ -78,7 +108,7 @@ def publish(
         "job_id": job_id,
         "fence": fence,
     }
-    made = _insert(session, learner, digest, parents, values)
+    made = _insert(session, learner, digest, warm, values)
     happened = {"ref": made.ref, "digest": digest, "job": job_id, "fence": fence}
     events.append(session, "adapter.published", made.node_id, happened)
     return made
@@ -100,81 +130,78 @@ def bring_in(
     It has no job, and so no fence; the file is its identity, and the kind and its config are the task's. The
     same file again for this task gives the record that stands.
     """
-    learner = tasks.get(session, task)
     # On PostgreSQL the second to bring in one file waits here for the first.
-    held = select(Task.node_id).where(Task.node_id == learner.node_id).with_for_update(key_share=True)
-    session.execute(held).one()
-    standing = QUERY.where(Adapter.task_id == learner.node_id, Adapter.blob_digest == blob_digest)
-    if (same := session.execute(standing.order_by(Adapter.node_id).limit(1)).first()) is not None:
-        return record(same)
-    warm = get(session, warm_start).node_id if warm_start is not None else None
+    learner = learners.get(session, task, hold=True)
+    file = session.execute(_BROUGHT, {"task": learner.node_id, "of": blob_digest}).first()
+    if file is None:
+        raise BlobUnknown(blob_digest)
+    if file.standing is not None:
+        return by_id(session, file.standing)
+    warm = None if warm_start is None else get(session, warm_start)
     values = {
-        "warm_start_id": warm,
+        "run_id": None,
         "kind": learner.kind,
         "blob_digest": blob_digest,
-        "size_bytes": blobs.require(session, blob_digest),
+        "size_bytes": file.size_bytes,
         "parameters": parameters,
         "config": learner.config,
         "provenance": plain("The adapter's provenance", provenance),
         "metrics": plain("The adapter's metrics", metrics),
         "mlflow_run_id": plain("The MLflow run", mlflow_run_id),
+        "golden_blob": None,
+        "job_id": None,
+        "fence": None,
     }
-    parents = [
-        (learner.backbone_id, "backbone"),
-        (learner.dataset_id, "dataset"),
-        (learner.node_id, "task"),
-        *([(warm, "warm-start")] if warm is not None else []),
-    ]
-    made = _insert(session, learner, blob_digest, parents, values)
+    made = _insert(session, learner, blob_digest, warm, values)
     events.append(session, "adapter.brought-in", made.node_id, {"ref": made.ref, "digest": blob_digest})
     return made
 
 
 def _insert(
     session: Session,
-    learner: TaskRecord,
+    learner: Learner,
     digest: str,
-    parents: Sequence[nodes.Parent],
+    warm: AdapterRecord | None,
     values: dict[str, Any],
 ) -> AdapterRecord:
-    version = _next_version(session, learner.node_id)
+    version = session.execute(_NEXT_VERSION, {"task": learner.node_id}).scalar_one() - 1
+    parents = [
+        (learner.backbone_id, "backbone"),
+        (learner.dataset_id, "dataset"),
+        (learner.node_id, "task"),
+        *([(values["run_id"], "run")] if values["run_id"] is not None else []),
+        *([(warm.node_id, "warm-start")] if warm is not None else []),
+    ]
     node = nodes.add(session, "adapter", digest, parents)
-    session.add(
-        Adapter(
-            node_id=node.id,
-            task_id=learner.node_id,
-            backbone_id=learner.backbone_id,
-            dataset_id=learner.dataset_id,
-            version=version,
-            **values,
-        )
+    values |= {
+        "node_id": node.id,
+        "task_id": learner.node_id,
+        "backbone_id": learner.backbone_id,
+        "dataset_id": learner.dataset_id,
+        "version": version,
+    }
+    session.execute(_INSERT, values | {"warm_start_id": None if warm is None else warm.node_id})
+    return AdapterRecord(
+        digest=digest,
+        created_at=node.created_at,
+        name=learner.name,
+        backbone=learner.backbone,
+        dataset=learner.dataset,
+        block=learner.block,
+        warm_start=None if warm is None else warm.ref,
+        **values,
     )
-    session.flush()
-    return by_id(session, node.id)
 
 
-def _check_fence(session: Session, job_id: str, fence: int, task: TaskRecord, published: bool) -> None:
-    # The row lock (PostgreSQL) holds off a new claim of the job until this transaction ends.
-    query = select(Job.fence, Job.state).where(Job.id == job_id).with_for_update(key_share=True)
-    job = session.execute(query).first()
+def _check_fence(session: Session, job_id: str, fence: int, task: Learner, published: bool) -> None:
+    job = session.execute(_FENCE, {"job": job_id, "task": task.node_id}).first()
     if job is None:
         known = list(session.scalars(select(JobTask.job_id).where(JobTask.task_id == task.node_id)))
         raise NotFound("job", job_id, known)
     if job.fence != fence or (job.state != "running" and not published):
         raise StaleFence(job_id, fence, job.fence, job.state)
-    if session.get(JobTask, (job_id, task.node_id)) is None:
+    if not job.trains:
         raise RecordInvalid("The adapter", f"job {job_id} does not train the task {task.name!r}")
-
-
-def _next_version(session: Session, task_id: int) -> int:
-    statement = (
-        update(Task)
-        .where(Task.node_id == task_id)
-        .values(next_version=Task.next_version + 1)
-        .returning(Task.next_version)
-        .execution_options(synchronize_session=False)
-    )
-    return session.scalars(statement).one() - 1
 
 
 def get(session: Session, ref: str) -> AdapterRecord:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Column, Select, String, delete, literal, select, union_all
+from sqlalchemy import Column, Select, String, bindparam, delete, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from registry import events, lineage
@@ -18,6 +18,12 @@ from registry.records import UploadRecord
 from registry.upsert import insert_if_new
 
 LEASE_SECONDS = 3600
+_blob = Blob.__table__.c
+_HOLD = (
+    select(_blob.size_bytes)
+    .where(_blob.digest == bindparam("digest"))
+    .with_for_update(read=True, key_share=True)
+)
 
 
 def begin_upload(session: Session, owner: str, lease_seconds: int = LEASE_SECONDS) -> UploadRecord:
@@ -47,10 +53,12 @@ def commit(session: Session, digest: str, size_bytes: int, upload_id: str | None
     checked_digest("A blob", digest)
     row = {"digest": digest, "size_bytes": size_bytes, "created_at": utc_now()}
     there_bytes = _held(session, digest)
-    if there_bytes is None:
+    while there_bytes is None:
         if insert_if_new(session, Blob, row):
             events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
-        there_bytes = session.scalars(select(Blob.size_bytes).where(Blob.digest == digest)).one()
+            there_bytes = size_bytes
+        else:  # another's, which may have been collected again since
+            there_bytes = _held(session, digest)
     if there_bytes != size_bytes:
         raise RecordInvalid(
             f"Blob {digest[:12]}", f"it is known to have {there_bytes:,} bytes, not {size_bytes:,}"
@@ -64,8 +72,7 @@ def _held(session: Session, digest: str) -> int | None:
 
     On PostgreSQL garbage collection passes over what is locked; on SQLite writers take turns.
     """
-    query = select(Blob.size_bytes).where(Blob.digest == digest)
-    return session.scalar(query.with_for_update(read=True, key_share=True))
+    return session.scalar(_HOLD, {"digest": digest})
 
 
 def known(session: Session, digest: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, bindparam, insert, select
 from sqlalchemy.orm import Session
 
 from registry import adapters, events, nodes
@@ -15,6 +16,15 @@ from registry.records import AdapterRecord, CertificateRecord
 
 Level = Literal["bit-exact", "tolerance", "unverified"]
 LEVELS: tuple[Level, ...] = ("bit-exact", "tolerance", "unverified")
+_INSERT = insert(Certificate.rows())
+_certificate, _node = Certificate.rows().c, Node.rows().c
+_STANDING = (
+    select(_certificate.node_id, _node.created_at)
+    .join_from(Certificate.rows(), Node.rows(), _node.id == _certificate.node_id)
+    .where(_certificate.adapter_id == bindparam("proved"), _node.digest == bindparam("digest"))
+    .order_by(_certificate.node_id)
+    .limit(1)
+)
 
 
 def record(
@@ -26,15 +36,14 @@ def record(
     adapter = adapters.get(session, stage_adapter)
     results = plain("The certificate's results", results)
     digest = digest_of({"adapter": adapter.digest, "level": level, "results": results})
-    for standing in list_for(session, adapter.ref):
-        if standing.digest == digest:
-            return standing
+    standing = session.execute(_STANDING, {"proved": adapter.node_id, "digest": digest}).first()
+    if standing is not None:
+        return _made(standing.node_id, digest, standing.created_at, adapter, level, results)
     node = nodes.add(session, "certificate", digest, [(adapter.node_id, "adapter")])
-    row = Certificate(node_id=node.id, adapter_id=adapter.node_id, level=level, results=results)
-    session.add(row)
-    session.flush()
+    row = {"node_id": node.id, "adapter_id": adapter.node_id, "level": level, "results": results}
+    session.execute(_INSERT, row)
     events.append(session, "certificate.recorded", node.id, {"adapter": adapter.ref, "level": level})
-    return _made(row, node, adapter)
+    return _made(node.id, digest, node.created_at, adapter, level, results)
 
 
 def list_for(session: Session, adapter_ref: str) -> list[CertificateRecord]:
@@ -51,16 +60,18 @@ def list_for(session: Session, adapter_ref: str) -> list[CertificateRecord]:
 
 def _record(row: Row[Certificate, Node], adapter: AdapterRecord) -> CertificateRecord:
     certificate, node = row
-    return _made(certificate, node, adapter)
+    return _made(node.id, node.digest, node.created_at, adapter, certificate.level, certificate.results)
 
 
-def _made(certificate: Certificate, node: Node, adapter: AdapterRecord) -> CertificateRecord:
+def _made(
+    node_id: int, digest: str, at: datetime, adapter: AdapterRecord, level: str, results: dict[str, Any]
+) -> CertificateRecord:
     return CertificateRecord(
-        node_id=node.id,
-        digest=node.digest,
-        created_at=node.created_at,
+        node_id=node_id,
+        digest=digest,
+        created_at=at,
         adapter=adapter.ref,
         adapter_id=adapter.node_id,
-        level=certificate.level,
-        results=certificate.results,
+        level=level,
+        results=results,
     )

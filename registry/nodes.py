@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from registry.columns import utc_now
 from registry.digests import checked_digest
 from registry.models import Backbone, Dataset, Edge, Node, Series
 from registry.upsert import insert_if_new
 
 Parent = tuple[int, str]  # node id, role
+_ADD, _ADD_EDGE = insert(Node.rows()), insert(Edge.rows())
 
 
-def add(session: Session, kind: str, digest: str, parents: Iterable[Parent]) -> Node:
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A node that this transaction wrote."""
+
+    id: int
+    digest: str
+    created_at: datetime
+
+
+def add(session: Session, kind: str, digest: str, parents: Iterable[Parent]) -> Added:
     """Write a node and where it came from. The row that says the rest follows, and seals its lineage."""
-    node = Node(kind=kind, digest=checked_digest(f"The {kind}", digest))
-    session.add(node)
     session.flush()
+    now = utc_now()
+    row = {"kind": kind, "digest": checked_digest(f"The {kind}", digest), "created_at": now}
+    key: Any = session.connection().execute(_ADD, row).inserted_primary_key
+    node_id: int = key[0]
     edges = [
-        {"child": node.id, "parent": parent, "role": role, "pos": pos}
+        {"child": node_id, "parent": parent, "role": role, "pos": pos}
         for pos, (parent, role) in enumerate(parents)
     ]
     if edges:
-        session.execute(insert(Edge), edges)
-    return node
+        session.execute(_ADD_EDGE, edges)
+    return Added(node_id, digest, now)
 
 
 def lock_series(session: Session, kind: str, name: str) -> None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry import names, renaming
@@ -48,6 +49,7 @@ _VERSIONED: dict[str, tuple[_Table, InstrumentedAttribute[str]]] = {
     "dataset": (Dataset, Dataset.name),
     "export": (Export, Export.name),
 }
+_Statement = Select[*tuple[Any, ...]]
 # What has no name of its own bears that of another kind.
 _NAMED_BY = {"adapter": "task", "export": "composition"}
 
@@ -96,37 +98,78 @@ def _nothing(session: Session, wanted: names.Ref, kind: str | None) -> NotFound:
 
 def in_use() -> ColumnElement[bool]:
     """Whether an adapter is not retired: its last word was not that."""
-    last = select(Event.kind).where(Event.subject == Adapter.node_id, Event.kind.in_((RETIRED, RESTORED)))
-    last = last.order_by(Event.id.desc()).limit(1).correlate(Adapter)
+    event, adapter = Event.rows(), Adapter.rows()
+    of_it = (event.c.subject == adapter.c.node_id, event.c.kind.in_((RETIRED, RESTORED)))
+    last = select(event.c.kind).where(*of_it).order_by(event.c.id.desc()).limit(1).correlate(adapter)
     return func.coalesce(last.scalar_subquery(), RESTORED) != RETIRED
 
 
 def _answers(session: Session, wanted: names.Ref, kind: str | None) -> list[NodeRecord]:
     found = _by_name(session, wanted, kind)
     if not found and wanted.may_be_digest:
-        found = _by_digest(session, wanted.name.lower(), kind)
-    return list(describe(session, found).values())
+        return list(describe(session, _by_digest(session, wanted.name.lower(), kind)).values())
+    return found
 
 
-def _by_name(session: Session, wanted: names.Ref, kind: str | None) -> list[int]:
+def _by_name(session: Session, wanted: names.Ref, kind: str | None) -> list[NodeRecord]:
     if wanted.alias is not None:
-        return _by_alias(session, wanted.name, wanted.alias) if kind in (None, "adapter") else []
-    ids: list[int] = []
+        ids = _by_alias(session, wanted.name, wanted.alias) if kind in (None, "adapter") else []
+        return list(describe(session, ids).values())
+    found: list[NodeRecord] = []
     learnt = False
-    for each, (table, _) in _VERSIONED.items():
+    for each, (latest, numbered) in _ANSWERS.items():
         if kind not in (None, each) or (kind is None and each == "export"):
             continue  # exports carry the names of their compositions: they answer only when asked for
-        query = _named(each, wanted.name).order_by(table.version.desc()).limit(1)
-        if wanted.version is not None:
-            query = query.where(table.version == wanted.version)
-        elif each == "adapter":
-            query = query.where(in_use())
-        answers = session.scalars(query).all()
-        learnt = learnt or (each == "adapter" and bool(answers))
-        ids.extend(answers)
+        query = latest if wanted.version is None else numbered
+        row = session.execute(query, {"called": wanted.name, "number": wanted.version}).first()
+        if row is not None:
+            found.append(_node(row, row.version))
+            learnt = learnt or each == "adapter"
     if wanted.version is None and (kind == "task" or (kind is None and not learnt)):
-        ids.extend(session.scalars(select(Task.node_id).where(Task.name == wanted.name)))
-    return ids
+        row = session.execute(_TASK, {"called": wanted.name}).first()
+        if row is not None:
+            found.append(_node(row, None))
+    return found
+
+
+def _answer(kind: str) -> tuple[_Statement, _Statement]:
+    """The last version that a name means, and the one of a number: each made once."""
+    table, name = _VERSIONED[kind]
+    versions, nodes = table.rows(), Node.rows()
+    source = versions.join(nodes, nodes.c.id == versions.c.node_id)
+    if table is Adapter:
+        source = source.join(Task.rows(), Task.rows().c.node_id == versions.c.task_id)
+    said = (nodes.c.id, nodes.c.kind, nodes.c.digest, nodes.c.created_at, _column(name).label("name"))
+    of_name = (
+        select(*said, versions.c.version).select_from(source).where(_column(name) == bindparam("called"))
+    )
+    last = of_name.order_by(versions.c.version.desc()).limit(1)
+    numbered = of_name.where(versions.c.version == bindparam("number"))
+    return last.where(in_use()) if table is Adapter else last, numbered
+
+
+def _column(of: InstrumentedAttribute[str]) -> ColumnElement[str]:
+    column: ColumnElement[str] = of.class_.rows().c[of.key]
+    return column
+
+
+def _node(row: Row[*tuple[Any, ...]], version: int | None) -> NodeRecord:
+    return NodeRecord(
+        node_id=row.id,
+        kind=row.kind,
+        digest=row.digest,
+        created_at=row.created_at,
+        name=row.name,
+        version=version,
+    )
+
+
+_ANSWERS = {kind: _answer(kind) for kind in _VERSIONED}
+_TASK = (
+    select(*Node.rows().c, Task.rows().c.name)
+    .join_from(Node.rows(), Task.rows(), Task.rows().c.node_id == Node.rows().c.id)
+    .where(Task.rows().c.name == bindparam("called"))
+)
 
 
 def _named(kind: str, name: str) -> Select[int]:

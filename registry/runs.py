@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from registry import events, nodes, tasks
+from registry import events, learners, nodes, tasks
 from registry.digests import digest_of, plain
 from registry.models import Node, Run, Task
 from registry.records import RunRecord
@@ -29,7 +29,7 @@ def record(
     ended_at: datetime,
 ) -> RunRecord:
     """Record a training that ended. The same job, task and MLflow run again give the record that stands."""
-    learner = tasks.get(session, task)
+    learner = learners.get(session, task)
     if job_id is not None and mlflow_run_id is not None:
         query = _query().where(
             Run.job_id == job_id, Run.task_id == learner.node_id, Run.mlflow_run_id == mlflow_run_id

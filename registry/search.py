@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal, not_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from affinery.errors import near
@@ -171,13 +171,17 @@ class _Reading:
         found: _Condition = Adapter.node_id.in_(ids)
         return found if self.equal() else not_(found)
 
-    def either(self, owner: InstrumentedAttribute[int], *conditions: _Condition) -> _Condition:
+    def either(
+        self, owner: InstrumentedAttribute[int], *conditions: _Condition, further: Sequence[_Condition] = ()
+    ) -> _Condition:
         """Whether the adapter has such a row, asked the quicker way.
 
         Few such rows are gathered first; of many, each adapter is asked for its own as the newest are walked.
+        further: conditions that cost too much to be counted with.
         """
-        rows = select(owner).where(*conditions)
-        counted = select(func.count()).select_from(rows.limit(_FEW + 1).subquery())
+        first = select(literal(1)).where(*conditions).limit(_FEW + 1)
+        rows = select(owner).where(*conditions, *further)
+        counted = select(func.count()).select_from(first.subquery())
         if self.session.scalars(counted).one() <= _FEW:
             return Adapter.node_id.in_(rows)
         return rows.where(owner == Adapter.node_id).correlate(Adapter).exists()
@@ -192,24 +196,27 @@ class _Reading:
         name, at, prefix = field.partition("@")
         if at:
             return self.evaluated(name, evaluations.find_protocol(self.session, prefix))
-        if self.has_own(name):
-            return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, name)
+        if own := self.own(name):
+            return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, own)
         found = evaluations.measuring(self.session, name)
         if len(found) > 1:
             known = ", ".join(f"{name}@{digest[:12]}" for digest in found)
             raise self.wrong(f"figures of different protocols are never compared: write one of {known}")
         if found:
             return self.evaluated(name, found[0])
-        return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, name)
+        return self.measured(Metric.adapter_id, Metric.adapter_id, Metric, (name,))
 
     def was_measured(self, field: str) -> bool:
         name, at, _ = field.partition("@")
-        return bool(at) or self.has_own(name) or bool(evaluations.measuring(self.session, name))
+        return bool(at) or bool(self.own(name)) or bool(evaluations.measuring(self.session, name))
 
-    def has_own(self, name: str) -> bool:
-        """Whether training itself measured this of some adapter."""
-        rows = select(Metric.adapter_id).where(Metric.name.in_(spellings(name)))
-        return self.session.execute(rows.limit(1)).first() is not None
+    def own(self, name: str) -> tuple[str, ...]:
+        """The spellings of it by which training itself measured some adapter, the one that is meant first."""
+        metric, names = Metric.rows(), _meant(name)
+        found = select(*(exists().where(metric.c.name == each) for each in names))
+        return tuple(
+            each for each, there in zip(names, self.session.execute(found).one(), strict=True) if there
+        )
 
     def evaluated(self, name: str, protocol: str) -> _Condition:
         """By the evaluation of each adapter that was recorded last under this protocol."""
@@ -224,21 +231,20 @@ class _Reading:
             Evaluation.protocol_digest == protocol,
             not_(superseded.exists()),
         )
-        return self.measured(Evaluation.adapter_id, Figure.evaluation_id, Figure, name, *this)
+        return self.measured(Evaluation.adapter_id, Figure.evaluation_id, Figure, _meant(name), *this)
 
     def measured(
         self,
         adapter: InstrumentedAttribute[int],
         owner: InstrumentedAttribute[int],
         table: type[Metric] | type[Figure],
-        name: str,
+        names: Sequence[str],
         *conditions: _Condition,
     ) -> _Condition:
-        """The first of its spellings that its owner has; who has none of them has no such metric."""
+        """The first of these spellings that its owner has; who has none of them has no such metric."""
         bound = self.column(table.value, self.number())
-        if name.rpartition(".")[2] in HEADLINES:
-            return self.either(adapter, table.name == name, bound, *conditions)
-        names = spellings(name)
+        if len(names) == 1:
+            return self.either(adapter, table.name == names[0], bound, further=conditions)
         ranks = {each: rank for rank, each in enumerate(names)}
         other = aliased(table)
         better = select(other.name).where(
@@ -246,7 +252,8 @@ class _Reading:
             other.name.in_(names),
             case(ranks, value=other.name) < case(ranks, value=table.name),
         )
-        return self.either(adapter, table.name.in_(names), bound, not_(better.exists()), *conditions)
+        further = (not_(better.exists()), *conditions)
+        return self.either(adapter, table.name.in_(names), bound, further=further)
 
     def task(self) -> _Condition:
         return self.column_in(Adapter.task_id, refs.find(self.session, "task", self.term.value))
@@ -298,6 +305,11 @@ class _Reading:
 
     def above(self) -> _Condition:
         return self.among(reach(self.meant().node_id, down=False))
+
+
+def _meant(name: str) -> tuple[str, ...]:
+    """The recorded names that this one may stand for; one that is written in full is itself."""
+    return (name,) if name.rpartition(".")[2] in HEADLINES else spellings(name)
 
 
 _FIELDS: dict[str, Callable[[_Reading], _Condition]] = {

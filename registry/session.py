@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry import errors, guards
 from registry.digests import canonical
 
-HEAD = "0005"
-KNOWN = ("0001", "0002", "0003", "0004", "0005")
+HEAD = "0006"
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
 BUSY_SECONDS = 30
 _READ = "affinery_read"
 
@@ -110,7 +110,9 @@ def _check_creatable(path: Path, create: bool) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reading = bool(connection.get_execution_options().get(_READ))
-    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reading else 'OFF'}")
+    if connection.info.get(_READ) is not reading:  # it is the connection's until it is said otherwise
+        connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reading else 'OFF'}")
+        connection.info[_READ] = reading
     # Reading first and writing later fails at once as locked, whatever the time-out: writers say so first.
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from registry import refs
@@ -15,7 +15,7 @@ from registry.errors import NotFound, RecordInvalid
 from registry.models import Node, Tag
 from registry.names import checked_text
 from registry.records import NodeRecord
-from registry.upsert import insert_if_new
+from registry.upsert import insert_new
 
 SUBJECTS: tuple[str, ...] = ("backbone", "dataset", "task", "adapter", "composition", "export")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -26,6 +26,9 @@ _OF = (
     .where(_tag.node_id.in_(bindparam("ids", expanding=True)))
     .order_by(_tag.node_id, _tag.key)
 )
+_OF_ONE = select(_tag.key, _tag.value).where(_tag.node_id == bindparam("of")).order_by(_tag.key)
+_HELD = _OF_ONE.with_for_update()
+_CHANGE = update(Tag.rows()).where(_tag.node_id == bindparam("of"), _tag.key == bindparam("which"))
 
 
 def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRecord:
@@ -44,16 +47,21 @@ def hold(session: Session, node_id: int) -> None:
 def put(session: Session, ref: str, tags: Mapping[str, str]) -> dict[str, str]:
     """Set these tags on what ref means, whatever they were; all its tags now."""
     node = subject(session, ref, "tag")
-    for key, value in tags.items():
-        value = _checked(key, value)
-        held = session.get(Tag, (node.node_id, key), with_for_update=True)
-        row = {"node_id": node.node_id, "key": key, "value": value, "changed_at": utc_now()}
-        if held is None and not insert_if_new(session, Tag, row):
-            held = session.get_one(Tag, (node.node_id, key), with_for_update=True)
-        if held is not None and held.value != value:
-            held.value, held.changed_at = value, utc_now()
-            session.flush()
-    return of(session, node.node_id)
+    wanted = {key: _checked(key, value) for key, value in tags.items()}
+    held = _held(session, node.node_id)
+    now = utc_now()
+    while missing := sorted(wanted.keys() - held.keys()):
+        rows = [
+            {"node_id": node.node_id, "key": key, "value": wanted[key], "changed_at": now} for key in missing
+        ]
+        if insert_new(session, Tag, rows) == len(rows):
+            break
+        held = _held(session, node.node_id)  # others were faster
+    for key, value in wanted.items():
+        if held.get(key, value) != value:
+            changed = {"of": node.node_id, "which": key, "value": value, "changed_at": now}
+            session.execute(_CHANGE, changed)
+    return dict(sorted((held | wanted).items()))
 
 
 def remove(session: Session, ref: str, keys: Iterable[str]) -> dict[str, str]:
@@ -69,7 +77,12 @@ def remove(session: Session, ref: str, keys: Iterable[str]) -> dict[str, str]:
 
 def of(session: Session, node_id: int) -> dict[str, str]:
     """A node's tags, by key."""
-    return {row.key: row.value for row in session.execute(_OF, {"ids": [node_id]})}
+    return {row.key: row.value for row in session.execute(_OF_ONE, {"of": node_id})}
+
+
+def _held(session: Session, node_id: int) -> dict[str, str]:
+    """A node's tags, which others then change only after this transaction's end (PostgreSQL)."""
+    return {row.key: row.value for row in session.execute(_HELD, {"of": node_id})}
 
 
 def of_each(session: Session, node_ids: Sequence[int]) -> dict[int, dict[str, str]]:

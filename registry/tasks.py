@@ -158,11 +158,12 @@ def _query() -> Select[Task, Node, str, int, Dataset, str]:
 
 def learns_from() -> ColumnElement[int]:
     """The dataset version that a task is on: its live job's, else its latest adapter's, else its first."""
-    live = select(JobTask.dataset_id).where(JobTask.task_id == Task.node_id, JobTask.live).limit(1)
-    newest = select(Adapter.dataset_id).where(Adapter.task_id == Task.node_id)
-    newest = newest.order_by(Adapter.version.desc()).limit(1)
-    own = (each.correlate(Task).scalar_subquery() for each in (live, newest))
-    return func.coalesce(*own, Task.dataset_id)
+    task, job_task, adapter = Task.rows(), JobTask.rows().c, Adapter.rows().c
+    live = select(job_task.dataset_id).where(job_task.task_id == task.c.node_id, job_task.live).limit(1)
+    newest = select(adapter.dataset_id).where(adapter.task_id == task.c.node_id)
+    newest = newest.order_by(adapter.version.desc()).limit(1)
+    own = (each.correlate(task).scalar_subquery() for each in (live, newest))
+    return func.coalesce(*own, task.c.dataset_id)
 
 
 def _records(session: Session, rows: list[_Row]) -> list[TaskRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import insert
@@ -15,10 +16,17 @@ def insert_if_new(session: Session, table: type[Base], values: dict[str, Any]) -
 
     Where another transaction writes the same key, this waits for its end.
     """
+    return insert_new(session, table, [values]) == 1
+
+
+def insert_new(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> int:
+    """The same of several rows in one statement: how many of them this transaction wrote."""
+    if not rows:
+        return 0
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(insert(table), [values])  # writers take turns there, so nobody can have been faster
-        return True
+        session.execute(insert(table.rows()), rows)  # writers take turns: nobody can have been faster
+        return len(rows)
     from sqlalchemy.dialects.postgresql import insert as upsert
 
-    statement = upsert(table).values(values).on_conflict_do_nothing().returning(*table.__table__.primary_key)
-    return session.execute(statement).first() is not None
+    statement = upsert(table.rows()).on_conflict_do_nothing().returning(*table.rows().primary_key)
+    return len(session.execute(statement, rows).all())
