@@ -1,12 +1,15 @@
 """A training's whole state on disk, as safetensors and JSON.
 
-Whoever resumes from it ends where an unbroken run ends, to the bit.
+Whoever resumes from it ends where an unbroken run ends, to the bit. Its record is written last; it has the
+digest of every file and its own, so that a checkpoint is whole or it is none, however its folder was copied.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,15 @@ from trainers.loop import CoTraining
 
 TENSORS, RECORD = "state.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+SCHEMA = 3
+log = logging.getLogger(__name__)
 
 
 def save_checkpoint(training: CoTraining, folder: Path) -> None:
     """Writes what trains, its averages, the optimizer's moments, every random stream, and where tasks stand.
 
-    Each task's tensors are its own, however tasks lie beside each other in memory.
+    Each task's tensors are its own, however tasks lie beside each other in memory. What safetensors files
+    lie in the folder already, the finished adapters, belong to the checkpoint.
     """
     tensors: dict[str, Tensor] = {}
     for i, learner in enumerate(training.learners):
@@ -42,17 +48,50 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
         tensors |= {f"finished.{i}.{name}": t for name, t in training.finished[task].tensors.items()}
     body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     tensor_files.write_whole(folder / TENSORS, body)
-    record = {
-        "schema": 2,
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
         "step": training.step,
         "done": training.done,
         "tasks": _tasks(training),
         "learners": [[learner.name, learner.state()] for learner in training.learners],
         "finished": list(training.finished),
         "recipe": training.recipe.to_dict(),
-        "digest": tensor_files.sha256_file(folder / TENSORS),
+        "files": {path.name: tensor_files.sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
     }
-    tensor_files.write_whole(folder / RECORD, json.dumps(record, sort_keys=True).encode())
+    body = json.dumps(record | {"digest": _digest(record)}, sort_keys=True).encode()
+    tensor_files.write_whole(folder / RECORD, body)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """Of everything that a record says but this."""
+    said = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; its files are not looked at. Raises CheckpointUnreadable."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        if record["schema"] != SCHEMA:
+            raise CheckpointUnreadable(str(folder), f"another version of Affinery wrote its {RECORD}")
+        if record["digest"] != _digest(record):
+            raise CheckpointUnreadable(str(folder), f"its {RECORD} is not the one that was saved")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointUnreadable(str(folder), f"its {RECORD} is torn ({error!r})") from error
+    found: dict[str, Any] = record
+    return found
+
+
+def check_files(folder: Path, record: Mapping[str, Any]) -> None:
+    """Reads every file of a checkpoint. Raises CheckpointUnreadable naming one that was not saved so."""
+    for name, digest in record["files"].items():
+        try:
+            same = tensor_files.sha256_file(folder / name) == digest
+        except OSError as error:
+            reason = f"its {name} cannot be read ({error.strerror})"
+            raise CheckpointUnreadable(str(folder), reason) from error
+        if not same:
+            raise CheckpointUnreadable(str(folder), f"its {name} is not the one that was saved")
 
 
 def restore_checkpoint(training: CoTraining, folder: Path) -> None:
@@ -60,11 +99,10 @@ def restore_checkpoint(training: CoTraining, folder: Path) -> None:
 
     Raises CheckpointUnreadable; then nothing has changed.
     """
+    record = read_record(folder)
+    check_files(folder, record)
     try:
-        record = json.loads((folder / RECORD).read_bytes())
         step, finished = int(record["step"]), list(record["finished"])
-        if record["digest"] != tensor_files.sha256_file(folder / TENSORS):
-            raise CheckpointUnreadable(str(folder), "its tensors are not those that were saved")
         if record["tasks"] != _tasks(training) or record["recipe"] != training.recipe.to_dict():
             raise CheckpointUnreadable(str(folder), "it belongs to another training")
         if set(training.finished) - set(finished):
@@ -123,12 +161,27 @@ def _check_shapes(
             raise CheckpointUnreadable(str(folder), f"its {name!r} is missing or has another shape")
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
-    """Every checkpoint below a folder, the furthest first; unreadable ones are left out."""
+def _log(torn: CheckpointUnreadable) -> None:
+    log.warning("%s", torn)
+
+
+def checkpoints_in(folder: Path, on_torn: Callable[[CheckpointUnreadable], None] = _log) -> Iterator[Path]:
+    """Every whole checkpoint below a folder, the furthest first.
+
+    on_torn: told of each that is passed over. Files are read as the iterator comes to them.
+    """
     found = []
-    for record in folder.rglob(RECORD):
+    for path in sorted(folder.rglob(RECORD)):
         try:
-            found.append((int(json.loads(record.read_bytes())["step"]), record.parent))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return [path for _, path in sorted(found, key=lambda item: (-item[0], str(item[1])))]
+            record = read_record(path.parent)
+        except CheckpointUnreadable as torn:
+            on_torn(torn)
+        else:
+            found.append((path.parent, record))
+    for each, record in sorted(found, key=lambda item: (-item[1]["step"], str(item[0]))):
+        try:
+            check_files(each, record)
+        except CheckpointUnreadable as torn:
+            on_torn(torn)
+        else:
+            yield each

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trainers.evaluation import Judgement
     from trainers.plan import TrainingPlan
 
+log = logging.getLogger(__name__)
+
 
 class Train:
     """One training of one or more tasks on one backbone."""
@@ -41,7 +43,7 @@ class Train:
         keys = trainings.begin(services.tracking, job, learners, sources, plan, folder)
         told = publishing.points(folder)
         attempt.check()
-        attempt.tell.started(_furthest(folder))
+        attempt.tell.started(_furthest(attempt))
         threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 
         def on_progress(line: ray_train.ProgressLine) -> None:
@@ -193,12 +195,17 @@ def _point(step: int, loss: float, at: float) -> Point:
     return ("loss", loss, step, int(at * 1000))
 
 
-def _furthest(folder: Path) -> int:
-    """The step from which a job goes on: that of its newest whole checkpoint."""
-    from trainers.checkpoints import RECORD, checkpoints_in
+def _furthest(attempt: Attempt) -> int:
+    """The step from which a job goes on: that of its newest whole checkpoint. Torn ones are told."""
+    from trainers.checkpoints import checkpoints_in, read_record
+    from trainers.errors import CheckpointUnreadable
 
-    found = checkpoints_in(folder)
-    return int(json.loads((found[0] / RECORD).read_bytes())["step"]) if found else 0
+    def on_torn(torn: CheckpointUnreadable) -> None:
+        log.warning("%s", torn)
+        attempt.tell.stage(str(torn))
+
+    found = next(checkpoints_in(attempt.folder, on_torn), None)
+    return 0 if found is None else int(read_record(found)["step"])
 
 
 def _read_adapters(checkpoint: Path, plan: TrainingPlan) -> list[Adapter]:

@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,14 @@ import pytest
 from orchestration import failpoints
 from orchestration.local_ray import LocalRay, address_in
 from tests import learning_world as world
-from tests.integration.faults.conftest import CREDENTIALS, ROOT, World, make_world, on_both_engines
+from tests.integration.faults.conftest import (
+    CREDENTIALS,
+    ROOT,
+    World,
+    make_world,
+    on_both_engines,
+    registry_away,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 WORK = """
@@ -26,9 +34,10 @@ import json, sys
 from orchestration.queue import holding
 from orchestration.services import Places
 from orchestration.worker import Worker
+from registry import session
 from tests.learning_world import Heard
 
-holding.RETRY_SECONDS = 0.01
+holding.RETRY_SECONDS, session.BUSY_SECONDS = 0.01, 1
 heard = Heard()
 Worker(Places(**json.loads(sys.argv[1])).open(), heard).drain()
 for job, error, state in heard.failures:
@@ -37,32 +46,54 @@ for job, error, state in heard.failures:
 
 
 class Workers:
-    """Worker processes, one after the other, and whatever they start: all carry the same mark."""
+    """Worker processes, one after the other, and whatever they start: all carry the same mark.
 
-    def __init__(self, made: World, marks: Path, **kills: str) -> None:
+    kills: by the name of a mark, the point at which whoever makes that mark dies. pauses: by the name of a
+    mark, the point at which a thread waits until the mark is gone.
+    """
+
+    def __init__(self, made: World, marks: Path, pauses: Mapping[str, str] = {}, **kills: str) -> None:
         self.made, self.marks, self.mark = made, marks, uuid.uuid4().hex
-        points = ",".join(f"{point}=kill@{marks / name}" for name, point in kills.items())
+        points = [f"{point}=kill@{marks / name}" for name, point in kills.items()]
+        points += [f"{point}=pause@{marks / name}" for name, point in pauses.items()]
         self.environment = {
             **os.environ,
             **CREDENTIALS,
-            failpoints.VARIABLE: points,
+            failpoints.VARIABLE: ",".join(points),
             "AFFINERY_TEST_MARK": self.mark,
             "PYTHONPATH": str(ROOT),
         }
 
-    def work(self) -> tuple[int, str]:
-        """One worker until the queue is empty, or it dies. → how it ended, what it said"""
+    def start(self) -> subprocess.Popen[bytes]:
+        """One worker until the queue is empty, or it dies."""
+        self.marks.mkdir(exist_ok=True)
         places = json.dumps(self.made.services.places.to_json())
-        done = subprocess.run(
-            [sys.executable, "-c", WORK, places],
-            env=self.environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
+        with self._said.open("wb") as said:
+            return subprocess.Popen(
+                [sys.executable, "-c", WORK, places],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=said,
+                stderr=said,
+            )
+
+    def work(self) -> tuple[int, str]:
+        """One worker to its end. → how it ended, what it said"""
+        return self.start().wait(200), self.talk()
+
+    @property
+    def _said(self) -> Path:
+        return self.marks.with_name(f"talk of {self.mark}")
+
+    def talk(self) -> str:
+        return self._said.read_text(errors="replace")
+
+    def wait_for(self, what: Callable[[], object]) -> None:
+        """Until something is so that must come to be."""
+        until = time.monotonic() + 120
+        while not what():
+            assert time.monotonic() < until, self.talk()
+            time.sleep(0.05)
 
     def happened(self) -> set[str]:
         return {path.name for path in self.marks.iterdir()}
@@ -80,18 +111,30 @@ class Workers:
 
 
 @on_both_engines
-def test_killed_from_its_samples_to_its_commit_a_job_is_published_once(made: World, tmp_path: Path) -> None:
+def test_killed_from_its_samples_to_its_commit_with_its_registry_away_meanwhile_a_job_is_published_once(
+    made: World, tmp_path: Path
+) -> None:
     marks = tmp_path / "marks"
-    marks.mkdir()
     kills = {"worker": "settling", "judged": "judged", "committing": "before-commit", "end": "after-commit"}
-    workers = Workers(made, marks, **kills)
-    assert workers.work()[0] == -signal.SIGKILL  # it was about to write down that its driver had died
-    assert made.job.state == "running"
+    pauses = {"worker waits": "settling:1", "driver waits": "before-commit:1"}
+    workers = Workers(made, marks, pauses, **kills)
     code, talk = workers.work()
-    assert code == 0, talk
-    assert workers.happened() == set(kills), talk
+    assert code == -signal.SIGKILL, talk  # it was about to write down that its driver had died
+    assert made.job.state == "running"
+    second = workers.start()
+    workers.wait_for((marks / "worker waits").exists)  # about to write that its driver died at the commit
+    with registry_away(made):
+        (marks / "worker waits").unlink()
+        workers.wait_for(lambda: "is written later" in workers.talk())
+    workers.wait_for((marks / "driver waits").exists)  # everything is written, nothing is committed
+    if made.services.sessions.engine.dialect.name == "postgresql":
+        with registry_away(made):
+            (marks / "driver waits").unlink()
+    (marks / "driver waits").unlink(missing_ok=True)
+    assert second.wait(200) == 0, workers.talk()
+    assert workers.happened() == set(kills), workers.talk()
     made.assert_published_once()
-    assert made.outcomes() == ["lost", "failed", "done"], talk
+    assert made.outcomes() == ["lost", "failed", "done"], workers.talk()
     assert workers.left_over() == []
 
 
@@ -130,12 +173,14 @@ def test_killed_and_torn_in_the_middle_of_its_training_a_job_ends_as_an_unbroken
 ) -> None:
     made = replace(untrained, services=replace(untrained.services, ray_address=ray_that_kills))
     first = Workers(made, tmp_path / "marks", driver="training:4", worker="settling")
-    assert first.work()[0] == -signal.SIGKILL
+    code, talk = first.work()
+    assert code == -signal.SIGKILL, talk
     assert first.happened() == {"ray", "driver", "worker"}
     torn = tear(made.services.runs / made.job_id)
     assert torn == {"snapshot", "checkpoint"}
     second = Workers(made, tmp_path / "marks", claimed="claimed", trained="trained")
-    assert second.work()[0] == -signal.SIGKILL
+    code, talk = second.work()
+    assert code == -signal.SIGKILL, talk
     code, talk = second.work()
     assert code == 0, talk
     assert second.happened() == {"ray", "driver", "worker", "claimed", "trained"}
@@ -152,8 +197,8 @@ def tear(folder: Path) -> set[str]:
     for snapshot in folder.glob("**/checkpoint_manager_snapshot.json"):
         snapshot.write_bytes(snapshot.read_bytes()[:20])
         torn.add("snapshot")
-    whole = checkpoints_in(folder)
-    for file in whole[0].iterdir() if whole else ():
+    newest = next(checkpoints_in(folder), None)
+    for file in newest.iterdir() if newest is not None else ():
         if file.suffix == ".safetensors":
             file.write_bytes(file.read_bytes()[:100])
             torn.add("checkpoint")

@@ -305,7 +305,7 @@ def test_checkpoints_are_found_the_furthest_first_and_unreadable_ones_left_out(t
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").write_text(text)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["6", "7", "8"]
-    assert checkpoints_in(tmp_path / "nowhere") == []
+    assert list(checkpoints_in(tmp_path / "nowhere")) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

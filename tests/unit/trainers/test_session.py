@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,7 +157,38 @@ def test_a_save_that_ends_early_leaves_nothing_that_calls_itself_finished(
     with pytest.raises(OSError, match="directory"):
         session.save(tmp_path / "end")
     assert (tmp_path / "end" / adapter_name(1)).is_file()
-    assert checkpoints_in(tmp_path) == []
+    assert list(checkpoints_in(tmp_path)) == []
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flipped(path: Path) -> None:
+    """One bit in the middle, where a file of tensors holds numbers and a record says something."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [truncated, flipped, Path.unlink], ids=["truncated", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["adapter-0.safetensors", "state.safetensors", "state.json"])
+def test_a_checkpoint_of_which_any_file_is_torn_is_told_and_passed_over_for_the_one_before(
+    plan: TrainingPlan, tmp_path: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    session = TrainingSession(plan)
+    session.advance()
+    session.save(tmp_path / "before")
+    finished(session, tmp_path / "end")
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["end", "before"]
+    spoil(tmp_path / "end" / name)
+    told: list[str] = []
+    assert [path.name for path in checkpoints_in(tmp_path, lambda torn: told.append(str(torn)))] == ["before"]
+    if (name, spoil) != ("state.json", Path.unlink):  # without its record it never was a checkpoint
+        [line] = told
+        assert line.startswith(f"The checkpoint in {tmp_path / 'end'} cannot be used: its {name} ")
+    with pytest.raises(CheckpointUnreadable):
+        TrainingSession(plan).restore(tmp_path / "end")
 
 
 def test_a_checkpoint_of_another_plan_is_refused(plan: TrainingPlan, tmp_path: Path) -> None:
