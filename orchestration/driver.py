@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,7 @@ class Order:
 def run(services: Services, held: Claim, share: Share, tell: Teller) -> None:
     """Does the job and tells how it ended. Only an interruption is raised."""
     failpoints.reach("started")
-    if held.job.kind == "train" and held.job.strategy is None:
-        held = replace(held, job=replace(held.job, strategy=share.strategy))
+    held = held.planned(share.strategy)
     if share.why:
         tell.stage(f"{share.strategy}: {share.why}")
     attempt = Attempt(services, held, share, tell)

@@ -16,6 +16,7 @@
 | `uploaded` | driver: all blobs are put |
 | `row` | driver: before each row of the publishing transaction |
 | `before-commit`, `after-commit` | driver: around the transaction that ends the job |
+| `ray-started` | keeper of a worker's own Ray: it runs, nobody is told yet |
 | `settling` | worker: a driver has ended, nothing is written about it yet |
 
 Actions: `kill` (SIGKILL to itself), `exit` (at once, without clean-up), `raise` (an error that may heal),
@@ -46,6 +47,7 @@ POINTS = (
     "row",
     "before-commit",
     "after-commit",
+    "ray-started",
     "settling",
 )
 POLL_SECONDS = 0.05

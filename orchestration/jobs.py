@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -122,6 +122,12 @@ class Claim:
     fence: int
     attempt: int
     failures: int = 0
+
+    def planned(self, strategy: str) -> Claim:
+        """This claim, of a training that left its strategy open, with the one that was chosen for it."""
+        if self.job.kind != "train" or self.job.strategy is not None:
+            return self
+        return replace(self, job=replace(self.job, strategy=strategy))
 
 
 @dataclass(frozen=True)

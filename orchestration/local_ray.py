@@ -1,26 +1,32 @@
 """Ray on this machine, for one worker: in a process of its own, warm for every driver, gone with the worker.
 
-    python -m orchestration.local_ray PARENT FOLDER CPUS GPUS     writes its address; ends with its input
+    python -m orchestration.local_ray PARENT FOLDER CPUS GPUS UNTIL    writes its address; ends with its input
 
 In a process of its own, because Ray ends a process whose Ray dies; so the worker only sees that it has to be
-started again.
+started again. Ray waits 30 s for its own processes, which is too short on a machine that does much else: the
+keeper begins anew, in a clean process, until UNTIL (of the monotonic clock).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
+from orchestration import failpoints
 from orchestration.errors import RayUnavailable
 
 FOLDER = f"affinery-{os.getuid()}"
 ADDRESS, LOG = "address", "log"
 START_SECONDS = 180.0
+RAYS_OWN_SECONDS = 60.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -38,7 +44,8 @@ class LocalRay:
         if self._process is None or self._process.poll() is not None:
             self._clear()
             self._folder = _new_folder()
-            arguments = [os.getpid(), self._folder, self.cpus, self.gpus]
+            until = time.monotonic() + START_SECONDS
+            arguments = [os.getpid(), self._folder, self.cpus, self.gpus, until]
             with (self._folder / LOG).open("wb") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "orchestration.local_ray", *map(str, arguments)],
@@ -84,7 +91,7 @@ def _new_folder() -> Path:
 
 def address_in(file: Path) -> str:
     """The address, once it stands there. Raises RayUnavailable where Ray did not start."""
-    until = time.monotonic() + START_SECONDS
+    until = time.monotonic() + START_SECONDS + RAYS_OWN_SECONDS  # its last try may have just begun
     while not file.exists():
         if not file.parent.exists() or time.monotonic() > until:
             raise RayUnavailable("this machine", "it did not start")
@@ -101,7 +108,7 @@ def main() -> None:
     from orchestration.driver import end_with
     from orchestration.ray_train import prepare_environment
 
-    parent, folder, cpus, gpus = sys.argv[1:]
+    parent, folder, cpus, gpus, until = sys.argv[1:]
     end_with(int(parent))
     prepare_environment(local=True)
     # Processes that a driver has made ready for its training are not taken from it while it waits.
@@ -118,14 +125,38 @@ def main() -> None:
             logging_level="ERROR",
             log_to_driver=False,
             object_store_memory=OBJECT_BYTES,
-            _temp_dir=str(Path(folder) / "r"),
+            _temp_dir=tempfile.mkdtemp(prefix="r", dir=folder),
         )
-    except BaseException as error:
+        failpoints.reach("ray-started")
+    except Exception as error:
+        _end_children()
+        if time.monotonic() < float(until):
+            traceback.print_exc()
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - Ray leaves no half-started state behind
         tensor_files.write_whole(target, f"error: {error}".encode())
         raise
     tensor_files.write_whole(target, context.address_info["address"].encode())
     sys.stdin.buffer.read()
     ray.shutdown()
+
+
+def _end_children() -> None:
+    """What a start that failed has left: each process of Ray's, and what those have started."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # it has ended meanwhile
+            continue
+    below = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    for pid in below - {os.getpid()}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, 0)[0]:
+            continue
 
 
 OBJECT_BYTES = 256 << 20

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from orchestration.errors import RayAddressInvalid, RayUnavailable, Requested, T
 from orchestration.jobs import Capacity
 
 if TYPE_CHECKING:
+    from orchestration.cluster import Submitted
     from orchestration.planner import Share
     from trainers.plan import TrainingPlan
 
@@ -41,6 +43,9 @@ REPORT_SECONDS = 1.0
 """Ray takes one report a poll, and the worker waits with the next: a fast training tells several at once."""
 STOP_SECONDS = 45
 WARM_SECONDS = 0.5
+REACH_SECONDS = 10.0
+ACTORS = 5
+"""Ray Train's processes of one training: controller, worker, and three that mind groups, data and waiting."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -48,7 +53,10 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Ray Train sets it for its controller alone; its processes are shared out by their environment, and so
+    # none that was made ready would fit.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # Threads that wait by spinning starve each other as soon as anything else runs: up to ten times slower.
     "GOMP_SPINCOUNT": "1000",
 }
@@ -83,8 +91,8 @@ def connect_ray(address: str) -> None:
     if address.startswith(os.sep):
         address = local_ray.address_in(Path(address))
         prepare_environment(local=True)
-    elif "://" in address:
-        raise RayAddressInvalid(address)
+    else:
+        _reach(address)
     prepare_environment(local=False)
     import ray
 
@@ -94,6 +102,24 @@ def connect_ray(address: str) -> None:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
         raise RayUnavailable(address, str(error)) from error
+
+
+def check_address(address: str | None) -> None:
+    """Raises RayAddressInvalid for an address at which no driver can stand."""
+    if address is not None and "://" in address and not address.startswith(("http://", "https://")):
+        raise RayAddressInvalid(address)
+
+
+def _reach(address: str) -> None:
+    """Raises RayUnavailable where nobody listens; Ray itself would look for two minutes."""
+    check_address(address)
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # a word of Ray's, as `auto` is
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise RayUnavailable(address, f"nobody answers there ({error.strerror or error})") from error
 
 
 def machines() -> list[Capacity]:
@@ -107,7 +133,7 @@ def machines() -> list[Capacity]:
 def warm_up(address: str | None) -> None:
     """Makes ready what every training needs, while there is nothing else to do: imports, here and in Ray.
 
-    A Ray of ours keeps two processes for this driver, its controller's and its worker's, with torch in them.
+    A Ray of ours keeps as many processes for this driver as a training has actors, with torch in them.
     What fails here will be told when it is needed.
     """
     local = address is not None and address.startswith(os.sep)
@@ -123,13 +149,13 @@ def warm_up(address: str | None) -> None:
         from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
         ready = ray.remote(num_cpus=0, runtime_env={"env_vars": get_env_vars_to_propagate()})(_import_all)
-        ray.get([ready.remote() for _ in range(2)])
+        ray.get([ready.remote() for _ in range(ACTORS)])
     except Exception as error:  # noqa: BLE001 - the training itself says what is wrong
         log.warning("Nothing was made ready: %s", error)
 
 
 def _import_all() -> None:
-    """Runs in a process of Ray's; long enough that each of two gets one."""
+    """Runs in a process of Ray's; long enough that each gets one of its own."""
     import time
 
     import ray.train.torch  # noqa: F401
@@ -157,29 +183,44 @@ def train(
     done = finished_checkpoint(folder, plan)
     if done is not None:
         return done
-    assert share.ray is not None
-    connect_ray(share.ray)
-    share = planner.fitting(share, machines(), folder.name[:8])
     channel = folder / f"attempt-{attempt}"
     channel.mkdir(parents=True, exist_ok=True)
     (channel / PLAN).write_text(plan.to_json(), encoding="utf-8")
     (channel / STOP).unlink(missing_ok=True)
-    fit = _Fit(plan, folder, channel, share)
-    fit.start()
+    fit = _begun(plan, folder, channel, share)
     position = 0
     try:
         while fit.is_alive():
             fit.join(POLL_SECONDS)
             on_wait()
-            position = _tell(channel / PROGRESS, position, on_progress)
+            position, over = _tell(channel / PROGRESS, position, on_progress)
+            # It is saved before it is told; Ray takes its processes apart while we go on.
+            if over and (done := finished_checkpoint(folder, plan)) is not None:
+                return done
         _tell(channel / PROGRESS, position, on_progress)
     except BaseException as error:  # also Ctrl-C: what was trained is saved first
         nothing_to_save = position == 0 or (isinstance(error, Requested) and error.args[0] == "cancel")
         if not nothing_to_save:
             (channel / STOP).touch()
             fit.join(STOP_SECONDS)
+        fit.end()
         raise
     return fit.finished()
+
+
+def _begun(plan: TrainingPlan, folder: Path, channel: Path, share: Share) -> Fit | Submitted:
+    """The training, begun: from here where this machine is a node of Ray's, else as a job of the cluster."""
+    from orchestration.cluster import Submitted, is_remote
+
+    assert share.ray is not None
+    fit: Fit | Submitted
+    if is_remote(share.ray):
+        fit = Submitted(share.ray, channel, share)
+    else:
+        connect_ray(share.ray)
+        fit = Fit(plan, folder, channel, planner.fitting(share, machines(), folder.name[:8]))
+    fit.start()
+    return fit
 
 
 def finished_checkpoint(folder: Path, plan: TrainingPlan) -> Path | None:
@@ -206,20 +247,23 @@ def finished_checkpoint(folder: Path, plan: TrainingPlan) -> Path | None:
     return None
 
 
-def _tell(path: Path, position: int, on_progress: Callable[[ProgressLine], None]) -> int:
-    """Hands on the whole lines that were appended since `position`. → the new position"""
+def _tell(path: Path, position: int, on_progress: Callable[[ProgressLine], None]) -> tuple[int, bool]:
+    """Hands on the whole lines that were appended since `position`. → the new position; whether it is done"""
     if not path.exists():
-        return position
+        return position, False
     with path.open("rb") as file:
         file.seek(position)
         fresh = file.read()
     whole = fresh[: fresh.rfind(b"\n") + 1]
-    for line in whole.splitlines():
-        on_progress(ProgressLine(**json.loads(line)))
-    return position + len(whole)
+    over = False
+    for text in whole.splitlines():
+        line = ProgressLine(**json.loads(text))
+        on_progress(line)
+        over = line.step == line.steps
+    return position + len(whole), over
 
 
-class _Fit(threading.Thread):
+class Fit(threading.Thread):
     """`TorchTrainer.fit` beside the main thread, which keeps Ctrl-C and the heartbeat to itself."""
 
     def __init__(self, plan: TrainingPlan, folder: Path, channel: Path, share: Share) -> None:
@@ -266,6 +310,9 @@ class _Fit(threading.Thread):
         if result.checkpoint is None:
             raise TrainingFailed("Ray Train ended without a checkpoint")
         return Path(result.checkpoint.path)
+
+    def end(self) -> None:
+        """It ends with this process."""
 
     def finished(self) -> Path:
         """The finished checkpoint, or the error that the worker raised."""

@@ -18,11 +18,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from orchestration import failpoints, kinds, planner, queue, talk
+from orchestration import failpoints, kinds, planner, queue, ray_train, talk
 from orchestration.certificates import Certificate
 from orchestration.driver import Order
 from orchestration.drivers import Driver, DriverProcesses, Drivers, wait_for_talk
-from orchestration.errors import DriverDied, LeaseLost, NeverFits, Requested, TimedOut
+from orchestration.errors import DriverDied, LeaseLost, NeverFits, RayUnavailable, Requested, TimedOut
 from orchestration.jobs import DEAD, LIVE, Capacity, Claim, JobRecord
 from orchestration.local_ray import LocalRay
 from orchestration.planner import Share
@@ -44,6 +44,8 @@ SOON_SECONDS = 600.0
 """A job that is due so soon is waited for by whoever runs the queue until it is empty."""
 TIMEOUT = "timeout"
 SHARE = "share.json"
+RAY_TRIES = 3
+RAY_AGAIN_SECONDS, RAY_LONGEST_SECONDS = 5.0, 300.0
 MOST_SEEN = 64
 AWAY = (RegistryUnreachable, RegistryBusy)
 
@@ -156,6 +158,7 @@ class Worker:
     drivers: Drivers = field(default_factory=DriverProcesses)
 
     def __post_init__(self) -> None:
+        ray_train.check_address(self.services.ray_address)
         self.capacity = self.given or planner.machine().capacity
         self._choice = planner.ALONE
         self._defaults = planner.defaults(self.capacity)
@@ -163,15 +166,22 @@ class Worker:
         self._running: list[Running] = []
         self._hearts: Hearts | None = None
         self._draining = False
+        self._without_ray: RayUnavailable | None = None
+        self._ray_tries = 0
         self.done = 0
 
     # --- what a caller does with it ---------------------------------------------------------------------
 
     def drain(self) -> int:
-        """Runs jobs until none is left to run now or, after a retry's delay, soon. → how many were done"""
+        """Runs jobs until none is left to run now or, after a retry's delay, soon. → how many were done
+
+        Raises RayUnavailable where Ray could not be had several times; the jobs stay in the queue.
+        """
         before = self.done
         with self._working():
             while True:
+                if not self._running and self._without_ray is not None and self._ray_tries >= RAY_TRIES:
+                    raise self._without_ray
                 self._fill(spare=False)
                 if self._running:
                     self._tick()
@@ -264,9 +274,11 @@ class Worker:
 
     def _begin(self, held: Claim) -> None:
         failpoints.reach("claimed")
-        order = Order.of(self.services, held, self._share(held.job))
+        share = self._share(held.job)
+        order = Order.of(self.services, held, share)
         takes = held.job.resources(self._defaults)
-        running = Running(held, order, self.drivers.start(order), takes, time.monotonic())
+        driver = self.drivers.start(order)
+        running = Running(held.planned(share.strategy), order, driver, takes, time.monotonic())
         self._running.append(running)
         assert self._hearts is not None
         self._hearts.add(running)
@@ -416,6 +428,8 @@ class Worker:
             error = talk.unpacked(ending["error"])
             if isinstance(error, (LeaseLost, StaleFence)):
                 self._lost(running, error)
+            elif isinstance(error, RayUnavailable):
+                self._given_back(running, error)
             else:
                 self._failed(running, error, may_heal=not ending["lasting"])
 
@@ -431,6 +445,8 @@ class Worker:
 
     def _done(self, running: Running, job: JobRecord) -> None:
         self.done += 1
+        if kinds.kind(job.kind).needs_ray:
+            self._without_ray, self._ray_tries = None, 0
         if not running.told_published and job.tasks:
             with self.services.sessions.read() as session:
                 found = [record for record in adapters.list_all(session) if record.job_id == job.id]
@@ -483,6 +499,20 @@ class Worker:
             return
         if state in DEAD:
             self._end_runs(running.job, "FAILED")
+        self.listener.failed(running.job, error, state)
+
+    def _given_back(self, running: Running, error: RayUnavailable) -> None:
+        """Nothing is wrong with the job: it waits for Ray, and keeps its attempts."""
+        delay = min(RAY_LONGEST_SECONDS, RAY_AGAIN_SECONDS * 2.0**self._ray_tries)
+        self._without_ray, self._ray_tries = error, self._ray_tries + 1
+        try:
+            with self.services.sessions.begin() as session:
+                state = queue.release(session, running.held, str(error), delay)
+        except LeaseLost as lost:
+            self._lost(running, lost)
+            return
+        if state == "cancelled":
+            self._end_runs(running.job, "KILLED")
         self.listener.failed(running.job, error, state)
 
     def _job(self, running: Running) -> JobRecord:
