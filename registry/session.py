@@ -9,8 +9,10 @@ with Sessions.read() as session: ...      # a consistent view; cannot write
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry import errors, guards
@@ -27,6 +29,7 @@ from registry.digests import canonical
 HEAD = "0006"
 KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
 BUSY_SECONDS = 30
+RESTED_SECONDS = 1.0
 _READ = "affinery_read"
 
 
@@ -41,16 +44,33 @@ def connect(url: str, *, create: bool = False) -> Engine:
     if backend == "sqlite":
         return _sqlite(parsed, create)
     if backend == "postgresql":
-        return create_engine(
+        engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,
             json_serializer=_dumps,
             connect_args={
                 "options": f"-c lock_timeout={BUSY_SECONDS * 1000}",
                 "connect_timeout": BUSY_SECONDS,
             },
         )
+        _try_rested(engine)
+        return engine
     raise errors.RegistryUnreachable(url, f"{backend!r} is neither sqlite nor postgresql")
+
+
+def _try_rested(engine: Engine) -> None:
+    """A connection that lay idle is tried before it is used: its server may be another by now."""
+
+    @event.listens_for(engine, "checkin")
+    def rests(_: Any, record: Any) -> None:
+        record.info["since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def tried(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get("since", math.inf) > RESTED_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error
 
 
 def _dumps(value: Any) -> str:
