@@ -89,7 +89,7 @@ def _engine(session: Session) -> str:
 @lru_cache(maxsize=64)
 def _unlimited(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity], ...]) -> Steps:
     """What most claims are: one statement, made once. It takes nothing where there is any limit."""
-    wanted = [
+    wanted: list[Condition] = [
         _READY,
         Job.run_at <= clock.now(),
         ~exists(select(QueueLimit.key)),
