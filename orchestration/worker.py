@@ -35,6 +35,7 @@ from registry.models import Job
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 TICK_SECONDS = 0.25
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 45.0
@@ -257,20 +258,35 @@ class Worker:
                 self.drivers.keep_ready(self._running[-1].order.share.ray)
 
     def _claim(self) -> Claim | None:
+        """What others left behind is looked for once a second, and before there is said to be no job."""
+        looked = time.monotonic() - self._looked >= LOOK_SECONDS
+        if looked:
+            self._look()
+        held = self._take()
+        if held is None and not looked:
+            self._look()
+            held = self._take()
+        return held
+
+    def _take(self) -> Claim | None:
+        with self.services.sessions.begin() as session:
+            self._choose(session)
+            return queue.claim(
+                session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
+            )
+
+    def _look(self) -> None:
+        """For jobs whose worker is gone, jobs that can never be done, and schedules that are due."""
         with self.services.sessions.begin() as session:
             query = select(Job.lease_owner).where(Job.state == "running", Job.lease_owner.is_not(None))
             owners = {owner for owner in session.scalars(query) if owner}
             queue.owners_gone(session, [owner for owner in owners if owner != self.owner and _is_dead(owner)])
             hopeless = queue.give_up(session)
             queue.fire_due(session)
-            self._choose(session)
-            held = queue.claim(
-                session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
-            )
+        self._looked = time.monotonic()
         for job, reason in hopeless:
             self._end_runs(job, "FAILED")
             self.listener.failed(job, reason, job.state)
-        return held
 
     def _begin(self, held: Claim) -> None:
         failpoints.reach("claimed")
