@@ -31,6 +31,13 @@ _WORDS = {
 }
 # How PostgreSQL spells a trigger's own words beyond what was written.
 _SPELT = ("(", ")", '"', "::text", "public.")
+# What goes round triggers on PostgreSQL: rules that rewrite statements, and sessions that play a replica.
+_DETOURS = (
+    "SELECT 'rule ' || rulename || ' of table ' || tablename FROM pg_rules "
+    "WHERE schemaname = current_schema() "
+    "UNION ALL SELECT 'setting session_replication_role' "
+    "WHERE current_setting('session_replication_role') <> 'origin'"
+)
 
 
 def present(connection: Connection) -> frozenset[str]:
@@ -42,6 +49,13 @@ def found(connection: Connection) -> dict[str, str]:
     """By name, the digest of each trigger's words in this database."""
     rows = connection.exec_driver_sql(_WORDS[connection.dialect.name])
     return {name: digest(trigger, function) for name, trigger, function in rows}
+
+
+def detours(connection: Connection) -> list[str]:
+    """What lets statements past the triggers of this database, for whoever connects as we do."""
+    if connection.dialect.name == "sqlite":
+        return []
+    return sorted(connection.exec_driver_sql(_DETOURS).scalars())
 
 
 def digest(trigger: str, function: str = "") -> str:

@@ -10,6 +10,7 @@ from registry import guards, promises, session
 from registry.findings import RESTORE, Finding
 
 _MIGRATE = "Bring the registry up to this program's schema: affinery migrate"
+_DROP = "Take it away, and look at what it has done meanwhile."
 
 
 def at_head(connection: Connection) -> Iterator[Finding]:
@@ -26,11 +27,18 @@ def protected(engine: Engine) -> Iterator[Finding]:
     dialect = engine.dialect.name
     with engine.connect() as connection:
         there, words = guards.present(connection), guards.found(connection)
+        detours = guards.detours(connection)
     for name, digest in sorted(guards.EXPECTED[dialect].items()):
         if name not in there:
             yield Finding("triggers", f"trigger {name}", "it is gone or switched off", RESTORE)
         elif words[name] != digest:
             yield Finding("triggers", f"trigger {name}", "it was changed: it says something else", RESTORE)
+    for name in sorted(words.keys() - guards.EXPECTED[dialect].keys()):
+        yield Finding(
+            "triggers", f"trigger {name}", "no Affinery made it: nobody knows what it changes", _DROP
+        )
+    for name in detours:
+        yield Finding("triggers", name, "statements go round the triggers by it", _DROP)
     for what, name, table, wrong in promises.broken(engine):
         yield Finding("constraints", f"{what} {name} of table {table}", wrong, RESTORE)
     if dialect == "sqlite":

@@ -5,8 +5,10 @@ On SQLite the connection is as sqlite3 gives it: foreign keys and recursive trig
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -50,6 +52,45 @@ def test_a_published_row_cannot_be_replaced(bare: Bare, table: str) -> None:
         bare.refused(f'INSERT OR REPLACE INTO "{table}" ({columns}) SELECT {columns} FROM "{table}"')
     elif table != "blob":
         bare.refused(f'TRUNCATE "{table}" CASCADE', words="never deleted")
+
+
+def test_no_row_of_sqlite_is_moved_or_written_over_by_its_rowid(
+    recorded_sqlite: Path, tmp_path: Path
+) -> None:
+    shutil.copy(recorded_sqlite, tmp_path / "registry.db")
+    bare = Bare(f"sqlite:///{tmp_path / 'registry.db'}")
+    for table in [*WRITTEN_ONCE, "task", "series", "job", "job_task", "blob"]:
+        first = f'WHERE rowid = (SELECT min(rowid) FROM "{table}")'
+        bare.refused(f'UPDATE "{table}" SET rowid = 777777 {first}', words="never")
+        bare.refused(
+            f'UPDATE OR REPLACE "{table}" SET _rowid_ = (SELECT max(oid) FROM "{table}") + 1 {first}'
+        )
+        columns = ", ".join(bare.columns(table))
+        bare.refused(
+            f'INSERT OR REPLACE INTO "{table}" (rowid, {columns}) SELECT rowid, {columns} FROM "{table}"'
+        )
+    digest = world.sha("another")
+    for row in (
+        f"blob (rowid, digest, size_bytes, created_at) VALUES (1, '{digest}', 1, '{NOW}')",
+        "series (rowid, kind, name, next_version) VALUES (1, 'backbone', 'new', 1)",
+        f"edge (rowid, child, parent, role, pos) VALUES (1, {bare.new_id}, 1, 'made', 0)",
+    ):
+        bare.refused(bare.node("run"), f"INSERT OR REPLACE INTO {row}", words="in this place already")
+    bare.connection.close()
+
+
+def test_a_cycle_is_refused_even_where_checks_are_left_out(recorded_sqlite: Path, tmp_path: Path) -> None:
+    shutil.copy(recorded_sqlite, tmp_path / "registry.db")
+    bare = Bare(f"sqlite:///{tmp_path / 'registry.db'}")
+    bare.connection.execute("PRAGMA ignore_check_constraints = ON")
+    older = "(SELECT max(id) - 1 FROM node)"
+    bare.refused(
+        bare.node("run"),
+        bare.node("run"),
+        f"INSERT INTO edge VALUES ({older}, {bare.new_id}, 'younger', 0)",
+        words="a parent is older",
+    )
+    bare.connection.close()
 
 
 def test_replacing_by_name_and_version_instead_of_by_id_is_refused_too(bare: Bare) -> None:

@@ -266,4 +266,4 @@ def test_a_registry_of_any_earlier_schema_becomes_one_that_verifies(
 
 
 def _count(connection: Connection, table: str) -> int:
-    return connection.execute(text(f'SELECT count(*) FROM "{table}"')).scalar_one()
+    return int(connection.execute(text(f'SELECT count(*) FROM "{table}"')).scalar_one())

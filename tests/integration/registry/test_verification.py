@@ -435,6 +435,23 @@ def test_a_trigger_and_a_check_of_the_same_name_that_say_something_else_are_name
     told(look(), "constraint ck_edge_no_cycle of table edge", "should say")
 
 
+def test_what_goes_round_the_triggers_or_was_added_to_them_is_named(vandal: Vandal, look: Any) -> None:
+    if vandal.sqlite:
+        vandal.connection.execute(
+            "CREATE TRIGGER silent AFTER INSERT ON tag BEGIN UPDATE tag SET value = 'other'; END"
+        )
+        told(look(), "triggers: trigger silent", "no Affinery made it")
+        return
+    vandal.connection.execute("CREATE RULE silent AS ON DELETE TO tag DO INSTEAD NOTHING")
+    vandal.connection.execute("ALTER TABLE edge ENABLE REPLICA TRIGGER edge_no_update")
+    name = vandal.one("SELECT current_database()")
+    vandal.connection.execute(f"ALTER DATABASE {name} SET session_replication_role = replica")
+    report = look()
+    told(report, "triggers: rule silent of table tag", "go round")
+    told(report, "triggers: setting session_replication_role", "go round")
+    told(report, "triggers: trigger edge_no_update", "gone or switched off")
+
+
 def test_a_registry_of_another_schema_is_named_and_nothing_else_is_asked(vandal: Vandal, look: Any) -> None:
     vandal.connection.execute("UPDATE alembic_version SET version_num = '9999'")
     (finding,) = look().findings
