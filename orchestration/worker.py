@@ -169,6 +169,7 @@ class Worker:
         self._draining = False
         self._without_ray: RayUnavailable | None = None
         self._ray_tries = 0
+        self._looked = -math.inf
         self.done = 0
 
     # --- what a caller does with it ---------------------------------------------------------------------
@@ -327,8 +328,12 @@ class Worker:
         return planner.as_before(chosen, kept) if job.kind == "train" else chosen
 
     def _more_waits(self) -> bool:
-        with self.services.sessions.read() as session:
-            return session.scalars(select(Job.id).where(Job.state == "queued").limit(1)).first() is not None
+        try:
+            with self.services.sessions.read() as session:
+                query = select(Job.id).where(Job.state == "queued").limit(1)
+                return session.scalars(query).first() is not None
+        except AWAY:
+            return False
 
     def _worth_waiting(self) -> bool:
         """Whether a queued job becomes due by itself, and soon: what it needs is done, and it fits here."""
@@ -370,11 +375,14 @@ class Worker:
                 running.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
             case "failed" | "stopped":
                 running.ending = entry
-            case "published":
-                running.told_published = True
             case _:
                 pass
-        talk.pass_on(entry, running.job, self.listener, self.services.sessions)
+        try:
+            talk.pass_on(entry, running.job, self.listener, self.services.sessions)
+        except AWAY as error:
+            log.warning("What job %s published is told once it has ended: %s", running.job.id, error)
+            return
+        running.told_published |= entry["event"] == "published"
 
     def _mind(self, running: Running) -> None:
         """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""
