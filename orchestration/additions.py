@@ -476,16 +476,25 @@ def _card(
     return "\n".join(lines)
 
 
+def bundle_folder(record: CompositionRecord, out: Path | None, exports_folder: Path) -> Path:
+    """Where a composition's bundle goes. Raises ConfigInvalid where nothing can be written there."""
+    folder = (out or exports_folder / f"{record.name}-{record.version}").absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigInvalid(str(folder), f"{error.strerror}; choose another with --out.") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
+    return folder
+
+
 def export_bundle(
     sessions: Sessions, store: BlobStore, ref: str, out: Path | None, exports_folder: Path
 ) -> ExportRecord:
     """Writes a composition as a bundle and records the export. The same export again changes nothing."""
     with sessions.read() as session:
         record = compositions.get(session, ref)
-    folder = (out or exports_folder / f"{record.name}-{record.version}").absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder.parent, os.W_OK):
-        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
+    folder = bundle_folder(record, out, exports_folder)
     digest, size_bytes = write_composition(sessions, store, record, folder)
     with sessions.begin() as session:
         return compositions.record_export(
