@@ -83,6 +83,14 @@ class ScheduleInvalid(OrchestrationError, UserError):
         return f"The schedule {name!r} cannot be kept: {reason}."
 
 
+class JobInvalid(OrchestrationError, UserError):
+    """What a job is asked to do cannot be understood. Args: its kind, what is wrong, field by field."""
+
+    def __str__(self) -> str:
+        kind, found = self.args
+        return f"A job of the kind {kind} cannot be done as it was asked for: {found}. Schedule it anew."
+
+
 class PlanInvalid(OrchestrationError, UserError):
     """A plan of tasks that cannot be read. Args: file, what is wrong, place by place."""
 
@@ -142,8 +150,8 @@ class RayAddressInvalid(OrchestrationError, UserError):
 
     def __str__(self) -> str:
         return (
-            f"{self.args[0]!r} is no address of Ray that a worker can use: Ray Train needs its driver on a "
-            f"node of the cluster. Start the worker on one, with AFFINERY_RAY_ADDRESS=auto or host:port."
+            f"{self.args[0]!r} is no address of Ray that a worker can use. Trainings are submitted with "
+            f"AFFINERY_RAY_ADDRESS=http://host:8265; on a node of the cluster it may be auto or host:port."
         )
 
 
@@ -219,6 +227,17 @@ class NeverFits(OrchestrationError, UserError):
         return (
             f"Job {job} needs {needs}, and {there}. Schedule it with less (--cpus, --gpus, --memory, "
             f"--workers), or start a worker on a larger machine."
+        )
+
+
+class TooLarge(OrchestrationError, UserError):
+    """A training needs more memory than there is. Args: how much, of what, what there is, what would help."""
+
+    def __str__(self) -> str:
+        least, parts, there, advice = self.args
+        return (
+            f"This training needs at least {least} of memory ({', '.join(parts)}), and {there}. "
+            f"Schedule it anew (affinery task train) with one of: {'; '.join(advice)}."
         )
 
 

@@ -108,12 +108,14 @@ def share(job: JobRecord, needed: Capacity, ray: str | None, choice: Choice) -> 
     """A job's part of its worker. choice: for the trainings that leave theirs open."""
     memory = 0 if math.isinf(needed.memory_bytes) else int(needed.memory_bytes)
     said = job.cpus is not None or job.gpus is not None
-    open_to = job.strategy is None and job.workers == 1 and not said
+    open_to = job.kind == "train" and job.strategy is None and job.workers == 1 and not said
     workers = choice.workers if open_to else job.workers
     gpus = needed.gpus
     if workers > 1 and 0 < gpus < workers:
         gpus = float(workers)  # two that exchange gradients cannot share one
-    strategy = job.strategy or (choice.strategy if open_to else "sequential")
+    strategy = job.strategy or (
+        choice.strategy if open_to else "data-parallel" if workers > 1 else "sequential"
+    )
     return Share(needed.cpus, gpus, memory, workers, ray, said, strategy, choice.why if open_to else "")
 
 
@@ -221,6 +223,25 @@ def choose(demand: Demand, there: Machine) -> Choice:
         gpus = float(workers if there.gpus >= workers else 0) if demand.gpus is None else demand.gpus
         return Choice(strategy, workers, cpus, gpus, demand.memory_bytes * workers or None, why)
     return Choice(strategy, 1, demand.cpus, demand.gpus, demand.memory_bytes or None, why)
+
+
+def foreseen(job: JobRecord, waiting: int, memory_bytes: int, there: Machine) -> Choice:
+    """How a worker that has this machine would train a job. waiting: jobs that leave it open, it included."""
+    several = len(job.tasks) > 1
+    said = None if several and job.strategy == "co-trained" else job.strategy
+    demand = Demand(
+        len(job.tasks) if several else waiting,
+        several,
+        int(job.recipe.get("batch", 0)),
+        memory_bytes,
+        said,
+        job.workers if job.workers > 1 else None,
+        job.cpus,
+        job.gpus,
+    )
+    if said is None and not several and job.workers == 1 and (job.cpus, job.gpus) != (None, None):
+        return replace(ALONE, cpus=job.cpus, gpus=job.gpus, why="it says itself what it takes")
+    return choose(demand, there)
 
 
 def _strategy(demand: Demand, there: Machine) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from registry.session import sessions, speaking, where
 from registry.storage.contract import BlobStore
 
 Progress = Callable[[int, int], None]
-_PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
+PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _read(session: Session, ref: str | None) -> _Record:
 
 
 def _scope(session: Session, ref: str) -> set[int]:
-    node = lineage.resolve(session, ref, prefer=_PREFERRED)
+    node = lineage.resolve(session, ref, prefer=PREFERRED)
     above = set(lineage.ancestors(session, node.node_id).nodes)
     proofs = select(Certificate.node_id).where(Certificate.adapter_id.in_(above))
     measured = select(Evaluation.node_id).where(Evaluation.adapter_id.in_(above))

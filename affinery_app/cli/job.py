@@ -1,7 +1,8 @@
-"""affinery job list | show | logs | watch | cancel | pause | resume | retry | priority."""
+"""affinery job add | list | show | logs | watch | cancel | pause | resume | retry | priority."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import job_add
 from affinery_app.cli.job_options import JobArgument, submitter
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from orchestration.jobs import JobRecord
 
 app = typer.Typer(help="What waits, runs and ran; and what is to become of it.", no_args_is_help=True)
+app.add_typer(job_add.app, name="add")
 OPEN = ("queued", "running", "paused")
+LONG = 300
 COLUMNS = ["job", "id", "kind", "state", "tasks", "progress", "what"]
 
 
@@ -39,6 +43,8 @@ def list_page(
     from affinery_app.wiring import open_workspace
     from orchestration import queue
     from orchestration.jobs import KINDS, STATES
+    from orchestration.obstacles import obstacles
+    from orchestration.planner import machine
 
     for noun, given, known in (("state", state, STATES), ("kind", kind, KINDS)):
         for word in given or []:
@@ -48,10 +54,15 @@ def list_page(
         jobs = queue.page(
             session, before=before, limit=limit, states=state or (), kinds=kind or (), task=task
         )
+        ways = obstacles(session, jobs, machine())
     if as_json:
-        emit([job.to_json() for job in jobs])
+        emit([job.to_json() | {"obstacle": ways.get(job.id)} for job in jobs])
         return
-    table(COLUMNS, [_line(job) for job in jobs], "No such job. Schedule a task: affinery task add NAME …")
+    table(
+        COLUMNS,
+        [_line(job, ways.get(job.id)) for job in jobs],
+        "No such job. Schedule a task: affinery task add NAME …",
+    )
     if len(jobs) == limit:
         say(f"\nOlder ones: affinery job list --before {jobs[-1].number}")
 
@@ -61,12 +72,15 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
     """One job: what it is to do, where it stands and why, and every attempt."""
     from affinery_app.wiring import open_workspace
     from orchestration import queue
+    from orchestration.obstacles import obstacles
+    from orchestration.planner import machine
 
     with open_workspace(workspace).sessions.read() as session:
         record = queue.get(session, job)
         tries = queue.attempts(session, record.id)
+        obstacle = obstacles(session, [record], machine()).get(record.id)
     if as_json:
-        emit(record.to_json() | {"tries": [each.to_json() for each in tries]})
+        emit(record.to_json() | {"obstacle": obstacle, "tries": [each.to_json() for each in tries]})
         return
     room = record.resources()
     fields(
@@ -74,8 +88,9 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
             ("job", f"{record.number} ({record.id})"),
             ("kind", record.kind),
             ("state", record.state),
-            ("what", standing(record)),
+            ("what", standing(record, obstacle)),
             ("tasks", record.tasks or None),
+            *([] if record.kind == "train" else [("asked", json.dumps(record.payload, ensure_ascii=False))]),
             ("after", [need[:8] for need in record.needs] or None),
             ("strategy", record.strategy or "chosen where it runs"),
             ("takes", f"{room.cpus:g} processors, {room.gpus:g} GPUs"),
@@ -83,6 +98,7 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
             ("submitted by", record.submitted_by),
             ("accepted", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("progress", _progress(record) or None),
+            *((f"result: {name}", _short(value)) for name, value in _result(record).items()),
         ]
     )
     print()
@@ -178,8 +194,6 @@ def watch(
 
 
 def _tell(job: JobRecord, facts: tuple[Any, ...], as_json: bool) -> None:
-    import json
-
     if as_json:
         print(json.dumps(job.to_json(), ensure_ascii=False), flush=True)
     else:
@@ -278,8 +292,19 @@ def _each(
         table(COLUMNS, [_line(record) for record in records], "")
 
 
-def _line(job: JobRecord) -> tuple[Any, ...]:
-    return (job.number, job.id[:8], job.kind, job.state, job.tasks, _progress(job), standing(job))
+def _line(job: JobRecord, obstacle: str | None = None) -> tuple[Any, ...]:
+    return (job.number, job.id[:8], job.kind, job.state, job.tasks, _progress(job), standing(job, obstacle))
+
+
+def _result(job: JobRecord) -> dict[str, Any]:
+    found: dict[str, Any] = (job.progress or {}).get("result", {})
+    return found
+
+
+def _short(value: Any) -> str:
+    """One part of a result; what is long stands in --json."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONG else f"{text[: LONG - 1]}… (all of it: --json)"
 
 
 def _progress(job: JobRecord) -> str:
@@ -287,10 +312,12 @@ def _progress(job: JobRecord) -> str:
     return f"{step} / {of}" if step is not None and of else ""
 
 
-def standing(job: JobRecord) -> str:
-    """Why a job is where it is, in a few words."""
+def standing(job: JobRecord, obstacle: str | None = None) -> str:
+    """Why a job is where it is, in a few words. obstacle: what keeps it from ever being taken."""
     from datetime import UTC, datetime
 
+    if obstacle is not None:
+        return obstacle
     if job.state == "running":
         asked = f", asked to {job.request} by {job.requested_by}" if job.request else ""
         return f"by {job.owner}{asked}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,24 @@ CpusOption = Annotated[
 GpusOption = Annotated[
     float | None,
     typer.Option(min=0, help="GPUs that it takes; 0.5 is half of one.", show_default="as its kind does"),
+]
+KeyOption = Annotated[
+    str | None, typer.Option(help="The same key again schedules nothing again.", show_default="none")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(min=1.0, help="Seconds that an attempt may take.", show_default="as long as it takes"),
+]
+MemoryOption = Annotated[
+    float | None, typer.Option(min=0, help="Memory that it takes, in GiB.", show_default="as its kind does")
+]
+RunAtOption = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M:%S%z"],
+        help="Not before this time: this machine's, or with a zone, as in 2030-01-31T03:00+01:00.",
+        show_default="at once",
+    ),
 ]
 JobArgument = Annotated[str, typer.Argument(help="The job's number, its id, or a unique beginning of that.")]
 

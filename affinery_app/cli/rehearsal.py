@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,6 @@ if TYPE_CHECKING:
     from orchestration.jobs import JobRecord
     from registry.records import TaskRecord
 
-WHY = {
-    "co-trained": "its tasks share one backbone in memory",
-    "sequential": "it was asked for",
-    "parallel": "it was asked for",
-    "data-parallel": "it was asked for",
-}
-
 
 class Rehearsal:
     """Sees what would be scheduled, while it is there, and shows it afterwards."""
@@ -35,10 +27,11 @@ class Rehearsal:
         from registry import tasks
 
         places: dict[str, int] = {}
+        waiting = sum(each.new and each.job.strategy is None for each in found)
         for place, each in enumerate(_in_order(found), 1):
             places[each.job.id] = place
             learners = [tasks.get(session, name) for name in each.job.tasks]
-            job = _described(session, each.job, learners)
+            job = _described(session, each.job, learners, waiting)
             after = [str(places.get(need, f"job {need[:8]}")) for need in each.job.needs]
             self.jobs.append({"place": place, "new": each.new} | job | {"after": after})
         times = [job["seconds"] for job in self.jobs if job["new"]]
@@ -55,7 +48,7 @@ class Rehearsal:
                     job["place"],
                     job["tasks"],
                     job["after"] or None,
-                    (job["strategy"] or "open") if job["new"] else "there already",
+                    job["strategy"] if job["new"] else "there already",
                     job["steps"],
                     f"{job['parameters']:,}",
                     size(job["memory_bytes"]),
@@ -66,7 +59,7 @@ class Rehearsal:
             "",
             numbers=("steps", "parameters", "memory", "time"),
         )
-        reasons = {job["strategy"] or "open": job["because"] for job in self.jobs if job["new"]}
+        reasons = {job["strategy"]: f"{job['because']} (on this machine)" for job in self.jobs if job["new"]}
         macs = sum(job["macs"] for job in self.jobs if job["new"])
         fields(
             [
@@ -75,6 +68,9 @@ class Rehearsal:
                 ("time", f"{_time(self.seconds)}, one after another{self._whence()}"),
             ]
         )
+        for job in self.jobs:
+            if job["refused"]:
+                say(f"{', '.join(job['tasks'])}: {job['refused']}")
         say("\nNothing was kept. Without --dry-run it is scheduled.")
 
     def _whence(self) -> str:
@@ -100,23 +96,25 @@ def _in_order(found: Sequence[Scheduled]) -> list[Scheduled]:
     return order
 
 
-def _described(session: Session, job: JobRecord, learners: Sequence[TaskRecord]) -> dict[str, Any]:
-    """What it does, what it takes, and how long such jobs took here."""
-    from affinery.backbones.contract import BackboneSpec
-    from affinery.estimate import Estimator, Setup
+def _described(
+    session: Session, job: JobRecord, learners: Sequence[TaskRecord], waiting: int
+) -> dict[str, Any]:
+    """What it does, what it takes, how it would be trained here, and how long such jobs took here."""
+    from orchestration import needs, planner
+    from orchestration.errors import TooLarge
     from orchestration.queue.history import pace
     from registry import backbones
 
-    backbone = backbones.by_id(session, learners[0].backbone_id)
-    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
-    recipe = job.recipe
-    costs = []
-    for task in learners:
-        setup = Setup(len(task.classes), recipe["batch"], recipe.get("mask_ratio", 0.0), task.image_size)
-        costs.append(Estimator(spec, setup).cost(task.kind, task.config))
-    steps = [cost.masked or cost.step for cost in costs]
+    backbone, recipe, here = backbones.by_id(session, learners[0].backbone_id), job.recipe, planner.machine()
+    need = needs.of_training(backbone, learners, recipe)
+    choice = planner.foreseen(job, waiting, need.memory_bytes, here)
+    refused = None
+    try:
+        if not here.gpus:
+            needs.check_fits(need, recipe, here.memory_bytes, "this machine")
+    except TooLarge as error:
+        refused = str(error)
     known = pace(session, backbone.node_id)
-    weights = costs[0].weights_bytes  # one backbone, however many tasks
     return {
         "tasks": [task.name for task in learners],
         "datasets": [task.dataset for task in learners],
@@ -124,13 +122,13 @@ def _described(session: Session, job: JobRecord, learners: Sequence[TaskRecord])
         "backbone": backbone.ref,
         "class_rows": [list(task.block) for task in learners],
         "priority": job.priority,
-        "strategy": job.strategy,
-        "because": WHY.get(job.strategy or "", "it depends on the processors and GPUs of the worker"),
+        "strategy": choice.strategy,
+        "because": choice.why,
+        "refused": refused,
         "steps": recipe["steps"],
-        "parameters": sum(cost.parameters for cost in costs),
-        "memory_bytes": weights
-        + sum(cost.memory_bytes(step) - weights for cost, step in zip(costs, steps, strict=True)),
-        "macs": sum(step.macs for step in steps) * recipe["batch"] * recipe["steps"],
+        "parameters": need.parameters,
+        "memory_bytes": need.memory_bytes,
+        "macs": need.macs * recipe["steps"],
         "seconds": None if known is None else known.seconds * recipe["steps"] * len(learners),
         "seconds_from_jobs": 0 if known is None else known.jobs,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,10 @@ from affinery_app.cli.job_options import (
     AfterOption,
     CpusOption,
     GpusOption,
+    KeyOption,
+    MemoryOption,
     PriorityOption,
+    RunAtOption,
     StrategyOption,
     WorkersOption,
     job_fields,
@@ -85,9 +89,9 @@ def add(
     workers: WorkersOption = 1,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
-    key: Annotated[
-        str | None, typer.Option(help="The same key again schedules nothing again.", show_default="none")
-    ] = None,
+    memory: MemoryOption = None,
+    run_at: RunAtOption = None,
+    key: KeyOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would run, in which order and at what cost; keep nothing."),
@@ -106,8 +110,10 @@ def add(
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None}
     job = job_fields(priority, strategy, workers, cpus, gpus)
+    job |= {"memory_bytes": None if memory is None else int(memory * (1 << 30))}
+    job |= {"run_at": None if run_at is None else run_at.astimezone(UTC)}
     if plan is not None:
-        if names or backbone or dataset or kind or recipe or settings or after or key:
+        if names or backbone or dataset or kind or recipe or settings or after or key or memory or run_at:
             raise ConfigInvalid("--from", "the plan says all of it; beside it goes only --dry-run.")
         wanted = wanted_of(read_plan(plan), plan, submitted_by=job["submitted_by"])
     else:

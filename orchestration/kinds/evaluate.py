@@ -1,17 +1,19 @@
 """Draw samples of published adapters, judge them, and record what was measured under its protocol.
 
-payload: adapters, by name or name@version; samples and seed, where they are not the usual ones.
+payload: chores.Evaluation.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.orm import Session
 
-from orchestration import datasets, publishing
+from orchestration import chores, datasets, publishing
 from orchestration.kinds.contract import Attempt
+from orchestration.ray_train import ProgressLine
 from registry import adapters, backbones, evaluations, tasks
 from registry import datasets as recorded
 from registry.records import AdapterRecord
@@ -29,9 +31,11 @@ class Evaluate:
     needs_ray: ClassVar[bool] = False
 
     def run(self, attempt: Attempt) -> None:
-        asked = attempt.job.payload
-        samples, seed = int(asked.get("samples", publishing.JUDGED_SAMPLES)), int(asked.get("seed", 0))
-        found = [self._judged(attempt, ref, samples, seed) for ref in asked["adapters"]]
+        asked = chores.read(chores.Evaluation, attempt.job.payload)
+        samples, found = asked.samples or publishing.JUDGED_SAMPLES, []
+        for done, ref in enumerate(asked.adapters):
+            attempt.tell.progress(ProgressLine(done, len(asked.adapters), {}, time.time()))
+            found.append(self._judged(attempt, ref, samples, asked.seed))
 
         def write(session: Session) -> None:
             for record, protocol, results in found:
@@ -65,7 +69,7 @@ class Evaluate:
         attempt.stage(f"drawing and judging {samples} samples of {record.ref}")
         services.store.verify(backbone.blob_digest)
         services.store.verify(record.blob_digest)
-        adapter = read_adapter(services.store.path(record.blob_digest))
+        adapter = read_adapter(services.store.path(record.blob_digest)).named(task.name)
         model = publishing.compose(services, publishing.Stage(backbone, ()), [adapter])
         planned = PlannedTask(
             task.name,

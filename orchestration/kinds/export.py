@@ -1,6 +1,6 @@
 """Write a composition as a bundle, and record the export.
 
-payload: composition; out, the bundle's folder, where it is not <workspace>/exports/<name>-<version>.
+payload: chores.Export. The folder comes first: a bundle without its row is found whole by the next attempt.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from sqlalchemy.orm import Session
 
-from orchestration import additions
+from orchestration import additions, chores
 from orchestration.kinds.contract import Attempt
 from registry import compositions
 
@@ -21,12 +21,13 @@ class Export:
     needs_ray: ClassVar[bool] = False
 
     def run(self, attempt: Attempt) -> None:
-        services, payload = attempt.services, attempt.job.payload
+        services = attempt.services
+        asked = chores.read(chores.Export, attempt.job.payload)
         with services.sessions.read() as session:
-            record = compositions.get(session, payload["composition"])
-        folder = Path(payload.get("out") or services.exports / f"{record.name}-{record.version}").absolute()
+            record = compositions.get(session, asked.composition)
+        out = None if asked.out is None else Path(asked.out)
+        folder = additions.bundle_folder(record, out, services.exports)
         attempt.stage(f"writing {record.ref} to {folder}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
         digest, size_bytes = additions.write_composition(services.sessions, services.store, record, folder)
 
         def write(session: Session) -> None:

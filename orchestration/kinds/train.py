@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestration import datasets, failpoints, publishing, queue, ray_train
+from orchestration import datasets, failpoints, needs, planner, publishing, queue, ray_train
 from orchestration.jobs import JobRecord
 from orchestration.kinds.contract import Attempt
 from orchestration.services import Services
@@ -39,6 +40,7 @@ class Train:
         started_at = utc_now()
         attempt.stage("checking the data")
         learners, plan = plan_of(services, job)
+        _check_memory(attempt, learners)
         sources = _datasets(services, learners)
         keys = trainings.begin(services.tracking, job, learners, sources, plan, folder)
         told = publishing.points(folder)
@@ -193,6 +195,26 @@ def _record_runs(services: Services, folder: Path, results: Sequence[publishing.
 
 def _point(step: int, loss: float, at: float) -> Point:
     return ("loss", loss, step, int(at * 1000))
+
+
+def _check_memory(attempt: Attempt, learners: Sequence[TaskRecord]) -> None:
+    """Raises TooLarge. Of a cluster's machines this one knows nothing; Ray tells what they have not."""
+    share = attempt.share
+    if share.ray is None or not share.ray.startswith(os.sep):
+        return
+    import torch
+
+    with attempt.services.sessions.read() as session:
+        backbone = backbones.by_id(session, learners[0].backbone_id)
+    need = needs.of_training(backbone, learners, attempt.job.recipe)
+    if share.gpus > 0 and torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        whole = min(torch.cuda.get_device_properties(i).total_memory for i in devices)
+        part = min(1.0, share.gpus / share.workers)
+        room, where = int(whole * part), "a GPU here" if part == 1 else f"{part:g} of a GPU here"
+        needs.check_fits(need, attempt.job.recipe, room, where, share.workers)
+    else:
+        needs.check_fits(need, attempt.job.recipe, planner.machine().memory_bytes, "this machine")
 
 
 def _furthest(attempt: Attempt) -> int:

@@ -1,6 +1,6 @@
 """Read the whole record, or one thing and all that it was made from: is it still true?
 
-payload: ref, or nothing for everything. The findings are the job's result; that there are some fails nothing.
+payload: chores.Verification. The findings are the job's result; that there are some fails nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
+from orchestration import chores
 from orchestration.kinds.contract import Attempt
 from orchestration.ray_train import ProgressLine
 from registry import verification
@@ -22,6 +23,7 @@ class Verify:
 
     def run(self, attempt: Attempt) -> None:
         services = attempt.services
+        asked = chores.read(chores.Verification, attempt.job.payload)
         attempt.stage("reading every row and every byte")
         told = 0.0
 
@@ -33,9 +35,7 @@ class Verify:
             attempt.check()
             attempt.tell.progress(ProgressLine(done, of, {}, time.time()))
 
-        report = verification.verify(
-            services.sessions.engine, services.store, attempt.job.payload.get("ref"), on_progress
-        )
+        report = verification.verify(services.sessions.engine, services.store, asked.ref, on_progress)
         attempt.complete(report.to_json())
 
 

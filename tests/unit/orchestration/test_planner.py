@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestration.errors import NeverFits
+from orchestration.errors import NeverFits, TooLarge
 from orchestration.jobs import Capacity
+from orchestration.needs import Need, check_fits
 from orchestration.planner import (
     GIB,
     Demand,
@@ -95,3 +97,45 @@ def test_amounts_are_told_as_people_say_them() -> None:
     assert told(Capacity(1, 0.5, 8 * GIB)) == "1 processor, 0.5 GPUs and 8 GiB of memory"
     assert told(Capacity(2, 0)) == "2 processors"
     assert told(Capacity()) == "nothing"
+
+
+NEED = Need(1_000_000, 1e9, 2 * GIB, 1 * GIB, 40 * GIB)
+PLAIN = {"batch": 64, "precision": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "room"),
+    [
+        (PLAIN, 43 * GIB),
+        (PLAIN, 0),  # it is not known what there is
+        (PLAIN | {"precision": "auto"}, 23 * GIB),
+        (PLAIN | {"recompute": "block"}, 3 * GIB),
+    ],
+)
+def test_a_training_that_may_fit_is_not_refused(recipe: dict[str, Any], room: int) -> None:
+    check_fits(NEED, recipe, room, "a GPU here")
+
+
+def test_workers_share_what_is_kept_of_a_batch_but_not_the_weights() -> None:
+    check_fits(NEED, PLAIN, 23 * GIB, "a GPU here", shared_by=2)
+    with pytest.raises(TooLarge, match="at least 23 GiB"):
+        check_fits(NEED, PLAIN, 22 * GIB, "a GPU here", shared_by=2)
+
+
+def test_a_training_that_cannot_fit_is_refused_with_figures_and_with_what_would_help() -> None:
+    with pytest.raises(TooLarge) as refused:
+        check_fits(NEED, PLAIN, 16 * GIB, "a GPU here")
+    said = str(refused.value)
+    assert "at least 43 GiB of memory (2 GiB of weights, 1 GiB for what trains, 40 GiB kept" in said
+    assert "a GPU here has 16 GiB" in said
+    assert "--set accumulate=4" in said
+    assert "--set batch=16" in said
+    assert "--set recompute=block" in said
+    check_fits(replace(NEED, saved_bytes=NEED.saved_bytes // 4), PLAIN, 16 * GIB, "a GPU here")
+
+
+def test_what_does_not_even_fit_without_a_batch_is_not_told_to_make_it_smaller() -> None:
+    with pytest.raises(TooLarge) as refused:
+        check_fits(NEED, PLAIN, 2 * GIB, "this machine")
+    assert "batch=" not in str(refused.value)
+    assert "a worker on a larger machine" in str(refused.value)

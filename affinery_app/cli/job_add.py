@@ -1,0 +1,144 @@
+"""affinery job add evaluate | export | rebase | verify: what trains nothing, done by a worker in its turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from affinery_app.cli.job_options import (
+    AfterOption,
+    CpusOption,
+    GpusOption,
+    KeyOption,
+    PriorityOption,
+    TimeoutOption,
+    submitter,
+)
+from affinery_app.cli.kind_options import parsed
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
+
+if TYPE_CHECKING:
+    from orchestration.chores import Chore
+
+app = typer.Typer(help="Schedule what trains nothing.", no_args_is_help=True)
+
+
+@app.command("evaluate")
+def evaluate(
+    adapters: Annotated[
+        list[str], typer.Argument(help="Adapters: a task's latest by its name, name@version, an alias.")
+    ],
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples to draw of each.", show_default="200")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of everything random.")] = 0,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    key: KeyOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    timeout: TimeoutOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw samples of adapters, judge them and record the figures under their protocol."""
+    from orchestration.chores import Evaluation, read
+
+    chore = read(Evaluation, {"adapters": adapters, "samples": samples, "seed": seed})
+    room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout}
+    _schedule(chore, after, priority, key, workspace, as_json, room)
+
+
+@app.command("export")
+def export(
+    ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The bundle's folder.", show_default="<workspace>/exports/<name>-<version>"),
+    ] = None,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    key: KeyOption = None,
+    timeout: TimeoutOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a composition as a bundle, as `affinery export` does at once."""
+    from orchestration.chores import Export, read
+
+    chore = read(Export, {"composition": ref, "out": None if out is None else str(out.absolute())})
+    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+
+
+@app.command("rebase")
+def rebase(
+    old: Annotated[str, typer.Argument(help="The backbone that tasks are on.")],
+    new: Annotated[str, typer.Argument(help="The backbone to learn them on anew.")],
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for more.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the trainings in place of those before, as NAME=VALUE."),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Begin afresh instead of from the latest adapters.")
+    ] = False,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    key: KeyOption = None,
+    timeout: TimeoutOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plan a backbone's rebase when its turn comes, as it is then, and schedule the trainings."""
+    from orchestration.chores import Rebase, read
+
+    given = {"old": old, "new": new, "only": task or [], "recipe": parsed(settings or []), "warm": not cold}
+    chore = read(Rebase, given)
+    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+
+
+@app.command("verify")
+def verify(
+    ref: Annotated[
+        str | None,
+        typer.Argument(help="Only this, and all that it was made from.", show_default="everything"),
+    ] = None,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    key: KeyOption = None,
+    timeout: TimeoutOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every blob and ask every row; the findings are the job's result."""
+    from orchestration.chores import Verification, read
+
+    chore = read(Verification, {"ref": ref})
+    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+
+
+def _schedule(
+    chore: Chore,
+    after: list[str] | None,
+    priority: int,
+    key: str | None,
+    workspace: Path | None,
+    as_json: bool,
+    room: dict[str, Any],
+) -> None:
+    from affinery_app.wiring import open_workspace
+    from orchestration.chores import schedule
+
+    sessions = open_workspace(workspace).sessions
+    found = schedule(
+        sessions, chore, after=after or (), key=key, priority=priority, submitted_by=submitter(), **room
+    )
+    if as_json:
+        emit(found.job.to_json() | {"new": found.new})
+        return
+    fields([("job", f"{found.job.number} ({found.job.id})"), ("kind", found.job.kind)])
+    if not found.new:
+        say(f"It was there already: {found.job.state}")
+    following("affinery run", f"affinery job show {found.job.number}")
