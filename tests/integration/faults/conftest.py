@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from registry.models import Attempt, Certificate, Run
 from registry.session import connect, sessions
 from registry.storage import open_store
 from tests import learning_world as world
-from tests.postgres import copy_of, named, on_server
+from tests.postgres import copy_of, named, on_server, postgres_killed
 
 ROOT = Path(__file__).resolve().parents[3]
 CREDENTIALS = {
@@ -137,19 +137,40 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")
 
 
+class S3Server:
+    """A server that speaks S3, with the bucket `faults`. It may go away and come back."""
+
+    def __init__(self) -> None:
+        self.url = self._start(0)
+
+    def _start(self, port: int) -> str:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        return f"http://{host}:{port}"
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self.stop()
+        yield
+        self._start(int(self.url.rpartition(":")[2]))
+
+
 @pytest.fixture(scope="session")
-def s3_url() -> Iterator[str]:
-    """A server that speaks S3, with the bucket `faults`; its credentials stand in the environment."""
+def s3() -> Iterator[S3Server]:
+    """Its credentials stand in the environment."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
     before = {name: os.environ.get(name) for name in CREDENTIALS}
     os.environ.update(CREDENTIALS)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="faults")
-    yield f"http://{host}:{port}"
+    server = S3Server()
+    boto3.client("s3", endpoint_url=server.url).create_bucket(Bucket="faults")
+    yield server
     server.stop()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -227,13 +248,28 @@ def made(registry_at: str, tmp_path: Path, trained: World, tiny_backbone: Path) 
 
 @pytest.fixture
 def made_on_s3(
-    registry_at: str, tmp_path: Path, trained: World, tiny_backbone: Path, s3_url: str
+    registry_at: str, tmp_path: Path, trained: World, tiny_backbone: Path, s3: S3Server
 ) -> Iterator[World]:
     """A trained job, its blobs in a bucket."""
-    url = f"s3://faults/{tmp_path.name}?endpoint={s3_url}&cache={tmp_path / 'cache'}"
+    url = f"s3://faults/{tmp_path.name}?endpoint={s3.url}&cache={tmp_path / 'cache'}"
     found = copied(trained, registry_at, url, tiny_backbone)
     yield found
     found.services.sessions.engine.dispose()
+
+
+@contextmanager
+def registry_away(made: World) -> Iterator[None]:
+    """PostgreSQL killed outright and started again; SQLite locked by another for longer than is waited."""
+    engine = made.services.sessions.engine
+    if engine.dialect.name == "postgresql":
+        with postgres_killed(engine.url):
+            yield
+        return
+    holder = sqlite3.connect(str(engine.url.database), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    yield
+    holder.execute("ROLLBACK")
+    holder.close()
 
 
 class Walker:

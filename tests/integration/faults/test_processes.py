@@ -29,6 +29,8 @@ from tests.integration.faults.conftest import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ROOM_BYTES = 40960
+"""For an attempt's plan, its log and what Ray notes of it, but for no checkpoint."""
 WORK = """
 import json, sys
 from orchestration.queue import holding
@@ -167,6 +169,18 @@ def ray_that_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         ray.stop()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here: that needs root on Linux")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.mark.ray
 def test_killed_and_torn_in_the_middle_of_its_training_a_job_ends_as_an_unbroken_one(
     untrained: World, ray_that_kills: str, tmp_path: Path
@@ -203,3 +217,23 @@ def tear(folder: Path) -> set[str]:
             file.write_bytes(file.read_bytes()[:100])
             torn.add("checkpoint")
     return torn
+
+
+@pytest.mark.ray
+def test_a_disk_that_has_no_room_for_a_checkpoint_is_told_and_the_job_goes_on_once_there_is_some(
+    untrained: World, ray_that_kills: str, small_disk: Path, tmp_path: Path
+) -> None:
+    runs = small_disk / "runs"
+    made = replace(untrained, services=replace(untrained.services, runs=runs, ray_address=ray_that_kills))
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - ROOM_BYTES))
+    workers = Workers(made, tmp_path / "marks")
+    process = workers.start()
+    workers.wait_for(lambda: "failed" in made.outcomes())
+    told = made.job.error
+    filler.unlink()
+    assert process.wait(200) == 0, workers.talk()
+    assert told is not None
+    assert "No space left on" in told, workers.talk()
+    made.assert_published_once()
+    assert set(made.outcomes()) == {"failed", "done"}, workers.talk()

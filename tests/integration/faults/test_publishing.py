@@ -11,7 +11,7 @@ from registry import blobs
 from registry.collection import collect
 from registry.columns import utc_now
 from registry.models import Upload
-from tests.integration.faults.conftest import Walker, World, on_both_engines
+from tests.integration.faults.conftest import Walker, World, on_both_engines, registry_away
 
 pytestmark = [pytest.mark.slow, on_both_engines]
 BEFORE = ("blob-put:1", "blob-put:2", "uploaded", "row:1", "row:2", "row:3", "before-commit")
@@ -71,6 +71,17 @@ def test_the_write_of_a_zombie_is_refused_while_its_successor_is_at_work(walker:
     made.assert_nothing_is_visible()
     assert walker.resume(successor) == {"published": ["shapes@1"]}
     made.assert_published_once()
+
+
+def test_a_registry_that_is_away_as_the_job_ends_is_asked_again_until_it_is_back(
+    walker: Walker, made: World
+) -> None:
+    told = walker.publish(made, failpoint="row:1=stop, row:2=stop", busy_seconds=1)
+    with registry_away(made):
+        assert walker.resume(told["stopped"]) == told  # it was refused, and has begun anew
+    assert walker.resume(told["stopped"]) == {"published": ["shapes@1"]}
+    made.assert_published_once()
+    assert made.outcomes() == ["done"]
 
 
 def test_a_full_disk_is_one_clear_error_and_it_works_once_room_was_made(walker: Walker, made: World) -> None:

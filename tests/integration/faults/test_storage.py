@@ -1,11 +1,9 @@
-"""Files torn, disks full and databases locked: found, told in words, and over when the cause is."""
+"""Files torn, disks full and stores away: found, told in words, and over when the cause is."""
 
 from __future__ import annotations
 
 import resource
 import signal
-import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +14,8 @@ from orchestration import datasets, ray_train
 from orchestration.kinds import train
 from registry import adapters, verification
 from registry import datasets as recorded
-from registry import session as database
-from registry.errors import BlobDamaged, RegistryBusy
-from registry.session import connect, sessions
-from tests.integration.faults.conftest import Walker, World, on_both_engines
+from registry.errors import BlobDamaged
+from tests.integration.faults.conftest import S3Server, Walker, World, on_both_engines
 from trainers.checkpoints import checkpoints_in
 from trainers.errors import DatasetChanged
 from trainers.session import TrainingSession
@@ -103,32 +99,14 @@ def test_a_torn_pack_is_refused_by_the_name_of_its_file(made: World) -> None:
 
 
 @on_sqlite
-def test_a_database_that_stays_locked_is_told_as_busy_and_serves_again(
-    made: World, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_goes_away_is_named_and_the_job_is_published_once_it_is_back(
+    walker: Walker, made_on_s3: World, s3: S3Server
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
-    path = str(made.services.sessions.engine.url.database)
-    hasty = sessions(connect(f"sqlite:///{path}"))
-    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    holder.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(RegistryBusy), hasty.begin() as session:
-        adapters.list_all(session)
-    refused = threading.Event()
-    done: list[int] = []
-
-    def wait_and_write() -> None:
-        while not done:
-            try:
-                with hasty.begin() as session:
-                    done.append(len(adapters.list_all(session)))
-            except RegistryBusy:
-                refused.set()
-
-    thread = threading.Thread(target=wait_and_write)
-    thread.start()
-    assert refused.wait(30)
-    holder.execute("ROLLBACK")
-    thread.join(30)
-    holder.close()
-    hasty.engine.dispose()
-    assert done == [0]
+    half_stored = walker.publish(made_on_s3, failpoint="blob-put:1=stop")["stopped"]
+    with s3.away():
+        told = walker.resume(half_stored)
+    assert told["error"] == "StorageUnreachable", told
+    assert "s3://faults" in told["text"], told
+    made_on_s3.assert_nothing_is_visible()
+    assert walker.publish(made_on_s3) == {"published": ["shapes@1"]}
+    made_on_s3.assert_published_once()
