@@ -152,6 +152,7 @@ def wanted_of(plan: Plan, path: Path, **job: Any) -> list[Wanted]:
                 image_size=entry.image_size,
                 after=tuple(places[need] for need in entry.after),
                 key=entry.key or f"plan:{'+'.join(names)}",
+                adopt=entry.key is None,
                 job=job | own | needs,
             )
         )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from affinery.errors import ConfigInvalid
-from orchestration import queue
+from orchestration import queue, there_already
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
 from orchestration.jobs import JobRecord, Order
 from orchestration.queue import schedules
@@ -109,8 +109,8 @@ class Wanted:
 
     sources: their datasets. kinds, conditions: of all tasks, or one a task; config: the kinds' settings, each
     for the kinds that have it; configs: those of each task, in its place. after: jobs, by id, or by their
-    place among all that is wanted. job: further fields of the queue's Order. What the backbone's spec advises
-    fills in what is not given.
+    place among all that is wanted. adopt: tasks that were scheduled before without this key count as there.
+    job: further fields of the queue's Order. What the backbone's spec advises fills in what is not given.
     """
 
     names: tuple[str, ...]
@@ -124,6 +124,7 @@ class Wanted:
     image_size: int | None = None
     after: tuple[str | int, ...] = ()
     key: str | None = None
+    adopt: bool = False
     job: Mapping[str, Any] = field(default_factory=dict)
 
     def apart(self) -> list[Wanted]:
@@ -218,6 +219,9 @@ def schedule_all(
     found: list[Scheduled] = []
     with sessions.read() as session:  # what takes its time is done before anybody has to wait for it
         there = queue.by_keys(session, [each.key for each in wanted if each.key is not None])
+        for each in wanted:
+            if each.key in there:
+                _note_change(session, each, there[each.key], on_note)
         ready = [None if each.key in there else _prepare(session, each) for each in wanted]
     try:
         with sessions.begin() as session:
@@ -228,6 +232,17 @@ def schedule_all(
     except _Rehearsed:
         pass
     return found
+
+
+def _note_change(
+    session: Session, wanted: Wanted, there: JobRecord, on_note: Callable[[str], None]
+) -> None:
+    """A job that was accepted stays as it is; that another recipe stands beside its key is told."""
+    asked = full_recipe(backbones.get(session, wanted.backbone), wanted.recipe)
+    other = sorted(name for name, value in asked.items() if there.recipe.get(name, value) != value)
+    if other:
+        names = ", ".join(f"{name} {there.recipe[name]!r} and not {asked[name]!r}" for name in other)
+        on_note(f"job {there.number} ({', '.join(there.tasks)}) is there already and stays as it is: {names}")
 
 
 @dataclass(frozen=True)
@@ -267,6 +282,12 @@ def _schedule_all(
     on_note: Callable[[str], None],
 ) -> list[Scheduled]:
     known = queue.lock_keys(session, [each.key for each, _ in wanted if each.key is not None])
+    for each, ready in wanted:
+        if each.adopt and each.key is not None and ready is not None and each.key not in known:
+            there = there_already.job_of(session, each.names, each.backbone, each.sources, ready.kinds)
+            if there is not None:
+                known[each.key] = there
+                _note_change(session, each, there, on_note)
     ids = [known[each.key].id if each.key in known else str(uuid.uuid4()) for each, _ in wanted]
     orders = []
     for (each, ready), job_id in zip(wanted, ids, strict=True):

@@ -190,3 +190,43 @@ def test_a_plan_is_accepted_whole_and_the_second_time_only_what_is_new(space: Se
     assert again.job.id == one.job.id
     assert two.job.needs == (one.job.id,)
     assert jobs(space) == [one.job.id, two.job.id]
+
+
+def planned(*names: str, **given: Any) -> additions.Wanted:
+    key = f"plan:{'+'.join(names)}"
+    return additions.Wanted(names, names, given.pop("backbone", "tiny"), key=key, adopt=True, **given)
+
+
+def test_a_task_that_was_scheduled_by_hand_counts_as_there_for_a_plan(space: Services) -> None:
+    by_hand = world.schedule(space, "shapes")
+    there, new = additions.schedule_all(
+        space.sessions, [planned("shapes"), planned("shades", after=(0,))], data=space.data
+    )
+    assert (there.job.id, there.new, new.new) == (by_hand.id, False, True)
+    assert new.job.needs == (by_hand.id,)
+    assert known(space) == ["shapes", "shades"]
+
+
+def test_another_task_of_the_same_name_is_told_and_nothing_of_the_plan_is_kept(space: Services) -> None:
+    world.schedule(space, "shapes")
+    before = jobs(space)
+    for wanted, why in (
+        (planned("shapes", kinds=("lora",)), "of the kind affiner and not lora"),
+        (planned("shapes", "shades"), "'shapes' beside it is there already"),
+    ):
+        with pytest.raises(ConfigInvalid, match=why):
+            additions.schedule_all(space.sessions, [planned("shades"), wanted])
+    assert (known(space), jobs(space)) == (["shapes"], before)
+
+
+def test_a_recipe_that_changed_under_a_known_key_is_told_and_changes_nothing(space: Services) -> None:
+    first = additions.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})])[0].job
+    notes: list[str] = []
+    (again,) = additions.schedule_all(
+        space.sessions, [planned("shapes", recipe={"steps": 9})], on_note=notes.append
+    )
+    assert (again.job.id, again.job.recipe["steps"], again.new) == (first.id, 5, False)
+    assert len(notes) == 1
+    assert "stays as it is: steps 5 and not 9" in notes[0]
+    additions.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})], on_note=notes.append)
+    assert len(notes) == 1
