@@ -8,14 +8,40 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, literal, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from affinery.errors import ConfigInvalid, near
+from registry import names
 from registry.graph import Direction, EdgeRecord, LineageGraph, LineagePage, tree
 from registry.models import Edge, Node, Run
 from registry.refs import CHUNK, chunks, describe, resolve
 
-__all__ = ["LineageGraph", "LineagePage", "ancestors", "descendants", "describe", "page", "resolve", "tree"]
+__all__ = [
+    "LineageGraph",
+    "LineagePage",
+    "ancestors",
+    "check_words",
+    "descendants",
+    "describe",
+    "page",
+    "resolve",
+    "tree",
+]
 
 MAX_NODES = 10_000
+# What a parent was to what was made of it (registry/invariants.py: EDGES, and members).
+ROLES = (
+    *("adapter", "backbone", "composition", "dataset", "member", "parent", "predecessor", "reference"),
+    *("run", "task", "warm-start"),
+)
 _FEW = 1000
+
+
+def check_words(kinds: Iterable[str] | None, roles: Iterable[str] | None) -> None:
+    """Raises ConfigInvalid where nothing can ever be of this kind, or made in this role."""
+    for what, given, known in (("kind", kinds, names.KINDS), ("role", roles, ROLES)):
+        for word in given or ():
+            if word not in known:
+                hint = f"{near(word, known)} Known: {', '.join(known)}."
+                raise ConfigInvalid(what, f"there is no {what} {word!r}.{hint}")
 
 
 def ancestors(

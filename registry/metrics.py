@@ -24,6 +24,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "=": operator.eq,
 }
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _REQUIREMENT = re.compile(r"\s*([^\s<>=!]+)\s*(>=|<=|>|<|=)\s*(\S+)\s*")
 
 
@@ -58,7 +59,7 @@ class Requirement:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.comparison}{self.bound:g}"
+        return f"{self.metric}{self.comparison}{repr(self.bound).removesuffix('.0')}"
 
     def holds(self, number: float) -> bool:
         return COMPARISONS[self.comparison](number, self.bound)
@@ -67,10 +68,15 @@ class Requirement:
 def requirement(text: str) -> Requirement:
     """Read `metric>=number`; RequirementInvalid where that cannot be done."""
     matched = _REQUIREMENT.fullmatch(text)
-    try:
-        bound = float(matched[3]) if matched else math.nan
-    except ValueError:
-        bound = math.nan
-    if matched is None or not math.isfinite(bound):
+    bound = number(matched[3]) if matched else None
+    if matched is None or bound is None:
         raise RequirementInvalid(text)
     return Requirement(matched[1], matched[2], bound)
+
+
+def number(text: str) -> float | None:
+    """A finite number as it is written everywhere; None for what only Python reads as one: nan, 1_000, １."""
+    if not _NUMBER.fullmatch(text.strip()):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None

@@ -13,7 +13,6 @@ parameters. A page is asked for with the id of the last one seen: what is publis
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from registry import adapters, below, evaluations, filters, refs
 from registry.errors import FilterInvalid
 from registry.filters import All, Filter, Not, Some, Term
 from registry.lineage import reach
-from registry.metrics import HEADLINES, spellings
+from registry.metrics import HEADLINES, number, spellings
 from registry.models import (
     Adapter,
     AliasMove,
@@ -133,11 +132,8 @@ class _Reading:
         return value
 
     def number(self) -> float:
-        try:
-            value = float(self.term.value)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
+        value = number(self.term.value)
+        if value is None:
             raise self.wrong(
                 f"{self.term.field} is compared with a number, not with {self.term.value[:40]!r}"
             )

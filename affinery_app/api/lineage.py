@@ -66,6 +66,7 @@ def get_lineage(
 ) -> JSONResponse:
     """The graph above or below something, so many hops far."""
     walk = lineage.ancestors if direction == "up" else lineage.descendants
+    lineage.check_words(None, roles)
     with space.sessions.read() as session:
         return answer(walk(session, _root(session, ref), depth, roles or None, limit).to_json())
 
@@ -81,6 +82,7 @@ def list_lineage(
     limit: Limit = 100,
 ) -> JSONResponse:
     """Everything above or below something, in the order in which it was recorded."""
+    lineage.check_words(kinds, roles)
     with space.sessions.read() as session:
         root = _root(session, ref)
         page = lineage.page(

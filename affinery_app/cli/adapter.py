@@ -88,7 +88,9 @@ def search(
         ),
     ] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
-    before: Annotated[int | None, typer.Option(min=1, help="What was published before this id.")] = None,
+    before: Annotated[
+        int | None, typer.Option(min=1, max=2**63 - 1, help="What was published before this id.")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,8 @@ from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say, tabl
 if TYPE_CHECKING:
     from registry.graph import LineagePage
 
+LARGEST = 2**63 - 1
+
 
 class Format(StrEnum):
     """How a lineage is drawn."""
@@ -38,7 +40,9 @@ def lineage(
         list[str] | None, typer.Option(help="List what is of this kind, such as export; repeat for more.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 1000,
-    after: Annotated[int | None, typer.Option(min=0, help="List what comes after this id.")] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST, help="List what comes after this id.")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,6 +57,7 @@ def lineage(
     listed = kind is not None or after is not None
     if listed and (depth is not None or form not in (Format.tree, Format.json)):
         raise ConfigInvalid("--kind, --after", "they list; --depth, dot and mermaid belong to a drawing.")
+    record.check_words(kind, role)
     as_json = as_json or form is Format.json
     with open_workspace(workspace).sessions.read() as session:
         node = resolve(session, ref, prefer=("adapter", "composition", "backbone", "dataset", "task"))

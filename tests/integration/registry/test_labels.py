@@ -132,7 +132,7 @@ def test_what_a_gate_let_through_stands_in_the_history(told: Sessions) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["recognition", ">=1", "a>=", "a>=x", "a>=nan", "a>=inf", "a==1", "a b>=1", ""]
+    "text", ["recognition", ">=1", "a>=", "a>=x", "a>=nan", "a>=inf", "a>=1_0", "a>=１", "a==1", "a b>=1", ""]
 )
 def test_a_requirement_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(errors.RequirementInvalid):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from affinery.errors import ConfigInvalid
 from affinery_app.cli.main import app
-from registry import compositions, errors, lineage
+from registry import compositions, errors, invariants, lineage
 from registry.models import Edge, Node
 from registry.records import NodeRecord
 from registry.session import Sessions
@@ -261,3 +261,13 @@ def test_lineage_from_the_command_line(told: Sessions, tmp_path: Path, registry_
     assert "digraph" in run("export:all", "--depth", "1", "--format", "dot")
     with pytest.raises(ConfigInvalid):
         run("dit", "--kind", "export", "--format", "dot")
+    for odd in (("--kind", "exprot"), ("--role", "datset")):
+        with pytest.raises(ConfigInvalid, match="Did you mean"):
+            run("dit", "--down", *odd)
+    beyond = ["lineage", "dit", "--after", str(2**63), "-w", str(tmp_path)]
+    assert CliRunner().invoke(app, beyond).exit_code == 2
+
+
+def test_every_role_that_the_record_writes_can_be_asked_for() -> None:
+    written = {role for edges in invariants.EDGES.values() for _, role in edges} | {"member"}
+    assert sorted(written) == sorted(lineage.ROLES)

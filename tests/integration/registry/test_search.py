@@ -118,6 +118,8 @@ HOSTILE = [
     "metric.kid) OR 1=1 --<5",
     "metric.kid<1e999",
     "metric.kid<nan",
+    "metric.kid<1_000",
+    "metric.kid<０.5",
     "metric.kid<0x10",
     "version>=99999999999999999999",
     "version>=-1",
