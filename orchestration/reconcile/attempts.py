@@ -1,50 +1,82 @@
-"""Folders of jobs: what is done leaves no checkpoints; a folder of no job is told."""
+"""Folders of jobs: what nothing needs any more leaves no checkpoints; a folder of no job is told.
+
+Logs and curves stay: they are small, and `affinery job logs` reads them. A job that is dead or cancelled
+keeps its checkpoints for a retry, until all of its tasks were learnt by a later job.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestration import queue
+from orchestration.driver import LOG
+from orchestration.jobs import DEAD, JobRecord
+from orchestration.ray_train import PLAN, PROGRESS
 from orchestration.reconcile.findings import Finding, Progress
 from orchestration.services import Services
 from orchestration.tracking import Tracking
 from orchestration.tracking.trainings import key_of
 
 NAME = "attempts"
+STAYS = frozenset((LOG, PLAN, PROGRESS))
 
 
 def reconcile(services: Services, dry_run: bool, on_progress: Progress) -> Iterator[Finding]:
     with services.sessions.read() as session:
         jobs = {job.id: job for job in queue.list_all(session)}
+    learnt = _learnt_last(jobs)
     folders = sorted(path for path in services.runs.glob("*") if path.is_dir())
     for done, folder in enumerate(folders, start=1):
         job = jobs.get(folder.name)
         if job is None:
             mend = f"if no other registry uses {services.runs}: delete the folder"
             yield Finding(NAME, str(folder), "the registry has no such job", mend=mend)
-        elif job.state == "done" and not _waiting(services.tracking, job.id, job.tasks):
-            yield from _cleared(folder, sorted(folder.glob("attempt-*")), dry_run)
+        elif (why := _over(job, learnt)) and not _waiting(services.tracking, job, folder):
+            yield from _cleared(folder, why, dry_run)
         on_progress(done, len(folders))
 
 
-def _waiting(tracking: Tracking, job_id: str, tasks: tuple[str, ...]) -> bool:
-    """Whether something of the folder may still be uploaded."""
-    waiting = set(tracking.kept.pending())
-    return any(key_of(job_id, task) in waiting for task in tasks)
+def _learnt_last(jobs: Mapping[str, JobRecord]) -> dict[str, int]:
+    """By task, the number of the last job that learnt it."""
+    done = sorted((job for job in jobs.values() if job.state == "done"), key=lambda job: job.number)
+    return {task: job.number for job in done for task in job.tasks}
 
 
-def _cleared(folder: Path, kept: list[Path], dry_run: bool) -> Iterator[Finding]:
+def _over(job: JobRecord, learnt: Mapping[str, int]) -> str | None:
+    """Why nothing will go on from its checkpoints; None where something may."""
+    if job.state == "done":
+        return "its job is done"
+    if job.state in DEAD and job.tasks and all(learnt.get(task, 0) > job.number for task in job.tasks):
+        return f"its job is {job.state}, and a later one has learnt the same"
+    return None
+
+
+def _waiting(tracking: Tracking, job: JobRecord, folder: Path) -> bool:
+    """Whether a file of the folder is still to be uploaded: one of which the spool could make no copy."""
+    for key in {key_of(job.id, task) for task in job.tasks}.intersection(tracking.kept.pending()):
+        told = (each["path"] for each in tracking.kept.operations(key) if each["op"] == "artifact")
+        if any(Path(path).is_relative_to(folder) for path in told):
+            return True
+    return False
+
+
+def _cleared(folder: Path, why: str, dry_run: bool) -> Iterator[Finding]:
+    kept = [path for path in sorted(folder.glob("attempt-*/*")) if path.name not in STAYS]
     if not kept:
         return
-    size_bytes = sum(path.lstat().st_size for each in kept for path in each.rglob("*") if path.is_file())
-    what = f"its job is done, and {size_bytes:,} bytes of checkpoints are still there"
+    files = (path for each in kept for path in (each, *each.rglob("*")) if path.is_file())
+    size_bytes = sum(path.lstat().st_size for path in files)
+    what = f"{why}, and {size_bytes:,} bytes of checkpoints are still there"
     if not dry_run:
         for each in kept:
-            shutil.rmtree(each, ignore_errors=True)
-        if left := [each.name for each in kept if each.exists()]:
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+        if left := [f"{each.parent.name}/{each.name}" for each in kept if each.exists()]:
             mend = f"delete {', '.join(left)}: the system refuses it here"
             yield Finding(NAME, str(folder), what, mend=mend)
             return
-    yield Finding(NAME, str(folder), what, "they were deleted; the adapters are in the store")
+    yield Finding(NAME, str(folder), what, "they were deleted; what was learnt is in the store")

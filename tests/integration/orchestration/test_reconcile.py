@@ -268,6 +268,24 @@ def test_checkpoints_of_a_job_that_is_done_go_and_a_folder_of_no_job_is_told(
     assert (services.runs / "of-nobody").exists()
 
 
+def test_a_dead_job_keeps_its_checkpoints_until_a_later_one_has_learnt_the_same_and_its_log_for_ever(
+    services: Services, begun: JobRecord
+) -> None:
+    own = services.runs / begun.id / "attempt-1"
+    (own / "ray/checkpoint").mkdir(parents=True)
+    (own / "ray/checkpoint/weights").write_bytes(b"x" * 999)
+    for name in ("driver.log", "progress.jsonl", "plan.json"):
+        (own / name).write_text("small")
+    ends(services, begun, "dead")
+    assert found(services, "attempts") == ()
+    with services.sessions.begin() as session:
+        later = queue.enqueue(session, begun.tasks, begun.recipe)
+    assert found(services, "attempts") == ()
+    ends(services, later, "done")
+    settled(services, "attempts", "a later one has learnt the same, and 999 bytes")
+    assert sorted(path.name for path in own.iterdir()) == ["driver.log", "plan.json", "progress.jsonl"]
+
+
 def test_rays_folder_of_a_worker_that_was_killed_goes_and_that_of_a_living_one_stays(
     services: Services,
 ) -> None:
