@@ -33,7 +33,8 @@ from orchestration.jobs import Order
 from registry.session import Sessions, connect, sessions
 
 WORKERS = (1, 4, 16)
-MANY = 10_000
+JOBS, ROUNDS, MANY = 1000, 5, 10_000
+QUICK_JOBS, QUICK_ROUNDS, QUICK_MANY = 200, 3, 2000
 
 
 @dataclass(frozen=True)
@@ -241,21 +242,22 @@ def postgresql() -> Iterator[tuple[str, str]]:
 def main() -> None:
     logging.getLogger("procrastinate").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer jobs, about a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer jobs, less than a minute")
     parser.add_argument("--jobs", type=int, help="how many a round")
-    parser.add_argument("--many", type=int, default=MANY, help="how many are scheduled at once")
+    parser.add_argument("--many", type=int, help="how many are scheduled at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
-    jobs, rounds = given.jobs or (400 if given.quick else 2000), 3 if given.quick else 5
+    usual = (QUICK_JOBS, QUICK_ROUNDS, QUICK_MANY) if given.quick else (JOBS, ROUNDS, MANY)
+    jobs, rounds, many = given.jobs or usual[0], usual[1], given.many or usual[2]
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="affinery-bench-") as folder:
         ours = Ours(f"sqlite:///{folder}/registry.db")
         figures += compared("SQLite", ours, None, jobs, rounds)
-        figures += backlog("SQLite", ours, None, given.many)
+        figures += backlog("SQLite", ours, None, many)
     with postgresql() as (own, other):
         ours, theirs = Ours(own), Theirs(other)
         figures += compared("PostgreSQL", ours, theirs, jobs, rounds)
-        figures += backlog("PostgreSQL", ours, theirs, given.many)
+        figures += backlog("PostgreSQL", ours, theirs, many)
     facts = {
         "jobs": jobs,
         "rounds": rounds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,42 @@ def test_jobs_that_many_workers_take_at_once_are_each_taken_once(line: Sessions,
     assert Counter(job for each in taken for job in each) == Counter(accepted)
     with line.read() as session:
         assert {job.state for job in queue.list_all(session)} == {"done"}
+
+
+def test_needs_that_end_at_once_free_who_waits_for_all_of_them(line: Sessions, registry_url: str) -> None:
+    needs = put(line, 6)
+    with line.begin() as session:
+        waiting = [Order(f"after-{i}", kind="verify", after=tuple(needs[i % 2 :])) for i in range(5)]
+        queue.enqueue_all(session, waiting)
+    held = [take(line) for _ in needs]
+
+    def end(own: Sessions, number: int) -> None:
+        claim = held[number]
+        assert claim is not None
+        with own.begin() as session:
+            queue.complete(session, claim)
+
+    at_once(registry_url, len(needs), end)
+    with line.read() as session:
+        assert [job.waits for job in queue.list_all(session)] == [0] * 11
+
+
+def test_who_comes_to_wait_while_a_need_ends_is_not_forgotten(line: Sessions, registry_url: str) -> None:
+    (need,) = put(line, 1)
+    held = take(line)
+    assert held is not None
+
+    def act(own: Sessions, number: int) -> None:
+        with own.begin() as session:
+            if number == 0:
+                queue.complete(session, held)
+            else:
+                queue.enqueue_all(session, [Order(f"after-{number}", kind="verify", after=(need,))])
+                time.sleep(0.01 * number)  # its commit is awaited by whoever ends the need
+
+    at_once(registry_url, 8, act)
+    with line.read() as session:
+        assert [job.waits for job in queue.list_all(session)] == [0] * 8
 
 
 def test_workers_that_claim_at_once_do_not_pass_a_limit_together(line: Sessions, registry_url: str) -> None:
