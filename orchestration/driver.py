@@ -24,7 +24,7 @@ from typing import Any
 
 from affinery.errors import UserError
 from orchestration import failpoints, kinds, queue, ray_train
-from orchestration.errors import OlderTaskDisturbed, Requested
+from orchestration.errors import DiskFull, OlderTaskDisturbed, Requested
 from orchestration.jobs import Claim
 from orchestration.kinds.contract import Attempt, own_folder
 from orchestration.kinds.train import end_runs
@@ -84,6 +84,8 @@ def run(services: Services, held: Claim, share: Share, tell: Teller) -> None:
         tell.stopped(request.args[0])
     except Exception as error:  # whatever it was, the worker writes it down as the reason
         log.warning("The attempt failed", exc_info=True)
+        if DiskFull.is_behind(error):
+            error = DiskFull(str(attempt.folder))
         tell.failed(error, lasting=isinstance(error, LASTING) or bool(getattr(error, "lasting", False)))
 
 

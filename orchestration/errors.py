@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from affinery.errors import AffineryError, UserError
 
 
@@ -160,6 +162,21 @@ class TrainingFailed(OrchestrationError):
 
     def __str__(self) -> str:
         return f"The training failed: {self.args[0]}"
+
+
+class DiskFull(OrchestrationError):
+    """No room for what a job keeps while it runs. Args: its folder."""
+
+    def __str__(self) -> str:
+        return (
+            f"No space left on the disk of {self.args[0]}. What was saved before is whole; make room, "
+            "and the job goes on from there."
+        )
+
+    @staticmethod
+    def is_behind(error: BaseException) -> bool:
+        """Whether an error of the system says so."""
+        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OlderTaskDisturbed(OrchestrationError):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.errors import AffineryError
 from orchestration import failpoints, local_ray, planner
-from orchestration.errors import RayAddressInvalid, RayUnavailable, Requested, TrainingFailed
+from orchestration.errors import DiskFull, RayAddressInvalid, RayUnavailable, Requested, TrainingFailed
 from orchestration.jobs import Capacity
 
 if TYPE_CHECKING:
@@ -359,6 +359,10 @@ def train_worker(config: dict[str, Any]) -> None:
     except AffineryError as error:
         # Raised here, Ray would try the same once more; reported, it is raised in the controller, and ends.
         ray.train.report({REFUSED: error})
+    except OSError as error:
+        if not DiskFull.is_behind(error):
+            raise
+        ray.train.report({REFUSED: DiskFull(config["folder"])})
 
 
 def _train_worker(config: dict[str, Any]) -> None:
