@@ -328,8 +328,9 @@ def _cause(error: BaseException) -> BaseException:
         return error
     failures = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
     for failure in failures:
-        if isinstance(failure, AffineryError):
-            return failure
+        raised = getattr(failure, "_base_exc", failure)  # Ray keeps it beside its own words
+        if isinstance(raised, AffineryError):
+            return raised
     first = next((failure for failure in failures if failure is not None), error)
     text = str(first).strip().splitlines() or [type(first).__name__]
     return TrainingFailed(text[-1])
@@ -362,7 +363,8 @@ def train_worker(config: dict[str, Any]) -> None:
     except OSError as error:
         if not DiskFull.is_behind(error):
             raise
-        ray.train.report({REFUSED: DiskFull(config["folder"])})
+        # After a report that could not store its checkpoint, another one would wait for ever.
+        raise DiskFull(config["folder"]) from error
 
 
 def _train_worker(config: dict[str, Any]) -> None:
