@@ -55,6 +55,8 @@ def can_start() -> bool:
     """Whether namespaces can be made here, and the programs of the images are there."""
     if sys.platform != "linux" or os.geteuid() or not (ROOT / ".venv/bin/weed").exists():
         return False
+    if any(shutil.which(program) is None for program in ("unshare", "nsenter", "setpriv", "ip")):
+        return False
     probe = ["unshare", "--net", "--mount", "--pid", "--fork", "ip", "link", "add", "probe", "type", "bridge"]
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
