@@ -34,6 +34,8 @@ NOT_SHARED = 3
 ASK_SECONDS = 1.0
 ALIVE_SECONDS, SILENT_SECONDS = 5.0, 120.0
 STOP_SECONDS = 20.0
+AGENT_SECONDS, NO_AGENT = 120.0, "No available agent"
+"""How long a cluster that has just started is waited for, and what it says until then."""
 Answer = TypeVar("Answer")
 PACKAGES = ("affinery", "orchestration", "registry", "trainers")
 
@@ -66,14 +68,23 @@ class Submitted:
         command = f"python -m orchestration.cluster '{self.channel.as_posix()}'"
         modules = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
         told = {name: os.environ.get(name, value) for name, value in ray_train.ENVIRONMENT.items()}
-        self._asked(
-            lambda: self._client.submit_job(
-                entrypoint=command,
-                submission_id=self.id,
-                runtime_env={"py_modules": modules, "env_vars": told},
-                entrypoint_num_cpus=0,
-            )
-        )
+        until = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._asked(
+                    lambda: self._client.submit_job(
+                        entrypoint=command,
+                        submission_id=self.id,
+                        runtime_env={"py_modules": modules, "env_vars": told},
+                        entrypoint_num_cpus=0,
+                    )
+                )
+            except RayUnavailable as error:
+                if NO_AGENT not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(ASK_SECONDS)
+            else:
+                return
 
     def is_alive(self) -> bool:
         return self._ended is None
