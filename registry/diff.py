@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry import adapters, compositions, datasets, evaluations, refs
-from registry.errors import RefInvalid
+from registry.errors import RefInvalid, article
 from registry.lineage import made_with
 from registry.metrics import numbers
 from registry.records import AdapterRecord, CompositionRecord
@@ -52,14 +52,20 @@ def diff(session: Session, left: str, right: str) -> Difference:
     """Compare two adapter versions or two compositions; RefInvalid for anything else."""
     one, other = (refs.resolve(session, ref, prefer=("adapter", "composition")) for ref in (left, right))
     if one.kind != other.kind:
-        raise RefInvalid(right, f"it speaks of a {other.kind}, and {one.full_ref} is a {one.kind}.")
+        raise RefInvalid(
+            right,
+            f"it speaks of {article(other.kind)} {other.kind}, "
+            f"and {one.full_ref} is {article(one.kind)} {one.kind}.",
+        )
     if one.kind == "adapter":
         a, b = adapters.by_id(session, one.node_id), adapters.by_id(session, other.node_id)
         return Difference("adapter", a, b, _compare(_adapter(session, a), _adapter(session, b)))
     if one.kind == "composition":
         x, y = compositions.by_id(session, one.node_id), compositions.by_id(session, other.node_id)
         return Difference("composition", x, y, _compare(_composition(session, x), _composition(session, y)))
-    raise RefInvalid(left, f"it speaks of a {one.kind}; adapters and compositions can be compared.")
+    raise RefInvalid(
+        left, f"it speaks of {article(one.kind)} {one.kind}; adapters and compositions can be compared."
+    )
 
 
 def _adapter(session: Session, record: AdapterRecord) -> dict[str, dict[str, Any]]:

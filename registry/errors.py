@@ -95,13 +95,18 @@ class RefInvalid(RegistryError, UserError):
         return f"{ref!r} is not a reference: {reason} Write {forms}."
 
 
+def article(noun: str) -> str:
+    """What stands before it: an adapter, a task."""
+    return "an" if noun[:1] in "aeio" else "a"
+
+
 class NameInvalid(RegistryError, UserError):
     """A name that could not be used in references and paths. Args: what, name, reason."""
 
     def __str__(self) -> str:
         what, name, reason = self.args
         shown = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
-        return f"{shown} cannot be the name of a {what}: {reason}."
+        return f"{shown} cannot be the name of {article(what)} {what}: {reason}."
 
 
 class RecordInvalid(RegistryError, UserError):
@@ -258,7 +263,9 @@ class RegistryOutdated(RegistryError):
 
     def __str__(self) -> str:
         found, known = self.args
-        return f"The registry has schema {found}; this one needs {known}. Bring it up to date: affinery init"
+        return (
+            f"The registry has schema {found}; this one needs {known}. Bring it up to date: affinery migrate"
+        )
 
 
 class RegistryTooNew(RegistryError, UserError):

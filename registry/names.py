@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from registry.errors import NameInvalid, RecordInvalid, RefInvalid
+from registry.errors import NameInvalid, RecordInvalid, RefInvalid, article
 
 MAX_LENGTH = 128
 _MAX_BYTES = 240  # a name becomes part of a file name, which most file systems end at 255 bytes
@@ -134,5 +134,7 @@ def parse_as(kind: str, text: str) -> Ref:
     """Read a reference to a thing of this kind; RefInvalid where it says that it is another."""
     ref = parse(text)
     if ref.kind not in (None, kind):
-        raise RefInvalid(text, f"it speaks of a {ref.kind}, and a {kind} is wanted.")
+        raise RefInvalid(
+            text, f"it speaks of {article(ref.kind or '')} {ref.kind}, and {article(kind)} {kind} is wanted."
+        )
     return ref

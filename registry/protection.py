@@ -10,6 +10,7 @@ from registry import guards, promises, session
 from registry.findings import RESTORE, Finding
 
 _MIGRATE = "Bring the registry up to this program's schema: affinery migrate"
+_INSTALL = "Install the version of Affinery that made it, or a newer one; another command names it."
 _DROP = "Take it away, and look at what it has done meanwhile."
 
 
@@ -19,7 +20,8 @@ def at_head(connection: Connection) -> Iterator[Finding]:
     if found != [session.HEAD]:
         shown = ", ".join(found) or "none"
         what = f"its schema is {shown}, and this program's is {session.HEAD}"
-        yield Finding("migrations", "registry", what, _MIGRATE)
+        known = set(found) <= set(session.KNOWN)
+        yield Finding("migrations", "registry", what, _MIGRATE if known else _INSTALL)
 
 
 def protected(engine: Engine) -> Iterator[Finding]:

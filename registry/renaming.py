@@ -32,7 +32,7 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
     if wanted.version is not None or wanted.alias is not None:
         raise RefInvalid(ref, "a name belongs to all versions: write it without one.")
     if wanted.kind is not None and wanted.kind not in KINDS:
-        raise RefInvalid(ref, f"a {wanted.kind} has no name of its own; {', '.join(KINDS)} have.")
+        raise RefInvalid(ref, f"{wanted.kind}s have no names of their own; {', '.join(KINDS)} have.")
     kinds = KINDS if wanted.kind is None else (wanted.kind,)
     bearing = [kind for kind in kinds if _is_borne(session, kind, wanted.name)]
     if not bearing:

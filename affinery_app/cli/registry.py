@@ -49,7 +49,7 @@ def export(
 
 @app.command("import")
 def bring_in(
-    file: Annotated[Path, typer.Argument(help="The archive.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The archive.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify the archive and say what would be new.")
     ] = False,

@@ -481,6 +481,7 @@ def test_the_commands_move_a_selection_and_say_what_is_new(
     assert "there is a file of that name" in str(again.exception)
     monkeypatch.setenv("AFFINERY_REGISTRY_URL", sqlite_url)
     monkeypatch.setenv("AFFINERY_STORE_URL", str(tmp_path / "other"))
+    assert CliRunner().invoke(app, ["registry", "import", "nowhere.tar"]).exit_code == 2
     shown = CliRunner().invoke(app, ["registry", "import", out, "--dry-run"])
     assert "would be new" in shown.stdout
     brought = CliRunner().invoke(app, ["registry", "import", out])

@@ -457,6 +457,7 @@ def test_a_registry_of_another_schema_is_named_and_nothing_else_is_asked(vandal:
     (finding,) = look().findings
     assert finding.check == "migrations"
     assert "9999" in finding.what
+    assert "newer" in finding.mend
 
 
 def test_where_there_is_no_registry_that_is_said(tmp_path: Path, store: LocalStore) -> None:

@@ -74,3 +74,8 @@ def test_every_error_is_drawn_in_the_tree_and_has_an_example() -> None:
         assert name in errors.__doc__
     shown = {type(example).__name__ for example in EXAMPLES}
     assert classes.keys() - shown == {"RegistryError", "StorageError"}
+
+
+def test_a_kind_is_spoken_of_with_its_article() -> None:
+    assert "the name of an alias" in str(errors.NameInvalid("alias", "1", "it is a number"))
+    assert "the name of a task" in str(errors.NameInvalid("task", "/", "'/' has a meaning of its own"))
