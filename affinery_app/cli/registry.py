@@ -49,7 +49,7 @@ def export(
 
 @app.command("import")
 def bring_in(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The archive.")],
+    file: Annotated[Path, typer.Argument(help="The archive.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify the archive and say what would be new.")
     ] = False,
@@ -57,9 +57,12 @@ def bring_in(
     as_json: JsonOption = False,
 ) -> None:
     """Bring an archive in, whole or not at all. What is there already stays as it is."""
+    from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
     from registry import transfer
 
+    if not file.is_file():
+        raise ConfigInvalid(str(file), "there is no such archive.")
     space = open_workspace(workspace)
     with bar("blobs verified") as advance:
         moved = transfer.bring_in(space.sessions, space.store, file, dry_run=dry_run, on_blob=advance)

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
+from affinery.errors import ConfigInvalid
 from affinery_app.cli.main import app
 from registry import (
     adapters,
@@ -481,7 +482,8 @@ def test_the_commands_move_a_selection_and_say_what_is_new(
     assert "there is a file of that name" in str(again.exception)
     monkeypatch.setenv("AFFINERY_REGISTRY_URL", sqlite_url)
     monkeypatch.setenv("AFFINERY_STORE_URL", str(tmp_path / "other"))
-    assert CliRunner().invoke(app, ["registry", "import", "nowhere.tar"]).exit_code == 2
+    with pytest.raises(ConfigInvalid, match="no such archive"):
+        CliRunner().invoke(app, ["registry", "import", "nowhere.tar"], catch_exceptions=False)
     shown = CliRunner().invoke(app, ["registry", "import", out, "--dry-run"])
     assert "would be new" in shown.stdout
     brought = CliRunner().invoke(app, ["registry", "import", out])
