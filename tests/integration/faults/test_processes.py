@@ -19,6 +19,7 @@ import pytest
 from orchestration import failpoints
 from orchestration.errors import DiskFull
 from orchestration.local_ray import LocalRay, address_in
+from registry.models import Attempt
 from tests import learning_world as world
 from tests.integration.faults.conftest import (
     CREDENTIALS,
@@ -29,7 +30,7 @@ from tests.integration.faults.conftest import (
     registry_away,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOM_BYTES = 64 << 10
 """For a job's contact sheet, its plan and its log, but not for a checkpoint besides."""
 WORK = """
@@ -231,10 +232,11 @@ def test_a_disk_that_has_no_room_for_a_checkpoint_is_told_and_the_job_goes_on_on
     workers = Workers(made, tmp_path / "marks")
     process = workers.start()
     workers.wait_for(lambda: "failed" in made.outcomes())
-    told = made.job.error
     filler.unlink()
     assert process.wait(200) == 0, workers.talk()
-    assert told == str(DiskFull(str(runs / made.job_id))), workers.talk()
+    with made.services.sessions.read() as session:
+        told = {row.error for row in session.query(Attempt).filter_by(outcome="failed")}
+    assert told == {str(DiskFull(str(runs / made.job_id)))}, workers.talk()
     assert list(runs.glob("*/attempt-1/progress.jsonl")), "it was to fail at a checkpoint"
     made.assert_published_once()
     assert set(made.outcomes()) == {"failed", "done"}, workers.talk()
