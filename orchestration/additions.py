@@ -234,9 +234,7 @@ def schedule_all(
     return found
 
 
-def _note_change(
-    session: Session, wanted: Wanted, there: JobRecord, on_note: Callable[[str], None]
-) -> None:
+def _note_change(session: Session, wanted: Wanted, there: JobRecord, on_note: Callable[[str], None]) -> None:
     """A job that was accepted stays as it is; that another recipe stands beside its key is told."""
     asked = full_recipe(backbones.get(session, wanted.backbone), wanted.recipe)
     other = sorted(name for name, value in asked.items() if there.recipe.get(name, value) != value)

@@ -59,7 +59,7 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: tuple[object
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
 def test_values_out_of_range_are_refused_in_the_constructor_too(name: str) -> None:
     with pytest.raises(ConfigInvalid, match=f"^{name}: "):
-        replace(Recipe(), **{name: -1})
+        replace(Recipe(), **{name: -1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
