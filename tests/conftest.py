@@ -19,7 +19,7 @@ pytest_plugins = ("tests.postgres",)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run beside each other, those with a Ray or whole processes of their own keep to one core."""
+    """Where tests run beside each other, those with a Ray or whole processes keep to one core."""
     for item in items:
         alone = {"ray", "slow"} & {mark.name for mark in item.iter_markers()}
         if alone or "acceptance" in item.path.parts:
