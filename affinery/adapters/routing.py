@@ -76,11 +76,12 @@ class Plan:
 
 def choice_for(slots: Sequence[int], device: torch.device | str = "cpu") -> Choice:
     """The cheapest way to compute samples of these slots."""
-    count = max(slots) - min(slots) + 1
+    first = min(slots)
+    count = max(slots) - first + 1
     each, rest = divmod(len(slots), count)
-    blocks = [min(slots) + i // each for i in range(len(slots))] if each and not rest else []
+    blocks = [first + i // each for i in range(len(slots))] if each and not rest else []
     if list(slots) == blocks:
-        return Blocks(min(slots), count)
+        return Blocks(first, count)
     return Mix(torch.tensor(list(slots), dtype=torch.long, device=device), tuple(slots))
 
 
