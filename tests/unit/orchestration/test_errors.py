@@ -35,6 +35,9 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "Requested": ("pause",),
     "FailpointReached": ("uploaded",),
     "NeverFits": ("abcdef12", "8 GPUs", "this worker has 2 processors"),
+    "DiskFull": ("/runs/abcdef12",),
+    "JobInvalid": ("export", "composition: Field required"),
+    "TooLarge": ("40 GiB", ["2 GiB of weights"], "this machine has 24 GiB of memory", ["--set batch=8"]),
     "TimedOut": (60.0, 2),
 }
 
