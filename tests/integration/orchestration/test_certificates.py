@@ -19,6 +19,7 @@ from orchestration.certificates import prove
 from orchestration.environment import environment_fingerprint
 from orchestration.errors import OlderTaskDisturbed, StageMoved
 from orchestration.jobs import JobRecord
+from orchestration.queue import holding
 from orchestration.services import Services
 from registry import adapters, backbones, blobs, renaming, tasks
 from registry.errors import BlobDamaged, BlobMissing
@@ -263,7 +264,7 @@ def test_a_task_that_was_published_meanwhile_is_in_the_proof(
 
     world.add_dataset(space, world.image_folder(space.data.parent / "more", "x", seed=9), "old2")
     monkeypatch.setattr(publishing, "prove", and_then_another_publishes)
-    monkeypatch.setattr(queue, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(holding, "RETRY_SECONDS", 0)
     heard = world.Heard()
     assert world.worker_here(space, heard).drain() == 1
     ((_, error, state),) = heard.failures
@@ -278,16 +279,19 @@ def test_a_worker_that_lost_its_job_while_it_proved_publishes_nothing(
 ) -> None:
     real = prove
 
-    def and_meanwhile_it_is_cancelled(*given: object) -> object:
+    def and_meanwhile_it_is_taken_from_it(*given: object) -> object:
         with space.sessions.begin() as session:
-            queue.cancel(session, _jobs(space)[-1].id)
+            queue.owners_gone(session, ["tests"])
+        with space.sessions.begin() as session:
+            queue.give_up(session)
+            assert queue.claim(session, "another") is not None
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publishing, "prove", and_meanwhile_it_is_cancelled)
+    monkeypatch.setattr(publishing, "prove", and_meanwhile_it_is_taken_from_it)
     heard = world.Heard()
     assert world.worker_here(space, heard).drain() == 0
     ((_, _, state),) = heard.failures
-    assert state == "cancelled"
+    assert state == "lost"
     with space.sessions.read() as session:
         assert [record.ref for record in adapters.list_all(session)] == ["old@1"]
         assert blobs.live_uploads(session) == []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -176,7 +177,7 @@ def test_mlflow_knows_the_dataset_by_its_digest_and_the_adapter_as_a_registered_
             "SELECT run_id, source FROM model_versions WHERE name = ?", f"task.{name}"
         )
         assert run == record.mlflow_run_id
-        assert list(Path(source.removeprefix("file://")).glob("*.safetensors"))
+        assert list(Path(unquote(source.removeprefix("file://"))).glob("*.safetensors"))
 
 
 def test_mlflow_has_the_pictures_and_the_adapter_itself(learnt: Learnt) -> None:
