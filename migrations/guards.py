@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 
-from migrations import guards_0001, guards_0002, guards_0004, guards_0005, guards_0006
+from migrations import guards_0001, guards_0002, guards_0004, guards_0005, guards_0006, guards_0007
 from registry import guards
 
-REVISIONS = (guards_0001, guards_0002, guards_0004, guards_0005, guards_0006)
+REVISIONS = (guards_0001, guards_0002, guards_0004, guards_0005, guards_0006, guards_0007)
 
 
 def sqlite() -> dict[str, str]:

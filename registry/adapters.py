@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, exists, func, insert, select, update
+from sqlalchemy import Row, bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from registry import backbones, beginnings, blobs, events, learners, names, nodes, refs, runs, tasks
@@ -81,8 +81,10 @@ def publish(
     """
     learner = learners.get(session, task)
     checked_digest("The adapter", digest)
+    job = session.execute(_FENCE, {"job": job_id, "task": learner.node_id}).first()
+    # Asked when the job is held: who publishes the same at once has waited for it.
     same = session.execute(_PUBLISHED, {"job": job_id, "task": learner.node_id, "of": digest}).first()
-    _check_fence(session, job_id, fence, learner, published=same is not None)
+    _check_fence(session, job, job_id, fence, learner, published=same is not None)
     if same is not None:
         return record(same)
     run = runs.latest_of(session, job_id, learner.node_id)
@@ -193,8 +195,14 @@ def _insert(
     )
 
 
-def _check_fence(session: Session, job_id: str, fence: int, task: Learner, published: bool) -> None:
-    job = session.execute(_FENCE, {"job": job_id, "task": task.node_id}).first()
+def _check_fence(
+    session: Session,
+    job: Row[*tuple[Any, ...]] | None,
+    job_id: str,
+    fence: int,
+    task: Learner,
+    published: bool,
+) -> None:
     if job is None:
         known = list(session.scalars(select(JobTask.job_id).where(JobTask.task_id == task.node_id)))
         raise NotFound("job", job_id, known)

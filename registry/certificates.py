@@ -36,6 +36,7 @@ def record(
     adapter = adapters.get(session, stage_adapter)
     results = plain("The certificate's results", results)
     digest = digest_of({"adapter": adapter.digest, "level": level, "results": results})
+    nodes.hold(session, adapter.node_id)  # who proves the same at once waits here
     standing = session.execute(_STANDING, {"proved": adapter.node_id, "digest": digest}).first()
     if standing is not None:
         return _made(standing.node_id, digest, standing.created_at, adapter, level, results)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from affinery.merge_recipe import merges_of
 from registry import adapters, backbones, events, exports, names, nodes, refs, renaming, retirement
 from registry.digests import digest_of, plain
 from registry.errors import RecordInvalid
@@ -34,6 +35,7 @@ def register(
     base = backbones.get(session, backbone)
     chosen = [adapters.get(session, ref) for ref in members]
     _check_members(base, chosen)
+    _check_recipe(mode, recipe, chosen)
     first = renaming.origins(session, "task")  # a task's new name makes no other composition
     identity = {
         "backbone": base.digest,
@@ -77,6 +79,20 @@ def _check_members(backbone: BackboneRecord, members: list[AdapterRecord]) -> No
             raise RecordInvalid(
                 "The composition", f"{other.ref} and {member.ref} are of one task; choose one of them"
             )
+
+
+def _check_recipe(mode: Mode, recipe: dict[str, Any], members: list[AdapterRecord]) -> None:
+    """A merged composition says of which members it is the sum, in a name that none of them has."""
+    if mode != "merged":
+        return
+    try:
+        merges = merges_of(recipe, len(members))
+    except ValueError as error:
+        raise RecordInvalid("The composition's recipe", str(error)) from error
+    taken = {member.task for member in members}
+    for merge in merges:
+        if merge.name in taken:
+            raise RecordInvalid("The composition's recipe", f"{merge.name!r} is the name of a member's task")
 
 
 def _insert(

@@ -43,6 +43,7 @@ def record(
     protocol = _object("The evaluation's protocol", protocol)
     results = _object("The evaluation's results", results)
     digest = digest_of(identity(judged.digest, against.digest, protocol, results))
+    nodes.hold(session, judged.node_id)  # who measures the same at once waits here
     query = _query().where(Evaluation.adapter_id == judged.node_id, Node.digest == digest)
     same = session.execute(query.order_by(Evaluation.node_id.desc()).limit(1)).first()
     _check_fence(session, job_id, fence, recorded=same is not None)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
+from registry import renaming
 from registry.columns import utc_now
 from registry.digests import checked_digest
+from registry.errors import NameTaken
 from registry.models import Backbone, Dataset, Edge, Node, Series
 from registry.upsert import insert_if_new
 
 Parent = tuple[int, str]  # node id, role
 _ADD, _ADD_EDGE = insert(Node.rows()), insert(Edge.rows())
+_HOLD = select(Node.rows().c.id).where(Node.rows().c.id == bindparam("of")).with_for_update(key_share=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,22 @@ def add(session: Session, kind: str, digest: str, parents: Iterable[Parent]) -> 
     return Added(node_id, digest, now)
 
 
+def hold(session: Session, node_id: int) -> None:
+    """Make others who hold this node wait until this transaction ends (on SQLite they do anyway)."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_HOLD, {"of": node_id})
+
+
 def lock_series(session: Session, kind: str, name: str) -> None:
-    """Make others who would version this name wait until this transaction ends."""
+    """Make others who would version this name wait until this transaction ends.
+
+    NameTaken where it was the name of something that is called otherwise now.
+    """
+    renaming.take_turns(session, alone=False)
     query = select(Series.next_version).where(Series.kind == kind, Series.name == name).with_for_update()
     if session.execute(query).first() is None:
+        if renaming.called_now(session, kind, name) is not None:
+            raise NameTaken(kind, name)
         insert_if_new(session, Series, {"kind": kind, "name": name, "next_version": 1})
         session.execute(query).one()
 

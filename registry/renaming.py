@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry import names
@@ -19,6 +19,7 @@ from registry.models import JobTask, Renaming, Series, Task
 from registry.records import RenamingRecord
 
 KINDS = ("backbone", "dataset", "task", "composition")
+_TURN = 4702113  # as the triggers have it
 
 
 def rename(session: Session, ref: str, name: str) -> RenamingRecord:
@@ -28,6 +29,7 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
     Raises NotFound, AmbiguousRef, RefInvalid, NameInvalid, NameTaken and, for a task that a job holds,
     TaskHeld.
     """
+    take_turns(session, alone=True)
     wanted = names.parse(ref)
     if wanted.version is not None or wanted.alias is not None:
         raise RefInvalid(ref, "a name belongs to all versions: write it without one.")
@@ -52,6 +54,17 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
     session.flush()
     session.expire_all()  # what was read before has its old name
     return _record(row)
+
+
+def take_turns(session: Session, *, alone: bool) -> None:
+    """Until this transaction ends no name is given up (alone: nor taken): what is read of names stands.
+
+    On PostgreSQL; on SQLite writers take turns anyway. The triggers do the same, later: who has it before any
+    row of theirs does not wait crosswise.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        take = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
+        session.execute(select(take(_TURN)))
 
 
 def history(session: Session, kind: str, name: str) -> list[RenamingRecord]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from registry import refs
 from registry.columns import utc_now
 from registry.errors import NotFound, RecordInvalid
-from registry.models import Node, Tag
+from registry.models import Tag
 from registry.names import checked_text
 from registry.records import NodeRecord
 from registry.upsert import insert_new
@@ -37,11 +37,6 @@ def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRec
     if node.kind not in SUBJECTS:
         raise RecordInvalid(f"A {what} of {node.full_ref}", f"only {', '.join(SUBJECTS)} have one")
     return node
-
-
-def hold(session: Session, node_id: int) -> None:
-    """Make others who hold this node wait until this transaction ends (PostgreSQL)."""
-    session.execute(select(Node.id).where(Node.id == node_id).with_for_update(key_share=True)).one()
 
 
 def put(session: Session, ref: str, tags: Mapping[str, str]) -> dict[str, str]:

@@ -45,6 +45,7 @@ def register(
     if follows is not None and follows.classes != learns_from.classes:
         what = f"{learns_from.ref} has other classes than {follows.name!r}, which it is to follow"
         raise RecordInvalid("The task", what)
+    renaming.take_turns(session, alone=False)
     # Whoever adds rows to this backbone's class table waits here for whoever does so already.
     session.execute(
         select(Backbone.node_id).where(Backbone.node_id == learns_on.node_id).with_for_update(key_share=True)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
 from affinery_app.api.shapes import shape
-from registry import notes, tags
+from registry import nodes, notes, tags
 from registry.records import NoteRecord
 
 router = APIRouter(prefix="/v1/notes", tags=["notes"])
@@ -48,7 +48,7 @@ def delete_note(space: Space, ref: Ref, if_match: IfMatch = None) -> JSONRespons
 
 
 def _hold(session: Session, ref: str, if_match: str | None) -> None:
-    tags.hold(session, tags.subject(session, ref, "note").node_id)
+    nodes.hold(session, tags.subject(session, ref, "note").node_id)
     there = notes.read(session, ref)
     held(f"The note on {there.ref}", etag_of(there.to_json()), if_match)
 

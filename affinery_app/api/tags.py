@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
 from affinery_app.api.shapes import TagKey, TagValue
-from registry import tags
+from registry import nodes, tags
 
 router = APIRouter(prefix="/v1/tags", tags=["tags"])
 Changes = dict[TagKey, TagValue | None]
@@ -31,7 +31,7 @@ def patch_tags(
     away = [key for key, value in changes.items() if value is None]
     with space.sessions.begin() as session:
         node = tags.subject(session, ref, "tag")
-        tags.hold(session, node.node_id)
+        nodes.hold(session, node.node_id)
         there = tags.of(session, node.node_id)
         held(f"The tags of {node.full_ref}", etag_of(there), if_match)
         tags.put(session, node.full_ref, {key: value for key, value in changes.items() if value is not None})
