@@ -83,6 +83,9 @@ def prepare_environment(*, local: bool) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
+_NOT_LET_IN = "Something answers there: is it a Ray of this version, and the token (RAY_AUTH_TOKEN_PATH) its own?"
+
+
 def connect_ray(address: str) -> None:
     """Connects this process to Ray; once. Raises RayUnavailable.
 
@@ -101,7 +104,7 @@ def connect_ray(address: str) -> None:
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
-        raise RayUnavailable(address, str(error)) from error
+        raise RayUnavailable(address, f"{error}. {_NOT_LET_IN}") from error
 
 
 def check_address(address: str | None) -> None:

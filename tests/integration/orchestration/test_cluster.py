@@ -7,9 +7,11 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -158,9 +160,18 @@ def test_an_error_of_a_submitted_training_arrives_as_itself(
     assert "the machines of the cluster have 4 processors" in str(error)
 
 
+def in_a_process_of_its_own(work: Callable[..., None], *given: object) -> None:
+    """A process that has loaded Ray asks for tokens for ever, also those of a Ray that has none."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(work, *given).result()
+
+
 def test_a_cluster_that_does_not_see_the_workspace_is_told(cluster: Cluster, tmp_path: Path) -> None:
     """It sees all of this machine; the plan is missing, as on storage that it does not mount."""
-    channel = tmp_path / "job" / "attempt-1"
+    in_a_process_of_its_own(submit_where_nothing_is_seen, cluster, tmp_path / "unseen" / "attempt-1")
+
+
+def submit_where_nothing_is_seen(cluster: Cluster, channel: Path) -> None:
     channel.mkdir(parents=True)
     submitted = Submitted(cluster.http, channel, Share(1))
     submitted.start()
@@ -173,7 +184,11 @@ def test_a_cluster_that_does_not_see_the_workspace_is_told(cluster: Cluster, tmp
 def test_a_submitted_training_is_stopped_by_its_driver_and_by_the_next_attempt(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    channels = [tmp_path / "job" / f"attempt-{number}" for number in (1, 2)]
+    in_a_process_of_its_own(submit_twice_and_stop, cluster, tmp_path / "stopped")
+
+
+def submit_twice_and_stop(cluster: Cluster, folder: Path) -> None:
+    channels = [folder / f"attempt-{number}" for number in (1, 2)]
     for channel in channels:
         channel.mkdir(parents=True)
         os.mkfifo(channel / ray_train.PLAN)  # whoever reads it waits
