@@ -36,9 +36,7 @@ def create(ledger: Sessions, new: Version) -> None:
             mlflow_run_id=new.run_id,
             metrics=new.metrics,
         )
-        certificates.record(
-            session, stage_adapter=f"adapter:{record.ref}", results=RESULTS, level="unverified"
-        )
+        certificates.record(session, stage_adapter=record, results=RESULTS, level="unverified")
 
 
 def _work(url: str, size: Size, places: list[int], ready: Any, done: Any) -> None:

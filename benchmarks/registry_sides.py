@@ -102,9 +102,8 @@ class Affinery:
                 mlflow_run_id=new.run_id,
                 metrics=new.metrics,
             )
-            ref = f"adapter:{record.ref}"
-            certificates.record(session, stage_adapter=ref, results=RESULTS, level="unverified")
-            return _facts(record, tags.put(session, ref, new.tags))
+            certificates.record(session, stage_adapter=record, results=RESULTS, level="unverified")
+            return _facts(record, tags.put(session, record, new.tags))
 
 
 def _facts(record: AdapterRecord, labels: Mapping[str, str]) -> Facts:

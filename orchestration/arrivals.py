@@ -84,8 +84,7 @@ def record(
         mlflow_run_id=mlflow_run_id,
         warm_start=warm_start,
     )
-    proved = f"adapter:{brought.ref}"
-    certificates.record(session, stage_adapter=proved, results={"imported": True}, level="unverified")
+    certificates.record(session, stage_adapter=brought, results={"imported": True}, level="unverified")
     return brought
 
 

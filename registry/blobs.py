@@ -52,12 +52,12 @@ def commit(session: Session, digest: str, size_bytes: int, upload_id: str | None
     """Tell the registry of bytes that are durably in the store. Committing them again changes nothing."""
     checked_digest("A blob", digest)
     row = {"digest": digest, "size_bytes": size_bytes, "created_at": utc_now()}
-    there_bytes = _held(session, digest)
+    there_bytes = None
     while there_bytes is None:
         if insert_if_new(session, Blob, row):
             events.append(session, "blob.committed", None, {"digest": digest, "size_bytes": size_bytes})
             there_bytes = size_bytes
-        else:  # another's, which may have been collected again since
+        else:  # it is there; but may have been collected again since
             there_bytes = _held(session, digest)
     if there_bytes != size_bytes:
         raise RecordInvalid(

@@ -28,12 +28,12 @@ _STANDING = (
 
 
 def record(
-    session: Session, *, stage_adapter: str, results: dict[str, Any], level: Level
+    session: Session, *, stage_adapter: str | AdapterRecord, results: dict[str, Any], level: Level
 ) -> CertificateRecord:
     """Record the proof made when this adapter was added. The same again gives the record that stands."""
     if level not in LEVELS:
         raise RecordInvalid("The certificate", f"{level!r} is not one of {', '.join(LEVELS)}")
-    adapter = adapters.get(session, stage_adapter)
+    adapter = adapters.get(session, stage_adapter) if isinstance(stage_adapter, str) else stage_adapter
     results = plain("The certificate's results", results)
     digest = digest_of({"adapter": adapter.digest, "level": level, "results": results})
     nodes.hold(session, adapter.node_id)  # who proves the same at once waits here

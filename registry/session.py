@@ -134,7 +134,9 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reading else 'OFF'}")
         connection.info[_READ] = reading
     # Reading first and writing later fails at once as locked, whatever the time-out: writers say so first.
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    # To the driver itself: it is said so often that the way there counts.
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Sessions:

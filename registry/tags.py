@@ -14,7 +14,7 @@ from registry.columns import utc_now
 from registry.errors import NotFound, RecordInvalid
 from registry.models import Tag
 from registry.names import checked_text
-from registry.records import NodeRecord
+from registry.records import AdapterRecord, NodeRecord
 from registry.upsert import insert_new
 
 SUBJECTS: tuple[str, ...] = ("backbone", "dataset", "task", "adapter", "composition", "export")
@@ -39,9 +39,9 @@ def subject(session: Session, ref: str, what: Literal["tag", "note"]) -> NodeRec
     return node
 
 
-def put(session: Session, ref: str, tags: Mapping[str, str]) -> dict[str, str]:
+def put(session: Session, ref: str | AdapterRecord, tags: Mapping[str, str]) -> dict[str, str]:
     """Set these tags on what ref means, whatever they were; all its tags now."""
-    node = subject(session, ref, "tag")
+    node = subject(session, ref, "tag") if isinstance(ref, str) else ref
     wanted = {key: _checked(key, value) for key, value in tags.items()}
     held = _held(session, node.node_id)
     now = utc_now()

@@ -73,7 +73,7 @@ def create_adapter(space: Space, new: NewAdapter, posting: Posting) -> JSONRespo
             warm_start=new.warm_start,
         )
         if new.tags:
-            tags.put(session, f"adapter:{record.ref}", new.tags)
+            tags.put(session, record, new.tags)
         if new.upload is not None:
             blobs.end_upload(session, new.upload)
         return _told(session, [record])[0]
