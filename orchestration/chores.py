@@ -34,12 +34,20 @@ class Chore(BaseModel):
 
 
 class Evaluation(Chore):
-    """adapters: by name (the latest version), name@version, alias or digest. samples: None for the usual."""
+    """adapters: by name (the latest version), name@version, alias or digest.
+
+    samples, steps, guidance, extractor: None for the usual. extractor: as trainers/evaluation/extractors.py
+    spells it. condition_model: the folder of a model that draws the condition from samples.
+    """
 
     KIND = "evaluate"
     adapters: Annotated[list[Name], Field(min_length=1)]
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    guidance: Annotated[float, Field(ge=0, lt=1e6)] | None = None
+    extractor: Name | None = None
+    condition_model: Name | None = None
 
     def check(self, session: Session) -> int | None:
         found = {adapters.get(session, ref).backbone_id for ref in self.adapters}
@@ -47,11 +55,15 @@ class Evaluation(Chore):
 
 
 class Export(Chore):
-    """out: the bundle's folder, an absolute path; None for <workspace>/exports/<name>-<version>."""
+    """out: the folder, an absolute path; None for <workspace>/exports/…. The rest as `exports.Asked` says."""
 
     KIND = "export"
     composition: Name
+    format: Name = "bundle"
     out: Name | None = None
+    task: Name | None = None
+    unverified: bool = False
+    backbone: bool = True
 
     def check(self, session: Session) -> int | None:
         return compositions.get(session, self.composition).backbone_id

@@ -21,7 +21,7 @@ from orchestration.jobs import Claim
 from orchestration.ray_train import PROGRESS
 from orchestration.services import Services
 from orchestration.uploads import uploading
-from registry import adapters, backbones, blobs, certificates, runs
+from registry import adapters, backbones, blobs, certificates, evaluations, runs
 from registry.columns import utc_now
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from affinery.adapters.files import Adapter
     from affinery.composed import ComposedModel
     from orchestration.kinds.contract import Attempt
-    from trainers.evaluation import Judgement
+    from trainers.evaluation.judging import Judgement
     from trainers.plan import PlannedTask, TrainingPlan
 
 JUDGED_SAMPLES = 200
@@ -179,7 +179,17 @@ def publish(
                         golden_blob=golden,
                     )
                 )
-            for record in published:
+            for record, learnt in zip(published, results, strict=True):
+                failpoints.reach("row")
+                evaluations.record(
+                    session,
+                    adapter=record.ref,
+                    reference=record.dataset,
+                    protocol=learnt.judgement.protocol,
+                    results=learnt.judgement.results,
+                    job_id=held.job.id,
+                    fence=held.fence,
+                )
                 failpoints.reach("row")
                 certificates.record(
                     session,

@@ -34,10 +34,10 @@ def vae_digest(backbone: Backbone) -> str:
     if latent is None or backbone.vae is None:
         raise ConfigInvalid("backbone", "it has no VAE, so there are no latents to keep.")
     facts = [latent.channels, latent.factor, latent.scaling, latent.shift, latent.vae]
-    return _digest(f"{KEY}-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.vae)
+    return module_digest(f"{KEY}-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.vae)
 
 
-def _digest(facts: str, module: nn.Module) -> str:
+def module_digest(facts: str, module: nn.Module) -> str:
     """sha-256 over facts and a module's tensors."""
     digest = hashlib.sha256(facts.encode())
     for name, tensor in sorted(module.state_dict().items()):
@@ -82,7 +82,7 @@ def captions(backbone: Backbone, texts: Sequence[str], folder: Path, dataset_dig
         raise ConfigInvalid("captions", f"this backbone ({backbone.spec.arch}) has no text encoder.")
     listed = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
     facts = [text.length, text.width, text.encoder]
-    encoder = _digest(f"{KEY}-text-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.text)
+    encoder = module_digest(f"{KEY}-text-1\0{json.dumps(facts, sort_keys=True)}\0", backbone.text)
     key = f"{dataset_digest}/captions/{listed}/{encoder}"
 
     def batches() -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestration import datasets, failpoints, needs, planner, publishing, queue, ray_train
+from orchestration import datasets, evaluations, failpoints, needs, planner, publishing, queue, ray_train
 from orchestration.jobs import JobRecord
 from orchestration.kinds.contract import Attempt
 from orchestration.services import Services
@@ -19,14 +19,16 @@ from orchestration.tracking import Point, trainings
 from registry import adapters, backbones, beginnings, tasks
 from registry import datasets as recorded
 from registry.columns import utc_now
+from registry.metrics import numbers
 from registry.records import DatasetRecord, TaskRecord
 
 if TYPE_CHECKING:
     from affinery.adapters.files import Adapter
     from affinery.composed import ComposedModel
-    from trainers.evaluation import Judgement
+    from trainers.evaluation.judging import Judgement
     from trainers.plan import TrainingPlan
 
+CONDITIONS = 80
 log = logging.getLogger(__name__)
 
 
@@ -139,19 +141,28 @@ def _warm_up() -> None:
     """Imports what comes after the training, while Ray trains elsewhere."""
     import mlflow.tracking  # noqa: F401
 
-    import trainers.evaluation
+    import trainers.evaluation.judging
     import trainers.pictures
     import trainers.replay  # noqa: F401
 
 
 def _judge(model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
     from affinery.diffusion.sampling import default_settings
-    from trainers.evaluation import judge
+    from trainers.evaluation.judging import Measuring, judge
     from trainers.session import load_task
 
     task = plan.tasks[index]
     split = load_task(task, model.backbone, plan.cache)
-    return judge(model, task.name, split, default_settings(model), publishing.JUDGED_SAMPLES)
+    cache = None if plan.cache is None else Path(plan.cache)
+    return judge(
+        model,
+        task.name,
+        split,
+        default_settings(model),
+        task.dataset_digest,
+        Measuring(publishing.JUDGED_SAMPLES),
+        cache,
+    )
 
 
 def _record_runs(services: Services, folder: Path, results: Sequence[publishing.Learnt]) -> None:
@@ -163,31 +174,23 @@ def _record_runs(services: Services, folder: Path, results: Sequence[publishing.
     tracking = services.tracking
     for i, learnt in enumerate(results):
         name = learnt.task.name
-        columns = min(len(learnt.task.classes), 20) if len(learnt.task.classes) > 1 else 10
-        shown = learnt.judgement.images[: columns * 8]
         pictures = folder / f"pictures-{i}"
-        pictures.mkdir(parents=True, exist_ok=True)
-        (pictures / "samples.png").write_bytes(png(tile(shown, columns)))
-        told = [draw.condition for draw in learnt.judgement.draws[: columns * 8]]
-        names = ["samples.png", "loss.png"]
+        names = [path.name for path in evaluations.write_pictures(learnt.judgement, pictures)]
+        told = [draw.condition for draw in learnt.judgement.draws[:CONDITIONS]]
         if conditions := [condition for condition in told if condition is not None]:
-            (pictures / "conditions.png").write_bytes(png(tile(torch.stack(conditions), columns)))
+            (pictures / "conditions.png").write_bytes(png(tile(torch.stack(conditions), 10)))
             names.append("conditions.png")
+        names.append("loss.png")
         (pictures / "loss.png").write_bytes(loss_curve({name: learnt.curve}))
         # Once more and whole: what a driver that was killed had not passed on is in no other place.
         whole = publishing.points(folder).get(name, {})
         tracking.log_metrics(learnt.key, [_point(step, *told) for step, told in sorted(whole.items())])
         now = int(time.time() * 1000)
         last = learnt.curve[-1][0] if learnt.curve else 0
-        if learnt.judgement.recognition is not None:
-            seen = learnt.judgement.recognition
-            tracking.log_metrics(
-                learnt.key,
-                [
-                    ("recognition", seen.share, last, now),
-                    ("real_accuracy", seen.real_accuracy, last, now),
-                ],
-            )
+        found = numbers(learnt.judgement.results)
+        tracking.log_metrics(
+            learnt.key, [(evaluations.mlflow_name(name), value, last, now) for name, value in found.items()]
+        )
         for picture in names:
             tracking.log_artifact(learnt.key, pictures / picture, "pictures")
         tracking.log_artifact(learnt.key, learnt.file, "adapter")

@@ -87,7 +87,7 @@ def one_result(services: Services, job: JobRecord) -> dict[str, Any]:
                 [made] = evaluations.list_for(session, "shapes")
                 assert result == {"shapes@1": made.results}
                 assert made.protocol_digest == digest_of(made.protocol)
-                assert (made.protocol["samples"], made.protocol["measure"]) == (4, "recognition")
+                assert (made.protocol["samples"], made.protocol["extractor"]["name"]) == (4, "recogniser")
                 assert made.results["samples"] == 4
             case "export":
                 [bundle] = exports.list_all(session)

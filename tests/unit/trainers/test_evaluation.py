@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +13,12 @@ from torch import Tensor
 
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
+from registry.metrics import numbers
 from tests import tiny_models as tiny
-from trainers import evaluation
 from trainers.data import Images, Split
-from trainers.evaluation import Recogniser, judge, recognised, recognition, shifted, train_recogniser
+from trainers.evaluation import samples as drawing
+from trainers.evaluation.judging import Judgement, Measuring, judge
+from trainers.evaluation.recogniser import Recogniser, recognised, recognition, shifted, train_recogniser
 
 
 def shades(count: int, classes: int, seed: int = 0, size: int = 8) -> tuple[Tensor, Tensor]:
@@ -86,28 +91,90 @@ def split(classes: int, held_out: int) -> Split:
 SETTINGS = SamplerSettings(steps=2, guidance=1.0)
 
 
-def test_a_task_is_judged_on_all_its_classes_alike() -> None:
-    model = tiny.composed(*tiny.two_tasks())
-    found = judge(model, "letters", split(3, 6), SETTINGS, count=9)
+DIGEST = "d" * 64
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def judged(
+    model: ComposedModel, task: str, images: Split, count: int, cache: Path | None, **asked: Any
+) -> Judgement:
+    return judge(model, task, images, SETTINGS, DIGEST, Measuring(count, **asked), cache)
+
+
+def test_a_task_is_judged_on_all_its_classes_alike(cache: Path) -> None:
+    found = judged(tiny.composed(*tiny.two_tasks()), "letters", split(3, 6), 9, cache)
     assert found.images.shape == (9, 1, 8, 8)
     assert torch.bincount(found.labels).tolist() == [3, 3, 3]
     assert found.recognition is not None
     assert len(found.recognition.by_class) == 3
     assert 0 <= found.recognition.share <= 1
     assert found.recognition.real_accuracy == 1.0
+    assert found.results["recognition"]["by_class"] == list(found.recognition.by_class)
 
 
-def test_every_class_is_drawn_even_if_fewer_images_were_asked_for() -> None:
-    found = judge(tiny.composed(*tiny.two_tasks()), "letters", split(3, 0), SETTINGS, count=1)
+def test_every_figure_is_named_after_who_looked_and_stands_beside_all_that_it_depends_on(cache: Path) -> None:
+    found = judged(tiny.composed(*tiny.two_tasks()), "letters", split(3, 6), 9, cache)
+    names = {"FD", "KD", "IS", "precision", "recall"}
+    assert {f"{name}[recogniser]" for name in names} < found.results.keys()
+    low, mean, high = (found.results["KD[recogniser]"][name] for name in ("low", "mean", "high"))
+    assert low < mean < high
+    assert found.results["nearest"].keys() == {"distance", "held_out", "copies"}
+    protocol = found.protocol
+    assert protocol["extractor"]["name"] == "recogniser"
+    assert protocol["reference"] == {"dataset": DIGEST, "part": "train", "images": 18}
+    assert (protocol["samples"], protocol["size"], protocol["seed"]) == (9, 8, 0)
+    assert protocol["sampler"] == {"steps": 2, "guidance": 1.0}
+
+
+def test_the_same_evaluation_again_gives_the_same_figures_to_rounding_and_another_seed_another_protocol(
+    cache: Path,
+) -> None:
+    model = tiny.composed(*tiny.two_tasks())
+    one, two = (judged(model, "letters", split(3, 6), 6, cache) for _ in range(2))
+    assert one.protocol == two.protocol
+    first, second = (numbers(each.results) for each in (one, two))
+    assert second == pytest.approx(first, rel=1e-6)  # how memory is aligned rounds sums
+    assert judged(model, "letters", split(3, 6), 6, cache, seed=1).protocol != one.protocol
+
+
+def test_every_class_is_drawn_even_if_fewer_images_were_asked_for(cache: Path) -> None:
+    found = judged(tiny.composed(*tiny.two_tasks()), "letters", split(3, 0), 1, cache)
     assert found.labels.tolist() == [0, 1, 2]
     assert found.recognition is None  # nothing was kept back to judge the classifier by
+    assert found.results["nearest"].keys() == {"distance"}
 
 
-def test_one_class_alone_has_nothing_to_be_told_apart_from() -> None:
+def test_one_class_alone_has_nothing_to_be_told_apart_from_and_is_measured_all_the_same(cache: Path) -> None:
     model = tiny.composed(tiny.adapter(tiny.meta("faces", (4, 5))))
-    found = judge(model, "faces", split(1, 5), SETTINGS, count=4)
+    found = judged(model, "faces", split(1, 5), 4, cache)
     assert found.recognition is None
     assert found.images.shape == (4, 1, 8, 8)
+    assert found.results["FD[recogniser]"] >= 0
+
+
+def test_samples_that_are_training_images_are_told_as_copies(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = split(3, 60)
+    monkeypatch.setattr(drawing, "sample", lambda model, draws, settings: images.train.unit()[: len(draws)])
+    found = judged(tiny.composed(*tiny.two_tasks()), "letters", images, 6, cache)
+    assert found.results["nearest"]["copies"] == 1.0
+    assert found.twins is not None
+    torch.testing.assert_close(found.twins, found.images)
+
+
+def test_a_task_with_a_condition_is_measured_by_how_far_it_shows_it(cache: Path) -> None:
+    record = {"name": "canny", "channels": 1, "source": "canny", "low": 50, "high": 100}
+    model = tiny.composed(tiny.adapter(tiny.meta("edges", (4, 5), condition=record)))
+    images = split(1, 5)
+    told = [replace(part, conditions=part.images) for part in (images.train, images.held_out)]
+    found = judged(model, "edges", Split(*told), 4, cache)
+    assert 0 <= found.results["canny"]["f1"] <= 1
+    assert found.protocol["condition"] == record
 
 
 def test_where_memory_runs_out_fewer_are_drawn_at_once_and_none_is_left_out(
@@ -117,7 +184,7 @@ def test_where_memory_runs_out_fewer_are_drawn_at_once_and_none_is_left_out(
     model.load(tiny.adapter(tiny.meta()))
     draws = [Draw("digits", 4 + i % 2, i) for i in range(10)]
     settings = SamplerSettings(2, 2.0)
-    whole = evaluation.drawn(model, draws, settings, 10)
+    whole = drawing.drawn(model, draws, settings, 10)
     sizes = []
 
     def cramped(model: ComposedModel, given: Sequence[Draw], settings: SamplerSettings) -> torch.Tensor:
@@ -126,6 +193,6 @@ def test_where_memory_runs_out_fewer_are_drawn_at_once_and_none_is_left_out(
         sizes.append(len(given))
         return sample(model, given, settings)
 
-    monkeypatch.setattr(evaluation, "sample", cramped)
-    torch.testing.assert_close(evaluation.drawn(model, draws, settings, 10), whole, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(drawing, "sample", cramped)
+    torch.testing.assert_close(drawing.drawn(model, draws, settings, 10), whole, rtol=1e-4, atol=1e-5)
     assert sizes == [2, 2, 2, 2, 2]

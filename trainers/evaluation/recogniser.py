@@ -1,20 +1,15 @@
-"""How far samples are recognised as what was asked for, by a classifier of the real images."""
+"""A classifier of the real images: whether samples are recognised as what was asked for.
+
+What it sees before it decides are also the features by which small images are compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from affinery.composed import ComposedModel
-from affinery.diffusion.sampling import Draw, SamplerSettings, sample
-from trainers.data import Split, as_unit
-
-PIXELS_AT_ONCE = 2_000_000
-"""So many pixels, over a batch's images, are drawn at once to be judged."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,15 @@ class Recogniser(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(64 * 4 * 4, classes))
 
     def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.seen(x).flatten(1))
+        return scores
+
+    def seen(self, x: Tensor) -> Tensor:
+        """(B, 64, 4, 4): what it decides by."""
         if max(x.shape[2:]) > self.LOOKS_AT:
             x = F.adaptive_avg_pool2d(x, self.LOOKS_AT)
-        scores: Tensor = self.head(self.features(x).flatten(1))
-        return scores
+        features: Tensor = self.features(x)
+        return features
 
 
 def shifted(x: Tensor, generator: torch.Generator, reach: int = 1) -> Tensor:
@@ -105,79 +105,3 @@ def recognition(
     by_class = tuple(float(right[asked == label].mean()) for label in range(classes))
     accuracy = float((recognised(model, real) == real_labels).float().mean())
     return Recognition(float(right.mean()), by_class, accuracy, len(samples), len(real))
-
-
-class Told:
-    """The captions and conditions of images, by class: of those kept back, else of those learnt from."""
-
-    def __init__(self, split: Split, captions: bool) -> None:
-        self.captions = captions
-        self.split = split
-
-    def to(self, label: int, turn: int) -> tuple[str, Tensor | None]:
-        """What the image of some turn is told, one image of the class after the other."""
-        for images in (self.split.held_out, self.split.train):
-            own = (images.labels == label).nonzero().flatten()
-            if len(own):
-                chosen = int(own[turn % len(own)])
-                caption = images.captions[chosen] if self.captions and images.captions else ""
-                condition = None if images.conditions is None else as_unit(images.conditions[chosen])
-                return caption, condition
-        return "", None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a task draws and how it is recognised.
-
-    recognition: None where there is one class only, or no image was kept back. draws: what was asked for,
-    with the captions and conditions of real images.
-    """
-
-    images: Tensor
-    labels: Tensor
-    recognition: Recognition | None
-    draws: tuple[Draw, ...] = ()
-
-
-def drawn(model: ComposedModel, draws: Sequence[Draw], settings: SamplerSettings, at_once: int) -> Tensor:
-    """All draws, `at_once` of them together, in main memory; fewer where a GPU has no room."""
-    images: list[Tensor] = []
-    done = 0
-    while done < len(draws):
-        try:
-            images.append(sample(model, draws[done : done + at_once], settings).cpu())
-        except torch.OutOfMemoryError:
-            if at_once == 1:
-                raise
-            at_once = max(1, at_once // 2)
-            torch.cuda.empty_cache()
-        else:
-            done += at_once
-    return torch.cat(images)
-
-
-def judge(
-    model: ComposedModel, task: str, split: Split, settings: SamplerSettings, count: int = 200, seed: int = 0
-) -> Judgement:
-    """Draws `count` images, all classes alike, and has a classifier of the real images look at them.
-
-    Captions and conditions are those of images that were kept back, where there are some of the class.
-    """
-    slot = model.task(task)
-    classes = len(slot.meta.class_names)
-    count = max(count, classes)
-    labels = torch.arange(count) % classes
-    told = Told(split, model.spec.text is not None)
-    draws = tuple(
-        Draw(task, slot.row(int(label)), seed + i, *told.to(int(label), i // classes))
-        for i, label in enumerate(labels)
-    )
-    images = drawn(model, draws, settings, max(8, PIXELS_AT_ONCE // model.image_size(task) ** 2))
-    if classes == 1 or not len(split.held_out.labels):
-        return Judgement(images, labels, None, draws)
-    recogniser = train_recogniser(split.train.unit(), split.train.labels, classes, seed=seed)
-    held = split.held_out
-    return Judgement(
-        images, labels, recognition(recogniser, images, labels, held.unit(), held.labels, classes), draws
-    )

@@ -1,0 +1,152 @@
+"""Published adapters, measured: by a job or at once, recorded under their protocol, and told to MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from affinery import tensor_files
+from orchestration import datasets, publishing
+from orchestration.services import Services
+from orchestration.tracking import Tracking
+from orchestration.tracking.trainings import key_of
+from registry import adapters, backbones, evaluations, tasks
+from registry import datasets as recorded
+from registry.metrics import numbers
+from registry.records import AdapterRecord, EvaluationRecord
+
+if TYPE_CHECKING:
+    from orchestration.chores import Evaluation
+    from trainers.evaluation.judging import Judgement
+
+PICTURES = "evaluations"
+ROWS = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an adapter, not yet recorded."""
+
+    adapter: AdapterRecord
+    judgement: Judgement
+
+    def record(
+        self, session: Session, job_id: str | None = None, fence: int | None = None
+    ) -> EvaluationRecord:
+        """job_id, fence: of the job that measured it, where one did."""
+        return evaluations.record(
+            session,
+            adapter=self.adapter.ref,
+            reference=self.adapter.dataset,
+            protocol=self.judgement.protocol,
+            results=self.judgement.results,
+            job_id=job_id,
+            fence=fence,
+        )
+
+
+def measure(
+    services: Services, ref: str, asked: Evaluation, on_stage: Callable[[str], None] = lambda _: None
+) -> Measured:
+    """Draws samples of an adapter and measures them. Raises NotFound, ConfigInvalid, DatasetChanged …"""
+    from affinery.adapters.files import read_adapter
+    from affinery.diffusion.sampling import default_settings
+    from trainers.evaluation.judging import Measuring, judge
+    from trainers.plan import PlannedTask
+    from trainers.session import load_task
+
+    with services.sessions.read() as session:
+        record = adapters.get(session, ref)
+        task = tasks.by_id(session, record.task_id)
+        source = recorded.get(session, record.dataset)
+        backbone = backbones.by_id(session, record.backbone_id)
+    usual = Measuring()
+    samples = asked.samples or usual.samples
+    on_stage(f"drawing and measuring {samples} samples of {record.ref}")
+    services.store.verify(backbone.blob_digest)
+    services.store.verify(record.blob_digest)
+    adapter = read_adapter(services.store.path(record.blob_digest)).named(task.name)
+    model = publishing.compose(services, publishing.Stage(backbone, ()), [adapter])
+    planned = PlannedTask(
+        task.name,
+        record.kind,
+        task.config,
+        str(datasets.ensure(services.data, source.dvc_path, source.digest)),
+        source.digest,
+        record.block,
+        task.classes,
+        task.condition,
+        task.image_size,
+    )
+    split = load_task(planned, model.backbone, str(services.cache))
+    measuring = Measuring(
+        samples,
+        asked.seed,
+        asked.extractor or usual.extractor,
+        _drawn_by(asked.condition_model, task.condition),
+    )
+    settings = default_settings(model, asked.steps, asked.guidance)
+    return Measured(
+        record, judge(model, task.name, split, settings, source.digest, measuring, services.cache)
+    )
+
+
+def _drawn_by(folder: str | None, condition: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A task's condition as a model draws it from samples. Raises ConfigInvalid."""
+    if folder is None:
+        return None
+    from affinery.errors import ConfigInvalid
+    from trainers.conditions import condition_record
+
+    if condition is None:
+        raise ConfigInvalid("--condition-model", "the task is told no condition.")
+    return condition_record(condition["name"], model=Path(folder))
+
+
+def tell(tracking: Tracking, measured: Measured, evaluation: EvaluationRecord, folder: Path) -> None:
+    """Adds the figures and pictures to the run that made the adapter; nothing where it was made elsewhere.
+
+    folder: where the pictures are written first.
+    """
+    record = measured.adapter
+    if record.job_id is None or not tracking.kept.knows(key := key_of(record.job_id, record.task)):
+        return
+    now = int(time.time() * 1000)
+    digest = evaluation.protocol_digest[:12]
+    points = [
+        (f"{mlflow_name(name)}/{digest}", number, 0, now)
+        for name, number in numbers(evaluation.results).items()
+    ]
+    tracking.log_metrics(key, points)
+    for path in write_pictures(measured.judgement, folder / digest):
+        tracking.log_artifact(key, path, f"{PICTURES}/{digest}")
+    tracking.flush(key)
+
+
+def mlflow_name(name: str) -> str:
+    """A figure's name in MLflow, which takes no brackets."""
+    plain = name.replace("[", "/").replace("]", "")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "/_-. ") else "_" for c in plain)
+
+
+def write_pictures(judgement: Judgement, folder: Path) -> list[Path]:
+    """samples.png, and nearest.png: samples, each above the training image that is nearest."""
+    import torch
+
+    from trainers.pictures import png, tile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = int(judgement.labels.max()) + 1
+    columns = min(classes, 20) if classes > 1 else 10
+    pictures = {"samples.png": tile(judgement.images[: columns * ROWS], columns)}
+    if judgement.twins is not None:
+        count = min(16, len(judgement.twins))
+        pictures["nearest.png"] = tile(torch.cat([judgement.images[:count], judgement.twins[:count]]), count)
+    for name, picture in pictures.items():
+        tensor_files.write_whole(folder / name, png(picture))
+    return [folder / name for name in pictures]

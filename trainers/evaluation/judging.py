@@ -1,0 +1,172 @@
+"""Drawing samples of a task and measuring them, with the protocol by which the figures may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from affinery.composed import ComposedModel
+from affinery.diffusion.sampling import Draw, SamplerSettings
+from trainers.conditions import published
+from trainers.data import Split, as_unit
+from trainers.evaluation.distances import (
+    NEIGHBOURS,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from trainers.evaluation.extractors import (
+    RECOGNISER,
+    Clip,
+    Extractor,
+    Seen,
+    Small,
+    extractor_of,
+    features_of,
+    figure_name,
+    recogniser_of,
+)
+from trainers.evaluation.fidelity import condition_fidelity
+from trainers.evaluation.neighbours import neighbours
+from trainers.evaluation.recogniser import Recogniser, Recognition, recognition
+from trainers.evaluation.samples import Samples, draw_samples
+
+VERSION = 1  # of how all this is measured: figures of different versions are not compared
+MOST_REAL = 10_000
+FEWEST, SHOWN = 3, 64
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What an evaluation is asked to do.
+
+    extractor: as extractors.py spells it. condition: a record that says which model draws the condition,
+    where the task's own does not.
+    """
+
+    samples: int = 200
+    seed: int = 0
+    extractor: str = RECOGNISER
+    condition: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a task draws, and what was measured of it, under which protocol.
+
+    recognition: None where there is one class only, or no image was kept back. twins: of the first samples,
+    the training images that are nearest.
+    """
+
+    images: Tensor
+    labels: Tensor
+    recognition: Recognition | None
+    draws: tuple[Draw, ...]
+    protocol: dict[str, Any]
+    results: dict[str, Any]
+    twins: Tensor | None
+
+
+def judge(
+    model: ComposedModel,
+    task: str,
+    split: Split,
+    settings: SamplerSettings,
+    dataset_digest: str,
+    asked: Measuring,
+    cache: Path | None = None,
+) -> Judgement:
+    """Draws samples, all classes alike, and measures them against the images that the task learnt from.
+
+    cache: where extractors trained here and features of real images are kept.
+    Raises ConfigInvalid or UnknownName for an extractor that cannot be had.
+    """
+    train, names = split.train, model.task(task).meta.class_names
+    extractor = extractor_of(asked.extractor, dataset_digest, train, len(names), cache, asked.seed)
+    samples = draw_samples(model, task, split, settings, asked.samples, asked.seed)
+    rows = _chosen(len(train.labels))
+    size = model.image_size(task)
+    protocol: dict[str, Any] = {
+        "version": VERSION,
+        "extractor": {"name": extractor.name, "digest": extractor.digest},
+        "reference": {"dataset": dataset_digest, "part": "train", "images": len(rows)},
+        "size": size,
+        "samples": len(samples.labels),
+        "seed": asked.seed,
+        "sampler": asdict(settings),
+        "neighbours": NEIGHBOURS,
+    }
+    results: dict[str, Any] = {"samples": len(samples.labels)}
+    seen = extractor.see(samples.images)
+    if min(len(rows), len(samples.labels)) >= FEWEST:
+        key = f"{dataset_digest}/features/train/{len(rows)}/{size}/{train.images.shape[1]}/{extractor.digest}"
+        real = features_of(extractor, train, rows, cache, key)
+        results |= _distances(extractor, real, seen)
+    near = neighbours(samples.images, train.images[rows], split.held_out.images)
+    told = {"distance": near.distance, "held_out": near.held_out_distance, "copies": near.share}
+    results["nearest"] = {name: number for name, number in told.items() if number is not None}
+    twins = as_unit(train.images[rows][near.nearest[:SHOWN]])
+    if isinstance(extractor, Clip):
+        texts, protocol["texts"] = _texts(samples, names)
+        results[figure_name("CLIP-score", extractor)] = extractor.score(seen.features, texts)
+    condition = asked.condition or model.task(task).meta.condition
+    if condition is not None:
+        protocol["condition"] = published(condition)
+        results |= _fidelity(condition, samples)
+    recognised = None
+    if len(names) > 1 and len(split.held_out.labels):
+        if isinstance(extractor, Small):
+            recogniser = extractor.model
+        else:
+            recogniser = recogniser_of(dataset_digest, train, len(names), cache, asked.seed)
+        recognised = _recognised(recogniser, samples, split, len(names))
+        results["recognition"] = {
+            "share": recognised.share,
+            "real_accuracy": recognised.real_accuracy,
+            "by_class": list(recognised.by_class),
+        }
+    return Judgement(samples.images, samples.labels, recognised, samples.draws, protocol, results, twins)
+
+
+def _fidelity(condition: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
+    pictures = [draw.condition for draw in samples.draws if draw.condition is not None]
+    shown = condition_fidelity(condition, samples.images, pictures) if pictures else None
+    return {} if shown is None else {str(condition["name"]): shown}
+
+
+def _recognised(recogniser: Recogniser, samples: Samples, split: Split, classes: int) -> Recognition:
+    held = split.held_out
+    return recognition(recogniser, samples.images, samples.labels, held.unit(), held.labels, classes)
+
+
+def _distances(extractor: Extractor, real: Tensor, seen: Seen) -> dict[str, Any]:
+    precision, recall = precision_recall(real, seen.features)
+    found: dict[str, Any] = {
+        "FD": frechet_distance(real, seen.features),
+        "KD": asdict(kernel_distance(real, seen.features)),
+        "precision": precision,
+        "recall": recall,
+    }
+    if seen.logits is not None:
+        found["IS"] = inception_score(seen.logits)
+    return {figure_name(name, extractor): value for name, value in found.items()}
+
+
+def _chosen(count: int) -> Tensor:
+    """The real images that are compared with: all, or as many as there is time for, always the same."""
+    if count <= MOST_REAL:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MOST_REAL].sort().values
+
+
+def _texts(samples: Samples, names: tuple[str, ...]) -> tuple[list[str], str]:
+    """What each sample should look like in words: its caption, else its class."""
+    if any(draw.prompt for draw in samples.draws):
+        return [draw.prompt for draw in samples.draws], "captions"
+    return [f"a photo of a {names[int(label)]}" for label in samples.labels], "a photo of a CLASS"
