@@ -11,6 +11,8 @@ RegistryError                      exit code 1
 ├── RequirementInvalid             (usage) a bound on a metric that cannot be read
 ├── FilterInvalid                  (usage) a filter of a search that cannot be read
 ├── ProtocolAmbiguous              (usage) a beginning with which the digests of several protocols begin
+├── ProtocolsDiffer                (usage) two adapters that were never measured alike
+├── NotMeasured                    (usage) an adapter of which nothing was measured
 ├── TaskExists                     (usage) a task name that is taken
 ├── NameTaken                      (usage) a name that something else has, or once had
 ├── TaskHeld                       (usage) a task that a job holds, which keeps its name
@@ -155,6 +157,27 @@ class ProtocolAmbiguous(RegistryError, UserError):
             f"{name!r} stands for figures of {len(found)} protocols, which are never compared: {listing}. "
             "Name one by the first digits of its digest."
         )
+
+
+class ProtocolsDiffer(RegistryError, UserError):
+    """Two adapters that were never measured alike. Args: left, right, differences in words."""
+
+    def __str__(self) -> str:
+        left, right, found = self.args
+        return (
+            f"{left} and {right} were never measured under one protocol, so their figures are not compared. "
+            f"Between their last ones differ: {'; '.join(found)}. Measure both alike: "
+            f"affinery evaluate {left} {right}"
+        )
+
+
+class NotMeasured(RegistryError, UserError):
+    """An adapter without an evaluation. Args: adapter, the protocol's digest or None for any."""
+
+    def __str__(self) -> str:
+        name, protocol = self.args
+        under = "" if protocol is None else f" under the protocol {protocol[:12]}"
+        return f"{name} was never measured{under}. Measure it: affinery evaluate {name}"
 
 
 class NameTaken(RegistryError, UserError):

@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli.compose import BackboneOption, ExportTaskOption, FormatOption, UnverifiedOption
+from affinery_app.cli.evaluate import (
+    ConditionModelOption,
+    ExtractorOption,
+    GuidanceOption,
+    RefsArgument,
+    SamplesOption,
+    SeedOption,
+    StepsOption,
+    chore_of,
+)
 from affinery_app.cli.job_options import (
     AfterOption,
     CpusOption,
@@ -27,13 +38,13 @@ app = typer.Typer(help="Schedule what trains nothing.", no_args_is_help=True)
 
 @app.command("evaluate")
 def evaluate(
-    adapters: Annotated[
-        list[str], typer.Argument(help="Adapters: a task's latest by its name, name@version, an alias.")
-    ],
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Samples to draw of each.", show_default="200")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of everything random.")] = 0,
+    adapters: RefsArgument,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    extractor: ExtractorOption = None,
+    condition_model: ConditionModelOption = None,
     after: AfterOption = None,
     priority: PriorityOption = 0,
     key: KeyOption = None,
@@ -43,10 +54,8 @@ def evaluate(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw samples of adapters, judge them and record the figures under their protocol."""
-    from orchestration.chores import Evaluation, read
-
-    chore = read(Evaluation, {"adapters": adapters, "samples": samples, "seed": seed})
+    """Draw samples of adapters, measure them, and record the figures under their protocol."""
+    chore = chore_of(adapters, samples, seed, steps, guidance, extractor, condition_model)
     room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout}
     _schedule(chore, after, priority, key, workspace, as_json, room)
 
@@ -56,8 +65,12 @@ def export(
     ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The bundle's folder.", show_default="<workspace>/exports/<name>-<version>"),
+        typer.Option(help="Where it goes.", show_default="<workspace>/exports/<name>-<version>…"),
     ] = None,
+    file_format: FormatOption = "bundle",
+    task: ExportTaskOption = None,
+    backbone: BackboneOption = True,
+    unverified: UnverifiedOption = False,
     after: AfterOption = None,
     priority: PriorityOption = 0,
     key: KeyOption = None,
@@ -65,10 +78,12 @@ def export(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a composition as a bundle, as `affinery export` does at once."""
+    """Write a composition as a bundle or in another format, as `affinery export` does at once."""
     from orchestration.chores import Export, read
 
-    chore = read(Export, {"composition": ref, "out": None if out is None else str(out.absolute())})
+    asked = {"composition": ref, "format": file_format, "task": task, "unverified": unverified}
+    asked |= {"backbone": backbone, "out": None if out is None else str(out.absolute())}
+    chore = read(Export, asked)
     _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
 
 

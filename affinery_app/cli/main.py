@@ -19,6 +19,7 @@ from affinery_app.cli import (
     demo,
     diff,
     estimate,
+    evaluate,
     job,
     labels,
     lineage,
@@ -65,6 +66,8 @@ app.command("tag")(labels.tag)
 app.command("note")(labels.note)
 app.command("rename")(rename.rename)
 app.command("diff")(diff.diff)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(evaluate.compare)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)

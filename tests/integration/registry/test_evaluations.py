@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry import aliases, errors, evaluations, metrics
+from registry import aliases, comparison, errors, evaluations, metrics
 from registry.models import Job
 from registry.search import search
 from registry.session import Sessions
@@ -47,3 +47,26 @@ def test_an_evaluation_of_a_job_that_was_given_away_is_refused(ledger: Sessions)
         with pytest.raises(errors.StaleFence):
             world.evaluated(session, "digits", 0.7, job_id="measuring", fence=2)
         assert evaluations.latest(session, "digits", made.protocol_digest) == made
+
+
+def test_adapters_are_compared_under_one_protocol_and_otherwise_the_difference_is_named(
+    ledger: Sessions,
+) -> None:
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+        world.learnt(session, "faces")
+        with pytest.raises(errors.NotMeasured, match="affinery evaluate digits@1"):
+            comparison.compare(session, "digits", "faces")
+        how = {"samples": 10, "sampler": {"steps": 4}}
+        world.evaluated(session, "digits", 0.5, protocol=how)
+        world.evaluated(session, "faces", 0.2, protocol={"samples": 20, "sampler": {"steps": 4}, "seed": 1})
+        with pytest.raises(errors.ProtocolsDiffer, match="samples 10 and 20; seed absent and 1"):
+            comparison.compare(session, "digits", "faces")
+        world.evaluated(session, "faces", 0.3, protocol=how)
+        world.evaluated(session, "faces", 0.1, protocol=how)  # the last one counts
+        found = comparison.compare(session, "digits", "faces")
+        assert found.figures["kid.mean"] == (0.5, 0.1)
+        assert comparison.compare(session, "digits", "faces", found.left.protocol_digest[:8]) == found
+        other = world.evaluated(session, "faces", 0.1, protocol={"samples": 99})
+        with pytest.raises(errors.NotMeasured, match=other.protocol_digest[:12]):
+            comparison.compare(session, "digits", "faces", other.protocol_digest)

@@ -1,0 +1,178 @@
+"""affinery evaluate | compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from affinery_app.cli.job_options import AfterOption, submitter
+from affinery_app.cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    emit,
+    fields,
+    following,
+    printable,
+    say,
+    table,
+)
+
+if TYPE_CHECKING:
+    from orchestration.chores import Evaluation
+    from registry.records import EvaluationRecord
+
+RefsArgument = Annotated[
+    list[str], typer.Argument(help="Adapters: a task's latest by its name, name@version, an alias.")
+]
+SamplesOption = Annotated[
+    int | None, typer.Option(min=1, help="Samples to draw of each.", show_default="200")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="The seed of everything random.")]
+StepsOption = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the sampler.", show_default="the backbone's advice")
+]
+GuidanceOption = Annotated[
+    float | None, typer.Option(min=0, help="Guidance; 1 is none.", show_default="the backbone's advice")
+]
+ExtractorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Who looks: recogniser, inception=WEIGHTS.pth, clip=FOLDER, timm:MODEL=CHECKPOINT.",
+        show_default="recogniser",
+    ),
+]
+ConditionModelOption = Annotated[
+    Path | None, typer.Option(help="A model's folder that draws the task's condition from its samples.")
+]
+LaterOption = Annotated[bool, typer.Option("--later", help="Schedule it as a job instead of doing it now.")]
+
+
+def chore_of(
+    refs: list[str],
+    samples: int | None,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
+    extractor: str | None,
+    condition_model: Path | None,
+) -> Evaluation:
+    """What is asked for, its paths absolute. Raises JobInvalid."""
+    from orchestration.chores import Evaluation, read
+
+    if extractor is not None and "=" in extractor:
+        kind, _, where = extractor.partition("=")
+        extractor = f"{kind}={Path(where).expanduser().absolute()}"
+    model = None if condition_model is None else str(condition_model.absolute())
+    given = {"adapters": refs, "samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    return read(Evaluation, given | {"extractor": extractor, "condition_model": model})
+
+
+def evaluate(
+    refs: RefsArgument,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    extractor: ExtractorOption = None,
+    condition_model: ConditionModelOption = None,
+    later: LaterOption = False,
+    after: AfterOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw samples of adapters, measure them, and record the figures under their protocol."""
+    from affinery.errors import ConfigInvalid
+    from affinery_app.wiring import open_workspace
+    from orchestration import evaluations
+    from orchestration.chores import schedule
+
+    asked = chore_of(refs, samples, seed, steps, guidance, extractor, condition_model)
+    space = open_workspace(workspace)
+    if later:
+        job = schedule(space.sessions, asked, after=after or (), submitted_by=submitter()).job
+        if as_json:
+            emit(job.to_json())
+        else:
+            fields([("job", f"{job.number} ({job.id})"), ("kind", job.kind)])
+            following("affinery run", f"affinery job show {job.number}")
+        return
+    if after:
+        raise ConfigInvalid("--after", "only a job waits for others; add --later.")
+    services, found = space.services(), []
+    with space.sessions.read() as session:
+        asked.check(session)
+    for ref in asked.adapters:
+        measured = evaluations.measure(services, ref, asked, say)
+        with space.sessions.begin() as session:
+            record = measured.record(session)
+        folder = space.folder / "evaluations" / f"{record.adapter.replace('@', '-')}"
+        evaluations.tell(space.tracking, measured, record, folder)
+        pictures = evaluations.write_pictures(measured.judgement, folder / record.protocol_digest[:12])
+        found.append((record, [str(path) for path in pictures]))
+    if as_json:
+        emit([record.to_json() | {"pictures": pictures} for record, pictures in found])
+        return
+    for record, pictures in found:
+        _print(record, pictures)
+    ref = found[0][0].adapter
+    following(f"affinery report {found[0][0].adapter.partition('@')[0]}", f"affinery compare {ref} OTHER")
+
+
+def _print(record: EvaluationRecord, pictures: list[str]) -> None:
+    how = record.protocol
+    images = how["reference"]["images"]
+    fields(
+        [
+            ("adapter", record.adapter),
+            ("protocol", record.protocol_digest[:12]),
+            ("measured", f"{how['samples']} samples against {images} images of {record.reference}"),
+        ]
+    )
+    table(["figure", "value"], [(name, shown(value)) for name, value in figures(record.results)], "")
+    fields([("pictures", pictures)])
+    print()
+
+
+def figures(results: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Figures a line each; an estimate and its interval are one."""
+    listed: list[tuple[str, Any]] = []
+    for name, value in results.items():
+        if not isinstance(value, dict) or value.keys() == {"mean", "low", "high"}:
+            listed.append((name, value))
+        else:
+            listed += [
+                (f"{name}.{part}", each) for part, each in value.items() if isinstance(each, (int, float))
+            ]
+    return listed
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+    return printable(value)
+
+
+def compare(
+    left: Annotated[str, typer.Argument(help="An adapter.")],
+    right: Annotated[str, typer.Argument(help="Another, of any task or kind.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="The first digits of a protocol's digest.", show_default="the newest both have"),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the figures of two adapters side by side, if they were measured under one protocol."""
+    from affinery_app.wiring import open_workspace
+    from registry import comparison
+
+    with open_workspace(workspace).sessions.read() as session:
+        found = comparison.compare(session, left, right, protocol)
+    if as_json:
+        emit(found.to_json())
+        return
+    fields([("protocol", found.left.protocol_digest[:12])])
+    rows = [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, (a, b) in found.figures.items()]
+    table(["figure", found.left.adapter, found.right.adapter, "difference"], rows, "No figure is in both.")
