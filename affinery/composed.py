@@ -26,6 +26,7 @@ from affinery.class_table import PackedTable
 from affinery.conditions import ConditionStem, hints, stem_for
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.folding import Folding, Remainder
+from affinery.merge_recipe import Weight
 from affinery.recompute import LEVELS, Cheap
 
 
@@ -262,19 +263,21 @@ class ComposedModel(nn.Module):
             tensors |= {f"{STEM}{name}": t.detach().clone() for name, t in found.stem.tensors().items()}
         return Adapter(found.meta, tensors)
 
-    def merge(self, name: str, weights: Mapping[str, float], block: tuple[int, int]) -> TaskSlot:
+    def merge(
+        self, name: str, weights: Mapping[str, float | Weight], block: tuple[int, int] | None = None
+    ) -> TaskSlot:
         """A new task that is the weighted sum of others of its kind: y + Σ weight · (their change of y).
 
-        It is exact in every layer. Its class rows, at `block`, are its members' one after the other.
-        Raises UnknownName or ConfigInvalid; then nothing has changed.
+        It is exact in every layer. Its class rows, at `block` or where nobody's are, are its members' one
+        after the other. Raises UnknownName or ConfigInvalid; then nothing has changed.
         """
-        from affinery.merging import merged
+        from affinery.merging import free_block, merged
 
         self._check_unfolded()
         for task in weights:
             if self.task(task).stem is not None or self.image_size(task) != self.spec.image_size:
                 raise ConfigInvalid("merge", f"{task!r} has a condition or a size of its own.")
-        return self.load(merged(self, name, weights, block))
+        return self.load(merged(self, name, weights, block or free_block(self, weights)))
 
     def class_table(self) -> Tensor:
         """(R, D): the whole table, up to the last row that a loaded task owns."""

@@ -1,6 +1,7 @@
 """The errors of Affinery. Each says what happened, why, and how to mend it, and survives pickling.
 
     AffineryError                      exit code 1: something failed that was well asked for
+    ├── ExportDiffers                  an export that, loaded back, computes something else
     ├── UserError                      exit code 2: the request itself cannot be carried out
     │   ├── BackboneFileInvalid        not safetensors, truncated, a key missing or of another shape
     │   ├── AdapterFileInvalid         an adapter file that does not fit what it claims to be
@@ -37,6 +38,17 @@ class UserError(AffineryError):
     """The request itself cannot be carried out as given."""
 
     exit_code = 2
+
+
+class ExportDiffers(AffineryError):
+    """An export that, loaded back, computes something else. Args: format, difference, tolerance."""
+
+    def __str__(self) -> str:
+        name, difference, tolerance = self.args
+        return (
+            f"The {name} export, loaded back, differs by {difference:.2g} of the largest value, more than "
+            f"{tolerance:g}; nothing was kept. Export in another format, and report this with its backbone."
+        )
 
 
 class BackboneFileInvalid(UserError):

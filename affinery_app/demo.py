@@ -18,7 +18,7 @@ from typing import Any
 
 from affinery_app.errors import DemoIncomplete
 from affinery_app.wiring import Workspace
-from orchestration import additions, queue
+from orchestration import additions, exports, queue
 from orchestration.services import Listener
 from registry import adapters, tasks
 from registry.records import AdapterRecord, BackboneRecord, DatasetRecord, ExportRecord
@@ -116,7 +116,7 @@ def learn(space: Workspace, listener: Listener) -> None:
 def ship(space: Workspace) -> ExportRecord:
     """Composes the three tasks and writes the bundle."""
     record = additions.compose_tasks(space.sessions, COMPOSITION, TASKS)
-    return additions.export_bundle(space.sessions, space.store, record.ref, None, space.exports)
+    return exports.export(space.sessions, space.store, exports.Asked(record.ref), space.exports)[0]
 
 
 def draw_afresh(bundle: Path, picture: Path, each: int) -> None:

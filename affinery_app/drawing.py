@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid, UnknownName
@@ -27,16 +26,13 @@ def open_model(source: str, workspace: Path | None) -> ComposedModel:
     if (folder / MANIFEST).exists():
         return load_bundle(folder)
     from affinery_app.wiring import open_workspace
-    from orchestration.additions import write_composition
+    from orchestration.exports import composed
     from registry import compositions
 
     space = open_workspace(workspace)
     with space.sessions.read() as session:
         record = compositions.get(session, source)
-    with TemporaryDirectory() as scratch:
-        target = Path(scratch) / "bundle"
-        write_composition(space.sessions, space.store, record, target)
-        return load_bundle(target)
+    return composed(space.sessions, space.store, record)
 
 
 @dataclass(frozen=True)

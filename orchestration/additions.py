@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from affinery.errors import ConfigInvalid
+from affinery.merge_recipe import Merge, Weight, recipe_of
 from orchestration import queue, there_already
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
 from orchestration.jobs import JobRecord, Order
@@ -27,7 +27,6 @@ from registry.records import (
     BackboneRecord,
     CompositionRecord,
     DatasetRecord,
-    ExportRecord,
     TaskRecord,
 )
 from registry.session import Sessions
@@ -399,128 +398,54 @@ def _kind_configs(
     return configs
 
 
-def compose_tasks(sessions: Sessions, name: str, members: Sequence[str]) -> CompositionRecord:
-    """Records a routed composition: each sample names its task. The same members give the same version."""
+@dataclass(frozen=True)
+class Sum:
+    """A task that is the weighted sum of others. weights: by adapter; name: None joins theirs."""
+
+    weights: Mapping[str, Weight]
+    name: str | None = None
+
+
+def compose_tasks(
+    sessions: Sessions, name: str, members: Sequence[str], sums: Sequence[Sum] = ()
+) -> CompositionRecord:
+    """Records a composition: each sample names its task, a member's or a sum's. The same is one version.
+
+    Raises ConfigInvalid where members cannot be summed, and what the registry refuses.
+    """
     with sessions.begin() as session:
-        found = [adapters.get(session, ref) for ref in members]
+        named = [*members, *(ref for one in sums for ref in one.weights)]
+        records = [adapters.get(session, ref) for ref in named]
+        found = list({record.node_id: record for record in records}.values())
         if not found:
             raise ConfigInvalid("members", "there is none; name one adapter or more.")
+        merges = [_merge(session, one, found) for one in sums]
         return compositions.register(
             session,
             name=name,
             backbone=found[0].backbone,
-            mode="routed",
-            recipe={},
+            mode="merged" if merges else "routed",
+            recipe=recipe_of(merges) if merges else {},
             members=[record.ref for record in found],
         )
 
 
-def write_composition(
-    sessions: Sessions, store: BlobStore, record: CompositionRecord, folder: Path
-) -> tuple[str, int]:
-    """Writes a composition as a bundle. → its digest and its size in bytes"""
-    from affinery.bundle import BundleTask, write_bundle
+def _merge(session: Session, asked: Sum, members: Sequence[AdapterRecord]) -> Merge:
+    """A sum by its members' places. Raises ConfigInvalid where their kind or their pictures know no sum."""
+    from affinery.adapters import kind as kind_named
 
-    with sessions.read() as session:
-        backbone = backbones.by_id(session, record.backbone_id)
-        members = [adapters.by_id(session, node_id) for node_id in record.member_ids]
-        learners = [tasks.by_id(session, member.task_id) for member in members]
-    for digest in [backbone.blob_digest, *(m.blob_digest for m in members)]:
-        store.verify(digest)
-    parts = [
-        BundleTask(
-            task.name,
-            member.ref,
-            member.kind,
-            task.classes,
-            member.block,
-            store.path(member.blob_digest),
-            None if member.golden_blob is None else store.path(member.golden_blob),
-            member.dataset,
-        )
-        for member, task in zip(members, learners, strict=True)
-    ]
-    facts = {
-        "ref": backbone.ref,
-        "fingerprint": backbone.digest,
-        "null_index": backbone.null_index,
-        "class_names": backbone.spec.get("class_names", []),
-    }
-    manifest = write_bundle(
-        folder,
-        record.ref,
-        store.path(backbone.blob_digest),
-        facts,
-        parts,
-        _card(record, backbone, members, learners),
-    )
-    return manifest.digest, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _card(
-    record: CompositionRecord,
-    backbone: BackboneRecord,
-    members: Sequence[AdapterRecord],
-    learners: Sequence[TaskRecord],
-) -> str:
-    """The model card of a bundle."""
-    lines = [
-        f"# {record.ref}",
-        "",
-        f"{len(members)} tasks on one frozen backbone: {backbone.ref}, fingerprint `{backbone.digest}`.",
-        "",
-        "| task | classes | class rows | parameters | dataset | recognised samples |",
-        "|---|---|---|---|---|---|",
-    ]
-    for member, task in zip(members, learners, strict=True):
-        seen = member.metrics.get("recognition")
-        share = f"{seen['share']:.1%} of {seen['samples']}" if seen else "–"
-        names = ", ".join(task.classes).replace("|", "\\|")
-        lines.append(
-            f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
-            f"| {member.dataset} | {share} |"
-        )
-    told = ", condition=picture" if learners[0].condition else ""
-    lines += [
-        "",
-        "```python",
-        "import affinery",
-        "",
-        'model = affinery.load("this folder")',
-        f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4{told})",
-        "# (4, C, H, W) in [-1, 1]",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def bundle_folder(record: CompositionRecord, out: Path | None, exports_folder: Path) -> Path:
-    """Where a composition's bundle goes. Raises ConfigInvalid where nothing can be written there."""
-    folder = (out or exports_folder / f"{record.name}-{record.version}").absolute()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigInvalid(str(folder), f"{error.strerror}; choose another with --out.") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
-    return folder
-
-
-def export_bundle(
-    sessions: Sessions, store: BlobStore, ref: str, out: Path | None, exports_folder: Path
-) -> ExportRecord:
-    """Writes a composition as a bundle and records the export. The same export again changes nothing."""
-    with sessions.read() as session:
-        record = compositions.get(session, ref)
-    folder = bundle_folder(record, out, exports_folder)
-    digest, size_bytes = write_composition(sessions, store, record, folder)
-    with sessions.begin() as session:
-        return compositions.record_export(
-            session,
-            composition=record.ref,
-            format="bundle",
-            digest=digest,
-            path=str(folder),
-            size_bytes=size_bytes,
-        )
+    chosen = [adapters.get(session, ref) for ref in asked.weights]
+    kinds = sorted({member.kind for member in chosen})
+    if len(kinds) > 1:
+        raise ConfigInvalid("merge", f"the tasks are of several kinds: {', '.join(kinds)}.")
+    kind = kind_named(kinds[0])
+    kind.merged_config([kind.config(member.config) for member in chosen])
+    for member in chosen:
+        task = tasks.by_id(session, member.task_id)
+        if task.condition is not None or task.image_size is not None:
+            raise ConfigInvalid("merge", f"{task.name!r} has a condition or a size of its own.")
+    places = [members.index(member) for member in chosen]
+    if len(set(places)) < len(places):
+        raise ConfigInvalid("merge", "it names one task twice; give each one weight.")
+    name = naming.checked("task", asked.name or "+".join(member.task for member in chosen))
+    return Merge(name, tuple(zip(places, asked.weights.values(), strict=True)))

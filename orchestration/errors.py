@@ -258,6 +258,14 @@ class TooLarge(OrchestrationError, UserError):
         )
 
 
+class ExportRefused(OrchestrationError, UserError):
+    """A composition that is not to be shipped. Args: composition, why, what to do."""
+
+    def __str__(self) -> str:
+        composition, why, how = self.args
+        return f"{composition} is not exported: {why}. To mend it, {how}."
+
+
 class TimedOut(OrchestrationError):
     """An attempt took longer than its job allows. Args: seconds, which attempt."""
 

@@ -123,9 +123,13 @@ def _some(names: list[str]) -> str:
 
 def load_backbone(path: Path) -> Backbone:
     """The backbone of a file, frozen. Raises BackboneFileInvalid."""
-    checked = inspect_backbone(path)
+    return load_checked(inspect_backbone(path))
+
+
+def load_checked(checked: BackboneFile) -> Backbone:
+    """The backbone of a file that was found whole, frozen."""
     backbone = on_meta(checked.spec, architecture(checked.spec.arch))
-    backbone.load_state_dict(load_file(path), strict=True, assign=True)
+    backbone.load_state_dict(load_file(checked.path), strict=True, assign=True)
     return backbone.freeze()
 
 

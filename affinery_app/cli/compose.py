@@ -2,61 +2,170 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size
+from affinery.errors import ConfigInvalid
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size
+
+if TYPE_CHECKING:
+    from orchestration.additions import Sum
+
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", help="bundle, diffusers, dit, mlflow, onnx, safetensors or torch-export."),
+]
+ExportTaskOption = Annotated[
+    str | None, typer.Option("--task", help="The task, for a format that takes one.")
+]
+BackboneOption = Annotated[
+    bool, typer.Option("--backbone/--no-backbone", help="Whether a bundle holds its backbone's file.")
+]
+UnverifiedOption = Annotated[
+    bool, typer.Option("--unverified", help="Ship members too of which nothing was proved here.")
+]
 
 
 def compose(
     name: Annotated[str, typer.Argument(help="The composition's name.")],
     task: Annotated[
-        list[str], typer.Option("--task", "-t", help="A task, or task@version; repeat for more.")
-    ],
+        list[str] | None, typer.Option("--task", "-t", help="A task, or task@version; repeat for more.")
+    ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A weighted sum of tasks, as one more task: a:0.6,b:0.4, or ink=a:0.6,b:0.4 to name it; "
+            "repeat for more."
+        ),
+    ] = None,
+    layer_weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In sums, another weight of a task for some layers (a role, or a pattern of names): "
+            "a:qkv=0.2; repeat for more, the last that fits counts."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put adapters of one backbone together: one model whose batches may mix their tasks."""
+    """Put adapters of one backbone together: a model whose batches may mix their tasks, and sums of them."""
     from affinery_app.wiring import open_workspace
     from orchestration.additions import compose_tasks
     from orchestration.tracking import compositions
 
+    sums = _sums(merge or [], layer_weight or [])
     space = open_workspace(workspace)
-    record = compose_tasks(space.sessions, name, task)
+    record = compose_tasks(space.sessions, name, task or [], sums)
     compositions.tell(space.tracking, space.sessions, record)
     if as_json:
         emit(record.to_json())
         return
-    fields([("composition", record.ref), ("backbone", record.backbone), ("members", record.members)])
+    told = [("composition", record.ref), ("backbone", record.backbone), ("members", record.members)]
+    told += [(f"sum {raw['name']}", _in_words(raw["of"], record.members)) for raw in _recipe(record.recipe)]
+    fields(told)
     following(f"affinery export {record.ref}", f"affinery sample {record.ref}")
+
+
+def _sums(merges: Iterable[str], layer_weights: Iterable[str]) -> list[Sum]:
+    """What `--merge` and `--layer-weight` mean. Raises ConfigInvalid."""
+    from affinery.merge_recipe import Weight
+    from orchestration.additions import Sum
+
+    layers: dict[str, list[tuple[str, float]]] = {}
+    for text in layer_weights:
+        task, colon, rest = text.rpartition("=")[0].partition(":")
+        if not colon or not rest:
+            raise ConfigInvalid("--layer-weight", f"{text!r} is not of the form TASK:LAYERS=WEIGHT.")
+        layers.setdefault(task, []).append((rest, _number("--layer-weight", text, text.rpartition("=")[2])))
+    sums = []
+    for text in merges:
+        name, equals, listing = text.rpartition("=")
+        weights: dict[str, Weight] = {}
+        for part in listing.split(","):
+            ref, colon, weight = part.strip().rpartition(":")
+            if not colon or not ref or ref in weights:
+                raise ConfigInvalid("--merge", f"{part!r} is not of the form TASK:WEIGHT, or there twice.")
+            weights[ref] = Weight(_number("--merge", part, weight), tuple(layers.get(ref, ())))
+        sums.append(Sum(weights, name if equals else None))
+    unused = layers.keys() - {ref for one in sums for ref in one.weights}
+    if unused:
+        raise ConfigInvalid("--layer-weight", f"{min(unused)!r} is in no --merge.")
+    return sums
+
+
+def _number(option: str, text: str, weight: str) -> float:
+    from math import isfinite
+
+    try:
+        value = float(weight)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise ConfigInvalid(option, f"{weight!r} in {text!r} is not a number.")
+    return value
+
+
+def _recipe(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(recipe.get("merges", ()))
+
+
+def _in_words(parts: Iterable[dict[str, Any]], members: tuple[str, ...]) -> str:
+    """0.6 · digits@1 (qkv: 0.2) + …"""
+    shares = []
+    for part in parts:
+        own = ", ".join(f"{target}: {weight:g}" for target, weight in part.get("layers", ()))
+        shares.append(f"{part['weight']:g} · {members[part['member']]}" + (f" ({own})" if own else ""))
+    return " + ".join(shares)
 
 
 def export(
     ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The bundle's folder.", show_default="<workspace>/exports/<name>-<version>"),
+        typer.Option(help="Where it goes.", show_default="<workspace>/exports/<name>-<version>…"),
     ] = None,
+    file_format: FormatOption = "bundle",
+    task: ExportTaskOption = None,
+    backbone: BackboneOption = True,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign the bundle with this elliptic key (PEM), in OpenSSF's format.")
+    ] = None,
+    unverified: UnverifiedOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a composition as a bundle: a folder that verifies itself. Load it with affinery.load(FOLDER)."""
+    """Write a composition as a bundle, a folder that verifies itself, or in another format.
+
+    Load a bundle with affinery.load(FOLDER). Other formats are loaded back and compared before this ends.
+    """
     from affinery_app.wiring import open_workspace
-    from orchestration.additions import export_bundle
+    from orchestration import exports
 
     space = open_workspace(workspace)
-    record = export_bundle(space.sessions, space.store, ref, out, space.exports)
+    asked = exports.Asked(ref, file_format, out, task, unverified, backbone)
+    if sign is not None and file_format != exports.BUNDLE:
+        raise ConfigInvalid("--sign", "only a bundle is signed.")
+    record, written = exports.export(space.sessions, space.store, asked, space.exports)
+    if sign is not None:
+        from affinery.signing import sign as sign_bundle
+
+        sign_bundle(Path(record.path), sign)
     if as_json:
-        emit(record.to_json())
+        emit(record.to_json() | {"difference": written.difference, "notes": list(written.notes)})
         return
-    fields(
-        [
-            ("bundle", record.path),
-            ("digest", record.digest),
-            ("size", size(record.size_bytes)),
-            ("composition", record.composition),
-        ]
-    )
-    following(f"affinery sample '{record.path}'")
+    told = [
+        (record.format, record.path),
+        ("digest", record.digest),
+        ("size", size(record.size_bytes)),
+        ("composition", record.composition),
+    ]
+    if written.difference is not None:
+        told.append(("loaded back", f"differs by {written.difference:.1e} of the largest value at most"))
+    fields(told)
+    for note in written.notes:
+        say(f"note: {note}")
+    if record.format == exports.BUNDLE:
+        following(f"affinery sample '{record.path}'")

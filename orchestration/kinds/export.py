@@ -1,49 +1,34 @@
-"""Write a composition as a bundle, and record the export.
+"""Write a composition in a format, and record the export.
 
-payload: chores.Export. The folder comes first: a bundle without its row is found whole by the next attempt.
+payload: chores.Export. The folder comes first: an export without its row is found whole by the next attempt.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy.orm import Session
-
-from orchestration import additions, chores
+from orchestration import chores, exports
 from orchestration.kinds.contract import Attempt
-from registry import compositions
 
 
 class Export:
-    """One bundle."""
+    """One export."""
 
     needs_ray: ClassVar[bool] = False
 
     def run(self, attempt: Attempt) -> None:
         services = attempt.services
-        asked = chores.read(chores.Export, attempt.job.payload)
-        with services.sessions.read() as session:
-            record = compositions.get(session, asked.composition)
-        out = None if asked.out is None else Path(asked.out)
-        folder = additions.bundle_folder(record, out, services.exports)
-        attempt.stage(f"writing {record.ref} to {folder}")
-        digest, size_bytes = additions.write_composition(services.sessions, services.store, record, folder)
-
-        def write(session: Session) -> None:
-            compositions.record_export(
-                session,
-                composition=record.ref,
-                format="bundle",
-                digest=digest,
-                path=str(folder),
-                size_bytes=size_bytes,
-            )
-
-        attempt.complete(
-            {"composition": record.ref, "path": str(folder), "digest": digest, "size_bytes": size_bytes},
-            write,
+        chore = chores.read(chores.Export, attempt.job.payload)
+        out = None if chore.out is None else Path(chore.out)
+        asked = exports.Asked(
+            chore.composition, chore.format, out, chore.task, chore.unverified, chore.backbone
         )
+        attempt.stage(f"writing {chore.composition} as {chore.format}")
+        written = exports.write(services.sessions, services.store, asked, services.exports)
+        told = asdict(written) | {"path": str(written.path), "notes": list(written.notes)}
+        attempt.complete(told, lambda session: exports.record(session, written))
 
 
 KIND = Export()

@@ -14,7 +14,7 @@ from affinery.adapters.files import read_adapter
 from affinery.bundle import load_bundle
 from affinery.composed import ComposedModel
 from affinery.errors import AffineryError
-from orchestration import additions, publishing, queue
+from orchestration import additions, exports, publishing, queue
 from orchestration.certificates import prove
 from orchestration.environment import environment_fingerprint
 from orchestration.errors import OlderTaskDisturbed, StageMoved
@@ -122,7 +122,7 @@ def test_an_older_task_under_a_new_name_is_proved_composed_and_shipped_under_it(
     with space.sessions.begin() as session:
         renaming.rename(session, "task:new", "old-fashioned")
     record = additions.compose_tasks(space.sessions, "both", ["lines", "old-fashioned"])
-    additions.write_composition(space.sessions, space.store, record, tmp_path / "bundle")
+    exports.write_composition(space.sessions, space.store, record, tmp_path / "bundle")
     model = load_bundle(tmp_path / "bundle")
     assert list(model.slots) == ["lines", "old-fashioned"]
     golden = tmp_path / "bundle" / "golden" / "0.safetensors"

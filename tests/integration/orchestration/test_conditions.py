@@ -18,7 +18,7 @@ from affinery.bundle import load_bundle
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
-from orchestration import additions, publishing
+from orchestration import additions, exports, publishing
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
 from registry import adapters, tasks
@@ -109,7 +109,7 @@ def schedule(services: Services, names: list[str], sources: list[str], **given: 
 
 def bundle(services: Services, folder: Path, *members: str) -> ComposedModel:
     record = additions.compose_tasks(services.sessions, "all", members)
-    additions.write_composition(services.sessions, services.store, record, folder)
+    exports.write_composition(services.sessions, services.store, record, folder)
     return load_bundle(folder)
 
 

@@ -19,9 +19,10 @@ import affinery
 from affinery import tensor_files
 from affinery.adapters.files import adapter_bytes
 from affinery.backbones.files import inspect_backbone, save_backbone
-from affinery.bundle import BundleTask, Manifest, load_bundle, read_manifest, verify_bundle, write_bundle
+from affinery.bundle import Manifest, load_bundle, read_manifest, verify_bundle
+from affinery.bundle_writing import BundleTask, write_bundle
 from affinery.composed import ComposedModel
-from affinery.errors import AdapterBackboneMismatch, BundleInvalid, ConfigInvalid
+from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, BundleInvalid, ConfigInvalid
 from tests import tiny_models as tiny
 from trainers.replay import golden_bytes
 
@@ -82,6 +83,7 @@ FILES = [
     "backbone.safetensors",
     "golden/0.safetensors",
     "manifest.json",
+    "samples.png",
 ]
 
 
@@ -319,7 +321,7 @@ def test_a_full_disk_leaves_nothing_behind(parts: Path, tmp_path: Path) -> None:
 
 def test_a_source_that_is_missing_leaves_nothing_behind(parts: Path, tmp_path: Path) -> None:
     task = BundleTask("t", "t@1", "affiner", ("a",), (4, 5), parts / "nowhere", None, "d@1")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(AdapterFileInvalid, match="nowhere"):
         write_bundle(tmp_path / "bundle", "mine", parts / "backbone", {}, [task], "")
     assert names_in(tmp_path) == []
 

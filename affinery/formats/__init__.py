@@ -1,0 +1,29 @@
+"""Export formats, one file each: a file here that defines `FORMAT` is a format of that file's name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from affinery.errors import UnknownName
+
+if TYPE_CHECKING:
+    from affinery.formats.contract import Format
+
+SHARED = {"contract", "folded", "probe", "program"}
+
+
+def formats() -> list[str]:
+    """The names of all formats, found by looking into this folder; nothing is imported."""
+    return sorted(
+        module.name.replace("_", "-") for module in iter_modules(__path__) if module.name not in SHARED
+    )
+
+
+def format_named(name: str) -> Format:
+    """One format. Raises UnknownName."""
+    if name not in formats():
+        raise UnknownName("export format", name, ["bundle", "mlflow", *formats()])
+    found: Format = import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
+    return found

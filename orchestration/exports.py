@@ -1,0 +1,275 @@
+"""Compositions shipped: what may be, the bundle or another format that is written, and its record."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from affinery import tensor_files
+from affinery.errors import BundleInvalid, ConfigInvalid
+from affinery.merge_recipe import Weight, merges_of
+from orchestration.errors import ExportRefused
+from registry import adapters, backbones, certificates, compositions, retirement, tasks
+from registry.digests import digest_of
+from registry.records import AdapterRecord, BackboneRecord, CompositionRecord, ExportRecord, TaskRecord
+from registry.session import Sessions
+from registry.storage.contract import BlobStore
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from affinery.composed import ComposedModel
+
+BUNDLE = "bundle"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be shipped, and how. ref: the composition; out: None is the workspace's own folder.
+
+    unverified: members of which nothing was proved may go too. task: the one that a format of one task takes.
+    backbone: whether a bundle holds its backbone or names it by its fingerprint.
+    """
+
+    ref: str
+    format: str = BUNDLE
+    out: Path | None = None
+    task: str | None = None
+    unverified: bool = False
+    backbone: bool = True
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, before it is recorded. difference: between it, loaded back, and the model."""
+
+    composition: str
+    format: str
+    path: Path
+    digest: str
+    size_bytes: int
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Path
+) -> tuple[ExportRecord, Written]:
+    """Writes a composition in a format and records it. The same export again changes nothing."""
+    written = write(sessions, store, asked, exports_folder)
+    with sessions.begin() as session:
+        return record(session, written), written
+
+
+def record(session: Session, written: Written) -> ExportRecord:
+    return compositions.record_export(
+        session,
+        composition=written.composition,
+        format=written.format,
+        digest=written.digest,
+        path=str(written.path),
+        size_bytes=written.size_bytes,
+    )
+
+
+def write(sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Path) -> Written:
+    """Writes what is asked for, unrecorded. Raises ExportRefused, ConfigInvalid and what formats raise."""
+    with sessions.read() as session:
+        found = compositions.get(session, asked.ref)
+        refuse(session, found, asked.unverified)
+    folder = folder_for(found, asked, exports_folder)
+    if asked.format == BUNDLE:
+        digest, size_bytes = write_composition(sessions, store, found, folder, asked.backbone)
+        return Written(found.ref, BUNDLE, folder, digest, size_bytes)
+    return _write_format(sessions, store, found, asked, folder)
+
+
+def refuse(session: Session, record: CompositionRecord, unverified: bool = False) -> None:
+    """Raises ExportRefused where a member is retired, or nothing was proved of it and that matters."""
+    retired = retirement.of(session, record.member_ids)
+    for ref, node_id in zip(record.members, record.member_ids, strict=True):
+        if node_id in retired:
+            reason = retired[node_id].reason
+            how = f"compose it anew without it, or restore it: affinery adapter restore {ref}"
+            raise ExportRefused(record.ref, f"{ref} is retired ({reason})", how)
+        proofs = certificates.list_for(session, f"adapter:{ref}")
+        if not unverified and (not proofs or proofs[-1].level == "unverified"):
+            how = "ship it nevertheless with --unverified"
+            raise ExportRefused(record.ref, f"nothing was proved of {ref} when it was added here", how)
+
+
+def _write_format(
+    sessions: Sessions, store: BlobStore, record: CompositionRecord, asked: Asked, folder: Path
+) -> Written:
+    """Writes a format of others beside its place, loads it back, compares, and gives it its name."""
+    from affinery.formats import format_named
+    from affinery.formats.contract import Shipment, checked
+
+    form = format_named(asked.format)
+    if os.path.lexists(folder):
+        raise ConfigInvalid(str(folder), "something is there already; choose another with --out.")
+    shipment = Shipment(composed(sessions, store, record), asked.task, _facts(sessions, record))
+    part = folder.with_name(f".{uuid.uuid4().hex}.part")
+    part.mkdir()
+    try:
+        notes = form.write(shipment, part)
+        difference = checked(form.compare(shipment, part), asked.format)
+        digest, size_bytes = digest_of_folder(part)
+        for path in [*part.rglob("*"), part]:
+            tensor_files.make_durable(path)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Written(record.ref, asked.format, folder, digest, size_bytes, difference, notes)
+
+
+def _facts(sessions: Sessions, record: CompositionRecord) -> dict[str, Any]:
+    """Whence a model came, as its files and tags say it."""
+    with sessions.read() as session:
+        backbone = backbones.by_id(session, record.backbone_id)
+        members = adapters.by_ids(session, record.member_ids)
+    return {
+        "affinery.ref": record.ref,
+        "affinery.digest": record.digest,
+        "affinery.backbone": backbone.ref,
+        "affinery.backbone_fingerprint": backbone.digest,
+        "affinery.members": {member.ref: member.digest for member in members},
+    }
+
+
+def digest_of_folder(folder: Path) -> tuple[str, int]:
+    """The SHA-256 over every file's name and digest, by name; and their size in bytes."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    listing = {path.relative_to(folder).as_posix(): tensor_files.sha256_file(path) for path in paths}
+    return digest_of(listing), sum(path.stat().st_size for path in paths)
+
+
+def _sums(record: CompositionRecord, members: Sequence[AdapterRecord]) -> dict[str, dict[str, Weight]]:
+    """The weights of members of each merged task, by what the tasks are called now."""
+    if record.mode != "merged":
+        return {}
+    return {
+        merge.name: {members[at].task: weight for at, weight in merge.weights}
+        for merge in merges_of(record.recipe, len(members))
+    }
+
+
+def write_composition(
+    sessions: Sessions, store: BlobStore, record: CompositionRecord, folder: Path, with_backbone: bool = True
+) -> tuple[str, int]:
+    """Writes a composition as a bundle, by copying files. → its digest and its size in bytes"""
+    from affinery.bundle_writing import BundleTask, write_bundle
+
+    with sessions.read() as session:
+        backbone = backbones.by_id(session, record.backbone_id)
+        members = adapters.by_ids(session, record.member_ids)
+        learners = [tasks.by_id(session, member.task_id) for member in members]
+    parts = [
+        BundleTask(
+            task.name,
+            member.ref,
+            member.kind,
+            task.classes,
+            member.block,
+            store.path(member.blob_digest),
+            None if member.golden_blob is None else store.path(member.golden_blob),
+            member.dataset,
+        )
+        for member, task in zip(members, learners, strict=True)
+    ]
+    facts = {
+        "ref": backbone.ref,
+        "fingerprint": backbone.digest,
+        "null_index": backbone.null_index,
+        "class_names": backbone.spec.get("class_names", []),
+    }
+    stored = [member.blob_digest for member in members]
+    stored += [member.golden_blob for member in members if member.golden_blob is not None]
+    stored += [backbone.blob_digest] if with_backbone else []
+    try:
+        manifest = write_bundle(
+            folder,
+            record.ref,
+            store.path(backbone.blob_digest) if with_backbone else None,
+            facts,
+            parts,
+            _card(record, backbone, members, learners),
+            _sums(record, members),
+            {store.path(digest): digest for digest in stored},
+        )
+    except BundleInvalid:
+        for digest in stored:  # the store knows better what became of its bytes
+            store.verify(digest)
+        raise
+    return manifest.digest, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _card(
+    record: CompositionRecord,
+    backbone: BackboneRecord,
+    members: Sequence[AdapterRecord],
+    learners: Sequence[TaskRecord],
+) -> str:
+    """The model card of a bundle."""
+    lines = [
+        f"# {record.ref}",
+        "",
+        f"{len(members)} tasks on one frozen backbone: {backbone.ref}, fingerprint `{backbone.digest}`.",
+        "",
+        "| task | classes | class rows | parameters | dataset | recognised samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for member, task in zip(members, learners, strict=True):
+        seen = member.metrics.get("recognition")
+        share = f"{seen['share']:.1%} of {seen['samples']}" if seen else "–"
+        names = ", ".join(task.classes).replace("|", "\\|")
+        lines.append(
+            f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "
+            f"| {member.dataset} | {share} |"
+        )
+    for name, weights in _sums(record, members).items():
+        shares = " + ".join(f"{weight.whole:g} · {task}" for task, weight in weights.items())
+        own = " (some layers have weights of their own)" if any(w.layers for w in weights.values()) else ""
+        lines += ["", f"`{name}` is the weighted sum {shares}{own}. Its classes are called `task/class`."]
+    told = ", condition=picture" if learners[0].condition else ""
+    lines += [
+        "",
+        "```python",
+        "import affinery",
+        "",
+        'model = affinery.load("this folder")',
+        f"images = affinery.draw(model, {learners[0].name!r}, {learners[0].classes[0]!r}, n=4{told})",
+        "# (4, C, H, W) in [-1, 1]",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def folder_for(record: CompositionRecord, asked: Asked, exports_folder: Path) -> Path:
+    """Where what is asked for goes. Raises ConfigInvalid where nothing can be written there."""
+    usual = f"{record.name}-{record.version}" + ("" if asked.format == BUNDLE else f".{asked.format}")
+    folder = (asked.out or exports_folder / usual).absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigInvalid(str(folder), f"{error.strerror}; choose another with --out.") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
+    return folder
+
+
+def composed(sessions: Sessions, store: BlobStore, record: CompositionRecord) -> ComposedModel:
+    """A composition's model, of its published bytes."""
+    from affinery.bundle import load_bundle
+
+    with TemporaryDirectory() as scratch:
+        target = Path(scratch) / "bundle"
+        write_composition(sessions, store, record, target)
+        return load_bundle(target)
