@@ -266,6 +266,13 @@ class ExportRefused(OrchestrationError, UserError):
         return f"{composition} is not exported: {why}. To mend it, {how}."
 
 
+class NothingLearnt(OrchestrationError, UserError):
+    """A backbone on which nothing was learnt yet. Args: backbone."""
+
+    def __str__(self) -> str:
+        return f"Nothing was learnt on {self.args[0]} yet. First: affinery task add, affinery run"
+
+
 class TimedOut(OrchestrationError):
     """An attempt took longer than its job allows. Args: seconds, which attempt."""
 

@@ -18,10 +18,19 @@ from orchestration.tracking.trainings import key_of
 from registry import adapters, backbones, evaluations, tasks
 from registry import datasets as recorded
 from registry.metrics import numbers
-from registry.records import AdapterRecord, EvaluationRecord
+from registry.records import (
+    AdapterRecord,
+    BackboneRecord,
+    DatasetRecord,
+    EvaluationRecord,
+    TaskRecord,
+)
 
 if TYPE_CHECKING:
+    from affinery.adapters.files import Adapter
+    from affinery.composed import ComposedModel
     from orchestration.chores import Evaluation
+    from trainers.data import Split
     from trainers.evaluation.judging import Judgement
 
 PICTURES = "evaluations"
@@ -50,49 +59,73 @@ class Measured:
         )
 
 
+@dataclass(frozen=True)
+class Subject:
+    """An adapter and what it was made from."""
+
+    adapter: AdapterRecord
+    task: TaskRecord
+    source: DatasetRecord
+    backbone: BackboneRecord
+
+    def read(self, services: Services) -> Adapter:
+        """The adapter, its bytes verified, under the task's present name."""
+        from affinery.adapters.files import read_adapter
+
+        services.store.verify(self.adapter.blob_digest)
+        return read_adapter(services.store.path(self.adapter.blob_digest)).named(self.task.name)
+
+    def images(self, services: Services, model: ComposedModel) -> Split:
+        """The images that it learnt from and those that were kept back. Raises DatasetChanged."""
+        from trainers.plan import PlannedTask
+        from trainers.session import load_task
+
+        planned = PlannedTask(
+            self.task.name,
+            self.adapter.kind,
+            self.task.config,
+            str(datasets.ensure(services.data, self.source.dvc_path, self.source.digest)),
+            self.source.digest,
+            self.adapter.block,
+            self.task.classes,
+            self.task.condition,
+            self.task.image_size,
+        )
+        return load_task(planned, model.backbone, str(services.cache))
+
+
+def subject(services: Services, ref: str) -> Subject:
+    """Raises NotFound, or BlobDamaged where the backbone is not what it was."""
+    with services.sessions.read() as session:
+        record = adapters.get(session, ref)
+        found = Subject(
+            record,
+            tasks.by_id(session, record.task_id),
+            recorded.by_id(session, record.dataset_id),
+            backbones.by_id(session, record.backbone_id),
+        )
+    services.store.verify(found.backbone.blob_digest)
+    return found
+
+
 def measure(
     services: Services, ref: str, asked: Evaluation, on_stage: Callable[[str], None] = lambda _: None
 ) -> Measured:
     """Draws samples of an adapter and measures them. Raises NotFound, ConfigInvalid, DatasetChanged …"""
-    from affinery.adapters.files import read_adapter
     from affinery.diffusion.sampling import default_settings
     from trainers.evaluation.judging import Measuring, judge
-    from trainers.plan import PlannedTask
-    from trainers.session import load_task
 
-    with services.sessions.read() as session:
-        record = adapters.get(session, ref)
-        task = tasks.by_id(session, record.task_id)
-        source = recorded.get(session, record.dataset)
-        backbone = backbones.by_id(session, record.backbone_id)
-    usual = Measuring()
+    found, usual = subject(services, ref), Measuring()
     samples = asked.samples or usual.samples
-    on_stage(f"drawing and measuring {samples} samples of {record.ref}")
-    services.store.verify(backbone.blob_digest)
-    services.store.verify(record.blob_digest)
-    adapter = read_adapter(services.store.path(record.blob_digest)).named(task.name)
-    model = publishing.compose(services, publishing.Stage(backbone, ()), [adapter])
-    planned = PlannedTask(
-        task.name,
-        record.kind,
-        task.config,
-        str(datasets.ensure(services.data, source.dvc_path, source.digest)),
-        source.digest,
-        record.block,
-        task.classes,
-        task.condition,
-        task.image_size,
-    )
-    split = load_task(planned, model.backbone, str(services.cache))
-    measuring = Measuring(
-        samples,
-        asked.seed,
-        asked.extractor or usual.extractor,
-        _drawn_by(asked.condition_model, task.condition),
-    )
+    on_stage(f"drawing and measuring {samples} samples of {found.adapter.ref}")
+    condition = _drawn_by(asked.condition_model, found.task.condition)
+    model = publishing.compose(services, publishing.Stage(found.backbone, ()), [found.read(services)])
+    measuring = Measuring(samples, asked.seed, asked.extractor or usual.extractor, condition)
     settings = default_settings(model, asked.steps, asked.guidance)
+    images = found.images(services, model)
     return Measured(
-        record, judge(model, task.name, split, settings, source.digest, measuring, services.cache)
+        found.adapter,
+        judge(model, found.task.name, images, settings, found.source.digest, measuring, services.cache),
     )
 
 

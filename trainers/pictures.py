@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def loss_curve(losses: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for task, points in losses.items():
-        axes.plot([step for step, _ in points], [loss for _, loss in points], label=task.replace("$", r"\$"))
+        axes.plot([step for step, _ in points], [loss for _, loss in points], label=_literal(task))
     axes.set(xlabel="step", ylabel="loss (L_simple)", title="Training loss")
     axes.grid(alpha=0.3)
     if losses:
@@ -70,3 +71,33 @@ def loss_curve(losses: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def heat_map(
+    rows: Sequence[Sequence[float | None]], down: Sequence[str], across: Sequence[str], title: str
+) -> bytes:
+    """A table of numbers as a PNG; what is not there stays empty."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    values = [[math.nan if value is None else value for value in row] for row in rows]
+    figure = Figure(figsize=(2.5 + 1.1 * len(across), 1.5 + 0.6 * len(down)), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(values, cmap="viridis_r", aspect="auto")
+    axes.set_xticks(range(len(across)), [_literal(name) for name in across], rotation=30, ha="right")
+    axes.set_yticks(range(len(down)), [_literal(name) for name in down])
+    axes.set_title(_literal(title))
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            if value is not None:
+                box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
+                axes.text(j, i, f"{value:.3g}", ha="center", va="center", bbox=box)
+    figure.colorbar(picture)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _literal(text: str) -> str:
+    """matplotlib would read what is between dollars as a formula."""
+    return text.replace("$", r"\$")

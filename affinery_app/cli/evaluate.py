@@ -114,8 +114,8 @@ def evaluate(
     if as_json:
         emit([record.to_json() | {"pictures": pictures} for record, pictures in found])
         return
-    for record, pictures in found:
-        _print(record, pictures)
+    for record, drawn in found:
+        _print(record, drawn)
     ref = found[0][0].adapter
     following(f"affinery report {found[0][0].adapter.partition('@')[0]}", f"affinery compare {ref} OTHER")
 

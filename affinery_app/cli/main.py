@@ -28,6 +28,7 @@ from affinery_app.cli import (
     reconcile,
     registry,
     rename,
+    retention,
     retirement,
     run,
     sample,
@@ -68,6 +69,7 @@ app.command("rename")(rename.rename)
 app.command("diff")(diff.diff)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
+app.command("retention")(retention.retention)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)
