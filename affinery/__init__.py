@@ -19,11 +19,16 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "draw", "load"]
 
 
-def load(folder: str | Path) -> ComposedModel:
-    """The composed model of a bundle. Raises BundleInvalid where a byte differs from its manifest."""
+def load(
+    folder: str | Path, backbone: str | Path | None = None, signed_by: str | Path | None = None
+) -> ComposedModel:
+    """The composed model of a bundle. Raises BundleInvalid where a byte differs from its manifest.
+
+    backbone: its file, for a bundle that only names it. signed_by: the public key of its signature (PEM).
+    """
     from affinery.bundle import load_bundle
 
-    return load_bundle(Path(folder))
+    return load_bundle(Path(folder), backbone and Path(backbone), signed_by and Path(signed_by))
 
 
 def draw(

@@ -123,7 +123,11 @@ class DiffFit(Kind[DiffFitConfig]):
         if "weight" in shapes:
             merged["weight"] = total([w * parts["weight"] for w, _, parts in members])
         if "bias" in shapes:
-            shifts = [w * parts.get("gamma", torch.ones(())) * parts["bias"] for w, _, parts in members]
+            # One factor at a time: a product with a scalar tensor would round the weight to that tensor's type.
+            shifts = [
+                w * (parts["bias"] * parts["gamma"] if "gamma" in parts else parts["bias"])
+                for w, _, parts in members
+            ]
             merged["bias"] = total(shifts) / merged.get("gamma", torch.ones(()))
         return merged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat
 
 import affinery
 from affinery import tensor_files
@@ -22,7 +26,15 @@ from affinery.backbones.files import inspect_backbone, save_backbone
 from affinery.bundle import Manifest, load_bundle, read_manifest, verify_bundle
 from affinery.bundle_writing import BundleTask, write_bundle
 from affinery.composed import ComposedModel
-from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, BundleInvalid, ConfigInvalid
+from affinery.errors import (
+    AdapterBackboneMismatch,
+    AdapterFileInvalid,
+    BundleInvalid,
+    ConfigInvalid,
+    UserError,
+)
+from affinery.merge_recipe import Weight
+from affinery.signing import sign
 from tests import tiny_models as tiny
 from trainers.replay import golden_bytes
 
@@ -327,5 +339,163 @@ def test_a_source_that_is_missing_leaves_nothing_behind(parts: Path, tmp_path: P
 
 
 def test_verifying_and_writing_a_bundle_need_no_torch() -> None:
-    code = "import sys, affinery.bundle; assert 'torch' not in sys.modules"
+    code = "import sys, affinery.bundle_writing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def by_reference(parts: Path, folder: Path) -> Manifest:
+    fingerprint = inspect_backbone(parts / "backbone").fingerprint
+    task = BundleTask(
+        "digits", "digits@1", "affiner", ("digits 0", "digits 1"), (4, 6), parts / "digits", None, "d@1"
+    )
+    return write_bundle(folder, "mine", None, {"ref": "tiny@1", "fingerprint": fingerprint}, [task], "")
+
+
+def test_a_bundle_may_name_its_backbone_and_then_takes_that_one_only(parts: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    by_reference(parts, bundle)
+    assert files_of(bundle) == ["README.md", "adapters/0.safetensors", "manifest.json"]
+    assert affinery.draw(affinery.load(bundle, parts / "backbone"), "digits", 0, steps=2).shape[0] == 1
+    assert "its backbone (tiny@1, fingerprint" in refusal(bundle)
+    save_backbone(tiny.backbone(seed=9), tmp_path / "other")
+    with pytest.raises(BundleInvalid, match=r"other is not the one that the manifest names"):
+        load_bundle(bundle, tmp_path / "other")
+
+
+def test_an_adapter_of_another_backbone_is_not_shipped(parts: Path, tmp_path: Path) -> None:
+    task = BundleTask("t", "t@1", "affiner", ("digits 0",), (4, 5), parts / "digits", None, "d@1")
+    with pytest.raises(AdapterBackboneMismatch, match="'t'"):
+        write_bundle(tmp_path / "bundle", "mine", parts / "backbone", {"fingerprint": "0" * 64}, [task], "")
+    assert names_in(tmp_path) == []
+
+
+def test_a_source_that_is_not_what_was_recorded_is_not_shipped(parts: Path, tmp_path: Path) -> None:
+    fingerprint = inspect_backbone(parts / "backbone").fingerprint
+    known = {parts / "backbone": "0" * 64}
+    with pytest.raises(BundleInvalid, match=r"backbone is not a whole bundle: its SHA-256 is not the one"):
+        write_bundle(
+            tmp_path / "b", "mine", parts / "backbone", {"fingerprint": fingerprint}, [], "", digests=known
+        )
+    assert names_in(tmp_path) == []
+
+
+def with_digest(bundle: Path, name: str, content: bytes) -> None:
+    """Somebody else's bytes, and their digest in the manifest."""
+    (bundle / name).write_bytes(content)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    edit_manifest(bundle, files=files | {name: tensor_files.sha256_file(bundle / name)})
+
+
+def header_of(tensors: dict[str, Any]) -> bytes:
+    body = json.dumps(tensors).encode()
+    return len(body).to_bytes(8, "little") + body
+
+
+EMPTY = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+TWICE = f'{{"a":{EMPTY},"a":{EMPTY}}}'.encode()
+PICKLE = pickle.dumps({"weight": [1.0]})
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "a pickle": (PICKLE, "not a safetensors file"),
+    "a shape of petabytes": (
+        header_of({"class_rows": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 8]}})
+        + b"\0" * 8,
+        "does not lie where its shape",
+    ),
+    "a header longer than the file": ((2**62).to_bytes(8, "little") + b"{}", "cut off in its header"),
+    "a tensor twice": (len(TWICE).to_bytes(8, "little") + TWICE, "a key twice"),
+    "nothing": (b"", "not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("name", ["backbone.safetensors", "adapters/1.safetensors"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_files_with_the_right_digest_are_refused_by_name(what: str, name: str, bundle: Path) -> None:
+    content, says = HOSTILE[what]
+    with_digest(bundle, name, content)
+    with pytest.raises(UserError, match=says) as refused:
+        load_bundle(bundle)
+    assert name in str(refused.value)
+
+
+def test_a_manifest_that_is_a_link_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "manifest.json").rename(tmp_path / "elsewhere")
+    (bundle / "manifest.json").symlink_to(tmp_path / "elsewhere")
+    assert "its manifest.json is a link" in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    "merges",
+    [
+        {"ink": {}},
+        {"ink": {"nobody": {"weight": 1.0}}},
+        {"digits": {"letters": {"weight": 1.0}}},
+        {"ink": {"digits": {"weight": "much"}}},
+        {"ink": {"digits": {"weight": 1.0, "layers": [["qkv"]]}}},
+        [],
+    ],
+)
+def test_sums_that_are_none_are_refused(merges: Any, bundle: Path) -> None:
+    edit_manifest(bundle, merges=merges)
+    assert "manifest.json cannot be read" in refusal(bundle)
+
+
+def test_a_bundle_with_a_sum_draws_from_it_as_the_composed_model_does(parts: Path, tmp_path: Path) -> None:
+    weights = {"digits": Weight(0.6), "letters": Weight(0.5, (("qkv", 0.1),))}
+    export(parts, tmp_path / "bundle")
+    edit_manifest(
+        tmp_path / "bundle", merges={"ink": {task: weight.to_json() for task, weight in weights.items()}}
+    )
+    model, own = affinery.load(tmp_path / "bundle"), affinery.load(tmp_path / "bundle")
+    own.unload("ink")
+    own.merge("ink", weights)
+    assert list(model.slots) == ["digits", "letters", "ink"]
+    drawn = [affinery.draw(each, "ink", "letters/letters 1", n=2) for each in (model, own)]
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], affinery.draw(model, "letters", "letters 1", n=2))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two owners' keys: the private and the public one of each."""
+    folder = tmp_path_factory.mktemp("keys")
+    for owner in ("ours", "theirs"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            Encoding.PEM, PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (folder / owner).write_bytes(private)
+        (folder / f"{owner}.pub").write_bytes(public)
+    return {path.name: path for path in folder.iterdir()}
+
+
+def test_a_signed_bundle_is_loaded_with_its_owners_key_and_no_other(
+    bundle: Path, keys: dict[str, Path]
+) -> None:
+    sign(bundle, keys["ours"])
+    assert "bundle.sig" in names_in(bundle)
+    assert list(affinery.load(bundle, signed_by=keys["ours.pub"]).slots) == ["digits", "letters"]
+    assert list(affinery.load(bundle).slots) == ["digits", "letters"]
+    with pytest.raises(BundleInvalid, match=r"bundle\.sig is not its signature by this key"):
+        affinery.load(bundle, signed_by=keys["theirs.pub"])
+    with pytest.raises(ConfigInvalid, match="no public elliptic key"):
+        affinery.load(bundle, signed_by=bundle / "README.md")
+
+
+def test_a_bundle_that_was_changed_together_with_its_manifest_is_not_the_one_that_was_signed(
+    bundle: Path, keys: dict[str, Path]
+) -> None:
+    sign(bundle, keys["ours"])
+    with_digest(bundle, "README.md", b"other")
+    assert list(load_bundle(bundle).slots) == ["digits", "letters"]
+    with pytest.raises(BundleInvalid, match=r"bundle\.sig is not its signature"):
+        affinery.load(bundle, signed_by=keys["ours.pub"])
+    (bundle / "bundle.sig").unlink()
+    with pytest.raises(BundleInvalid, match="it has no signature"):
+        affinery.load(bundle, signed_by=keys["ours.pub"])
+
+
+def test_a_key_that_is_none_signs_nothing(bundle: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="no private elliptic key"):
+        sign(bundle, bundle / "README.md")
+    assert files_of(bundle) == FILES
