@@ -7,11 +7,9 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +17,10 @@ from typing import Any
 import pytest
 
 from affinery.adapters.files import read_adapter
-from orchestration import queue, ray_train
+from orchestration import queue
 from orchestration import worker as supervision
-from orchestration.cluster import Submitted
 from orchestration.errors import NeverFits, RayUnavailable
 from orchestration.jobs import Capacity
-from orchestration.planner import Share
 from orchestration.services import Services
 from orchestration.worker import Worker
 from registry import adapters
@@ -160,48 +156,22 @@ def test_an_error_of_a_submitted_training_arrives_as_itself(
     assert "the machines of the cluster have 4 processors" in str(error)
 
 
-def in_a_process_of_its_own(work: Callable[..., None], *given: object) -> None:
+def in_a_process_of_its_own(work: str, cluster: Cluster, folder: Path) -> None:
     """A process that has loaded Ray asks for tokens for ever, also those of a Ray that has none."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(work, *given).result()
+    root = Path(__file__).parents[3]
+    subprocess.run(
+        [sys.executable, "-m", "tests.submitting", work, cluster.http, folder], cwd=root, check=True
+    )
 
 
 def test_a_cluster_that_does_not_see_the_workspace_is_told(cluster: Cluster, tmp_path: Path) -> None:
-    """It sees all of this machine; the plan is missing, as on storage that it does not mount."""
-    in_a_process_of_its_own(submit_where_nothing_is_seen, cluster, tmp_path / "unseen" / "attempt-1")
-
-
-def submit_where_nothing_is_seen(cluster: Cluster, channel: Path) -> None:
-    channel.mkdir(parents=True)
-    submitted = Submitted(cluster.http, channel, Share(1))
-    submitted.start()
-    while submitted.is_alive():
-        submitted.join(1.0)
-    with pytest.raises(RayUnavailable, match="has to be on storage that the cluster mounts"):
-        submitted.finished()
+    in_a_process_of_its_own("unseen", cluster, tmp_path / "unseen")
 
 
 def test_a_submitted_training_is_stopped_by_its_driver_and_by_the_next_attempt(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    in_a_process_of_its_own(submit_twice_and_stop, cluster, tmp_path / "stopped")
-
-
-def submit_twice_and_stop(cluster: Cluster, folder: Path) -> None:
-    channels = [folder / f"attempt-{number}" for number in (1, 2)]
-    for channel in channels:
-        channel.mkdir(parents=True)
-        os.mkfifo(channel / ray_train.PLAN)  # whoever reads it waits
-    first, second = (Submitted(cluster.http, channel, Share(1)) for channel in channels)
-    first.start()
-    second.start()
-    first.join(20)
-    assert not first.is_alive()
-    second.join(1)
-    assert second.is_alive()
-    second.end()
-    second.join(20)
-    assert not second.is_alive()
+    in_a_process_of_its_own("stopped", cluster, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("way", ["address", "http"])
