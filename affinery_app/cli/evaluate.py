@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,6 @@ from affinery_app.cli.output import (
     emit,
     fields,
     following,
-    printable,
     say,
     table,
 )
@@ -121,6 +120,8 @@ def evaluate(
 
 
 def _print(record: EvaluationRecord, pictures: list[str]) -> None:
+    from affinery_app.figures import figures
+
     how = record.protocol
     images = how["reference"]["images"]
     fields(
@@ -130,28 +131,9 @@ def _print(record: EvaluationRecord, pictures: list[str]) -> None:
             ("measured", f"{how['samples']} samples against {images} images of {record.reference}"),
         ]
     )
-    table(["figure", "value"], [(name, shown(value)) for name, value in figures(record.results)], "")
+    table(["figure", "value"], figures(record.results).items(), "")
     fields([("pictures", pictures)])
     print()
-
-
-def figures(results: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Figures a line each; an estimate and its interval are one."""
-    listed: list[tuple[str, Any]] = []
-    for name, value in results.items():
-        if not isinstance(value, dict) or value.keys() == {"mean", "low", "high"}:
-            listed.append((name, value))
-        else:
-            listed += [
-                (f"{name}.{part}", each) for part, each in value.items() if isinstance(each, (int, float))
-            ]
-    return listed
-
-
-def shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
-    return printable(value)
 
 
 def compare(

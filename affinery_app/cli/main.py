@@ -28,6 +28,7 @@ from affinery_app.cli import (
     reconcile,
     registry,
     rename,
+    report,
     retention,
     retirement,
     run,
@@ -70,6 +71,7 @@ app.command("diff")(diff.diff)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
 app.command("retention")(retention.retention)
+app.command("report")(report.report)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verify.verify)
 app.command("gc")(collection.gc)

@@ -1,0 +1,44 @@
+"""affinery report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size
+
+
+def report(
+    task: Annotated[str, typer.Argument(help="The task.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The HTML file.", show_default="<workspace>/reports/TASK.html"),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what is known of a task as one HTML file: figures, curves, samples, proofs."""
+    from affinery import tensor_files
+    from affinery_app.report_page import page
+    from affinery_app.task_report import gather
+    from affinery_app.wiring import open_workspace
+
+    space = open_workspace(workspace)
+    found = gather(space, task)
+    target = (out or space.folder / "reports" / f"{found.task.name}.html").absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensor_files.write_whole(target, page(found).encode())
+    told = {
+        "task": found.task.name,
+        "report": str(target),
+        "versions": [version.adapter.ref for version in found.versions],
+        "protocols": list(found.evaluations),
+        "size_bytes": target.stat().st_size,
+    }
+    if as_json:
+        emit(told)
+        return
+    fields([("task", found.task.name), ("report", f"{target} ({size(target.stat().st_size)})")])
+    following(f"affinery evaluate {found.task.name}", f"affinery retention {found.task.backbone}")

@@ -1,0 +1,184 @@
+"""Evaluations from the command line, where something was learnt: recorded, repeated, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from affinery_app.wiring import create_workspace
+from orchestration import additions, queue
+from orchestration.retention import stages
+from orchestration.services import Services
+from registry import adapters, evaluations
+from registry.records import AdapterRecord
+from registry.session import Sessions
+from tests import learning_world as world
+from tests.command_line import typed
+from tests.learnt_space import learn
+
+QUICK = ("--samples", "6", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
+    """A workspace, the present folder, with `first` learnt alone, `second` and `third` together after it."""
+    here = tmp_path_factory.mktemp("evaluations")
+    made, _ = create_workspace(here / "affinery-workspace")
+    services = Services(made.sessions, made.store, made.tracking, made.data, made.runs, store_url="")
+    world.tiny_backbone(here / "dit.safetensors")
+    additions.add_backbone(services.sessions, services.store, here / "dit.safetensors", "tiny")
+    for seed, names in enumerate((("first",), ("second", "third"))):
+        for i, name in enumerate(names):
+            folder = world.image_folder(here / name, "x", "y", seed=10 * seed + i)
+            world.add_dataset(services, folder, name)
+        world.schedule(services, *names, steps=2)
+        learn(services, here / "learnt")
+    before = Path.cwd()
+    os.chdir(here)
+    yield made.sessions
+    os.chdir(before)
+
+
+def run(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
+    capfd.readouterr()
+    assert typed(*words, "--json") == 0, capfd.readouterr().err
+    return json.loads(capfd.readouterr().out)
+
+
+def test_what_is_measured_is_recorded_once_and_can_be_compared(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [made] = run(capfd, "evaluate", "first", *QUICK)
+    assert made["adapter"] == "first@1"
+    assert all(Path(picture).is_file() for picture in made["pictures"])
+    [again] = run(capfd, "evaluate", "first", *QUICK)
+    assert again["protocol_digest"] == made["protocol_digest"]
+    found = run(capfd, "compare", "first", "first")
+    assert "FD[recogniser]" in found["figures"]
+    assert typed("adapter", "search", f"metric.FD[recogniser]@{made['protocol_digest'][:8]}>=0") == 0
+    assert "first@1" in capfd.readouterr().out
+
+
+def test_adapters_that_were_measured_otherwise_are_not_compared_and_the_difference_is_named(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(capfd, "evaluate", "second", "--samples", "4", "--steps", "3")
+    run(capfd, "evaluate", "first", *QUICK)
+    assert typed("compare", "first", "second") == 2
+    told = capfd.readouterr().err
+    assert "samples 6 and 4" in told
+    assert "sampler.steps 2 and 3" in told
+
+
+def test_an_evaluation_may_be_scheduled_with_all_that_it_is_asked(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = run(capfd, "evaluate", "first", "--later", *QUICK, "--guidance", "1")
+    assert (job["kind"], job["state"]) == ("evaluate", "queued")
+    assert job["payload"] == {"adapters": ["first"], "samples": 6, "steps": 2, "guidance": 1.0}
+    with space.begin() as session:
+        queue.cancel(session, job["id"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("first", "--extractor", "fid"), "Known: clip=FOLDER"),
+        (("first", "--extractor", "inception=absent.pth"), "there is nothing at"),
+        (("first", "--condition-model", "."), "told no condition"),
+        (("first", "--after", "1"), "add --later"),
+        (("nothing",), "nothing"),
+        (("first", "nothing"), "nothing"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_and_nothing_is_recorded(
+    space: Sessions, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    with space.read() as session:
+        before = len(evaluations.list_all(session))
+    assert typed("evaluate", *words) == 2
+    assert told in capfd.readouterr().err
+    with space.read() as session:
+        assert len(evaluations.list_all(session)) == before
+
+
+def test_frozen_adapters_forget_nothing_after_later_additions(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = run(capfd, "retention", "tiny", *QUICK)
+    assert found["stages"] == ["first@1", "second@1 + third@1"]
+    assert found["tasks"] == ["first", "second", "third"]
+    (alone, *nothing), (later, *others) = found["matrix"]
+    assert nothing == [None, None]
+    assert None not in others
+    assert later == pytest.approx(alone, rel=1e-4)  # another batch of adapters rounds otherwise
+    assert found["forgetting_first_last"]["first"] == pytest.approx(0, abs=1e-4)
+    assert None not in found["step_0"]
+    assert found["costs"]["third"]["adapter"] == "third@1"
+    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_backbone_without_adapters_has_nothing_to_forget(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from affinery.backbones.files import load_backbone, save_backbone
+
+    other = load_backbone(Path("dit.safetensors"))
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(0.5)
+    save_backbone(other, Path("other.safetensors"))
+    assert typed("backbone", "add", "other.safetensors", "--name", "other") == 0
+    capfd.readouterr()
+    assert typed("retention", "other") == 2
+    assert "Nothing was learnt on other@1 yet" in capfd.readouterr().err
+
+
+def test_a_report_holds_the_figures_curves_and_pictures_of_a_task(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(capfd, "evaluate", "first", *QUICK)
+    run(capfd, "retention", "tiny", *QUICK)
+    told = run(capfd, "report", "first", "--out", "first.html")
+    text = Path("first.html").read_text()
+    assert told["versions"] == ["first@1"]
+    for protocol in told["protocols"]:
+        assert protocol[:12] in text
+    assert "FD[recogniser]" in text
+    assert "R[stage, task]" in text
+    assert 'src="data:image/png;base64,' in text
+    assert typed("report", "frist") == 2
+    assert "Did you mean" in capfd.readouterr().err
+
+
+def adapter(task: str, version: int, job: str | None) -> Any:
+    made = object.__new__(AdapterRecord)
+    for name, value in (("name", task), ("version", version), ("job_id", job)):
+        object.__setattr__(made, name, value)
+    return made
+
+
+def test_a_stage_is_a_job_and_holds_the_newest_adapter_of_every_task() -> None:
+    one, two = adapter("digits", 1, "a"), adapter("letters", 1, "a")
+    three, four, five = adapter("digits", 2, "b"), adapter("faces", 1, None), adapter("cats", 1, None)
+    listed = [
+        [f"{each.task}@{each.version}" for each in stage] for stage in stages([one, two, three, four, five])
+    ]
+    assert listed == [
+        ["digits@1", "letters@1"],
+        ["digits@2", "letters@1"],
+        ["digits@2", "letters@1", "faces@1"],
+        ["digits@2", "letters@1", "faces@1", "cats@1"],
+    ]
+
+
+def test_the_adapters_of_the_world_are_those_of_two_jobs(space: Sessions) -> None:
+    with space.read() as session:
+        found = adapters.list_all(session, backbone="tiny@1")
+    assert [len(stage) for stage in stages(found)] == [1, 3]
