@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from registry import backbones, beginnings, blobs, events, learners, names, nodes, refs, runs, tasks
+from registry import backbones, beginnings, blobs, events, learners, names, nodes, refs, runs, seals, tasks
 from registry.adapter_rows import BY_ID, BY_IDS, BY_VERSION, QUERY, record
 from registry.digests import checked_digest, plain
 from registry.errors import BlobUnknown, NotFound, RecordInvalid, StaleFence
@@ -110,10 +110,8 @@ def publish(
         "job_id": job_id,
         "fence": fence,
     }
-    made = _insert(session, learner, digest, warm, values)
-    happened = {"ref": made.ref, "digest": digest, "job": job_id, "fence": fence}
-    events.append(session, "adapter.published", made.node_id, happened)
-    return made
+    told = {"job": job_id, "fence": fence}
+    return _insert(session, learner, digest, warm, values, "adapter.published", told)
 
 
 def bring_in(
@@ -154,9 +152,7 @@ def bring_in(
         "job_id": None,
         "fence": None,
     }
-    made = _insert(session, learner, blob_digest, warm, values)
-    events.append(session, "adapter.brought-in", made.node_id, {"ref": made.ref, "digest": blob_digest})
-    return made
+    return _insert(session, learner, blob_digest, warm, values, "adapter.brought-in", {})
 
 
 def _insert(
@@ -165,6 +161,8 @@ def _insert(
     digest: str,
     warm: AdapterRecord | None,
     values: dict[str, Any],
+    event: str,
+    told: dict[str, Any],
 ) -> AdapterRecord:
     version = session.execute(_NEXT_VERSION, {"task": learner.node_id}).scalar_one() - 1
     parents = [
@@ -182,7 +180,10 @@ def _insert(
         "dataset_id": learner.dataset_id,
         "version": version,
     }
-    session.execute(_INSERT, values | {"warm_start_id": None if warm is None else warm.node_id})
+    row = values | {"warm_start_id": None if warm is None else warm.node_id}
+    session.execute(_INSERT, row)
+    happened = {"ref": f"{learner.name}@{version}", "digest": digest, **told, **seals.seal("adapter", row)}
+    events.append(session, event, node.id, happened)
     return AdapterRecord(
         digest=digest,
         created_at=node.created_at,

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from registry import blobs, carried, events, invariants, names, nodes
+from registry import blobs, carried, events, invariants, names, nodes, seals
 from registry.archive import Archive
 from registry.columns import Json, UtcDateTime
 from registry.digests import checked_digest, plain
@@ -308,11 +308,11 @@ def write(session: Session, archive: Archive, arrival: Arrival, made: Plan) -> l
     session.flush()
     here = dict(made.there)
     for entry in made.new:
-        here[entry.place] = _write(session, archive, entry, here)
-        ref = arrival.called(entry)
-        events.append(
-            session, f"{entry.kind}.imported", here[entry.place], {"ref": ref, "archive": archive.digest}
-        )
+        node_id, row = _write(session, archive, entry, here)
+        here[entry.place] = node_id
+        told = {"ref": arrival.called(entry), "archive": archive.digest}
+        sealed = seals.seal(entry.kind, row | {"node_id": node_id})
+        events.append(session, f"{entry.kind}.imported", node_id, told | sealed)
     hang(session, arrival, here, write=True)
     written = [here[entry.place] for entry in made.new]
     known = set(written)
@@ -330,7 +330,10 @@ def hang(session: Session, arrival: Arrival, here: Mapping[int, int], *, write: 
     return carried.hang(session, arrival.carried, here, called, write=write)
 
 
-def _write(session: Session, archive: Archive, entry: Entry, here: Mapping[int, int]) -> int:
+def _write(
+    session: Session, archive: Archive, entry: Entry, here: Mapping[int, int]
+) -> tuple[int, dict[str, Any]]:
+    """→ the node, and the row that says the rest of it"""
     named = {name for name, value in entry.row.items() if name in NODES and value is not None}
     row = {name: here[value] if name in named else value for name, value in entry.row.items()}
     for digest in {row.get("blob_digest"), row.get("golden_blob")} - {None}:
@@ -366,7 +369,7 @@ def _write(session: Session, archive: Archive, entry: Entry, here: Mapping[int, 
             for pos, member in enumerate(entry.members)
         ]
         session.execute(insert(CompositionMember), members)
-    return node.id
+    return node.id, row
 
 
 def _count(session: Session, entry: Entry, row: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import blobs, events, names, nodes, refs
+from registry import blobs, events, names, nodes, refs, seals
 from registry.digests import checked_digest, plain
 from registry.errors import RecordInvalid
 from registry.models import Backbone, ClassBlock, Node
@@ -66,7 +66,8 @@ def register(
     session.add(ClassBlock(owner_id=node.id, backbone_id=node.id, lo=0, hi=null_index + 1))
     session.flush()
     record = by_id(session, node.id)
-    events.append(session, "backbone.registered", node.id, {"ref": record.ref, "fingerprint": fingerprint})
+    happened = {"ref": record.ref, "fingerprint": fingerprint, **seals.of_row("backbone", row)}
+    events.append(session, "backbone.registered", node.id, happened)
     return record
 
 

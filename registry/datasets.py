@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import events, names, nodes, refs
+from registry import events, names, nodes, refs, seals
 from registry.digests import checked_digest, plain
 from registry.errors import RecordInvalid
 from registry.models import Dataset, Node
@@ -59,7 +59,12 @@ def register(
     session.add(row)
     session.flush()
     record = by_id(session, node.id)
-    events.append(session, "dataset.registered", node.id, {"ref": record.ref, "digest": digest})
+    events.append(
+        session,
+        "dataset.registered",
+        node.id,
+        {"ref": record.ref, "digest": digest, **seals.of_row("dataset", row)},
+    )
     return record
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from registry.errors import RecordInvalid
 
+_WHOLE = 1e16  # from here on, floats are whole numbers, and written with an exponent
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,4 +47,10 @@ def plain(what: str, value: Any) -> Any:
         raise RecordInvalid(what, f"it is not plain JSON ({error})") from error
     if b"\\u0000" in text:
         raise RecordInvalid(what, "it holds the character U+0000, which PostgreSQL cannot keep")
-    return json.loads(text)
+    return json.loads(text, parse_float=_number)
+
+
+def _number(text: str) -> float | int:
+    """As PostgreSQL gives it back, which keeps decimal digits: no exponent, no zero below zero."""
+    value = float(text)
+    return int(value) if abs(value) >= _WHOLE else value + 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from registry import events, nodes, refs
+from registry import events, nodes, refs, seals
 from registry.digests import checked_digest, plain
 from registry.models import Composition, Export, Node
 from registry.records import CompositionRecord, ExportRecord
@@ -36,20 +36,20 @@ def record(
         return _record(same)
     version = nodes.next_version(session, "export", composition.name)
     node = nodes.add(session, "export", digest, [(composition.node_id, "composition")])
-    session.add(
-        Export(
-            node_id=node.id,
-            composition_id=composition.node_id,
-            name=composition.name,
-            version=version,
-            format=format,
-            path=path,
-            size_bytes=size_bytes,
-        )
+    row = Export(
+        node_id=node.id,
+        composition_id=composition.node_id,
+        name=composition.name,
+        version=version,
+        format=format,
+        path=path,
+        size_bytes=size_bytes,
     )
+    session.add(row)
     session.flush()
     made = by_id(session, node.id)
-    events.append(session, "export.recorded", node.id, {"ref": made.ref, "digest": digest, "path": path})
+    happened = {"ref": made.ref, "digest": digest, "path": path, **seals.of_row("export", row)}
+    events.append(session, "export.recorded", node.id, happened)
     return made
 
 

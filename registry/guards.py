@@ -23,20 +23,36 @@ _PRESENT = {
         "WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND nspname = current_schema()"
     ),
 }
+# A function that looks where its caller says could be shown other tables, such as temporary ones.
+_PATH = (
+    "CASE WHEN proconfig = ARRAY['search_path=' || quote_ident(current_schema()) || ', pg_temp'] THEN '' "
+    "ELSE ' looking in ' || coalesce(proconfig::text, 'its caller''s path') END"
+)
 _WORDS = {
     "sqlite": "SELECT name, sql, '' FROM sqlite_master WHERE type = 'trigger'",
     "postgresql": _PRESENT["postgresql"]
-    .replace("SELECT tgname", "SELECT tgname, pg_get_triggerdef(pg_trigger.oid), prosrc")
+    .replace("SELECT tgname", f"SELECT tgname, pg_get_triggerdef(pg_trigger.oid), prosrc || {_PATH}")
     .replace("WHERE", "JOIN pg_proc ON pg_proc.oid = tgfoid WHERE"),
 }
 # How PostgreSQL spells a trigger's own words beyond what was written.
 _SPELT = ("(", ")", '"', "::text", "public.")
-# What goes round triggers on PostgreSQL: rules that rewrite statements, and sessions that play a replica.
+# What goes round triggers on PostgreSQL: rules that rewrite statements, sessions that play a replica, tables
+# whose rows are read with another's, references that are switched off, rows that are hidden.
 _DETOURS = (
     "SELECT 'rule ' || rulename || ' of table ' || tablename FROM pg_rules "
     "WHERE schemaname = current_schema() "
     "UNION ALL SELECT 'setting session_replication_role' "
-    "WHERE current_setting('session_replication_role') <> 'origin'"
+    "WHERE current_setting('session_replication_role') <> 'origin' "
+    "UNION ALL SELECT 'table ' || heir.relname || ' inherits ' || pg_class.relname FROM pg_inherits "
+    "JOIN pg_class ON pg_class.oid = inhparent JOIN pg_class AS heir ON heir.oid = inhrelid "
+    "JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace "
+    "WHERE nspname = current_schema() AND pg_class.relkind = 'r' "
+    "UNION ALL SELECT DISTINCT 'references of table ' || relname || ', switched off' FROM pg_trigger "
+    "JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+    "WHERE tgisinternal AND tgenabled NOT IN ('O', 'A') AND nspname = current_schema() "
+    "UNION ALL SELECT 'row security of table ' || relname FROM pg_class "
+    "JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+    "WHERE relrowsecurity AND nspname = current_schema()"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import and_, exists, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from registry import declared, identities
+from registry import declared, identities, traces
 from registry.declared import Names
 from registry.digests import digest_of
 from registry.findings import RESTORE, Finding
@@ -60,13 +60,26 @@ EDGES: dict[str, tuple[tuple[str, str], ...]] = {
     "composition": (("backbone_id", "backbone"),),
     "export": (("composition_id", "composition"),),
 }
+# Roles that no column repeats.
+ROLES = {"run": ("backbone", "dataset"), "composition": ("member",)}
 LIVE = ("queued", "running", "paused")
 
 
 def broken(session: Session) -> Iterator[Finding]:
     """Everything in the record that must never be, each named."""
-    asked = (_details, _edges, _blocks, _versions, _members, _fences, _evaluations, _live, _certificates)
-    for ask in (declared.disobeyed, *asked, identities.changed):
+    asked = (
+        _details,
+        _edges,
+        _roles,
+        _blocks,
+        _versions,
+        _members,
+        _fences,
+        _evaluations,
+        _live,
+        _certificates,
+    )
+    for ask in (declared.disobeyed, *asked, identities.changed, traces.untrue):
         yield from ask(session)
 
 
@@ -107,6 +120,27 @@ def _edges(session: Session) -> Iterator[Finding]:
         for a, b in session.execute(odd):
             what = f"its lineage names {name(b)} ({role}), and its row does not"
             yield Finding("lineage", name(a), what, RESTORE, (a, b))
+
+
+def _roles(session: Session) -> Iterator[Finding]:
+    """A lineage has edges of the roles of its kind only, and a run's are those of its task."""
+    name = Names(session)
+    strange = [
+        and_(Node.kind == kind, Edge.role.not_in([role for _, role in edges] + list(ROLES.get(kind, ()))))
+        for kind, edges in EDGES.items()
+    ]
+    edges = select(Edge.child, Edge.parent, Edge.role)
+    for a, b, role in session.execute(edges.join(Node, Node.id == Edge.child).where(or_(*strange))):
+        what = f"its lineage names {name(b)} ({role}), which nothing of its kind is made from"
+        yield Finding("lineage", name(a), what, RESTORE, (a, b))
+    of_task = edges.join(Run, Run.node_id == Edge.child).join(Task, Task.node_id == Run.task_id)
+    wrong = or_(
+        and_(Edge.role == "backbone", Edge.parent != Task.backbone_id),
+        and_(Edge.role == "dataset", Edge.parent.not_in(select(Dataset.node_id))),
+    )
+    for a, b, role in session.execute(of_task.where(wrong)):
+        what = f"its lineage names {name(b)} ({role}), which is not its task's"
+        yield Finding("lineage", name(a), what, RESTORE, (a, b))
 
 
 def _blocks(session: Session) -> Iterator[Finding]:

@@ -251,9 +251,14 @@ class RenamingRecord:
     name: str
     at: datetime | None
 
+    @property
+    def ref(self) -> str:
+        """What it is called now."""
+        return f"{self.kind}:{self.name}"
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """The fields as plain JSON, with ref."""
+        return {"ref": self.ref} | {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,24 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
     TaskHeld.
     """
     take_turns(session, alone=True)
+    kind, called = bearer(session, ref)
+    name = names.checked(kind, name)
+    source = origin(session, kind, called)
+    if name == called:
+        return RenamingRecord(kind=kind, origin=source, was=name, name=name, at=None)
+    if _is_borne(session, kind, name) or _was_other(session, kind, name, source):
+        raise NameTaken(kind, name)
+    if kind == "task" and _is_held(session, called):
+        raise TaskHeld(called)
+    row = Renaming(kind=kind, origin=source, was=called, name=name)
+    session.add(row)
+    session.flush()
+    session.expire_all()  # what was read before has its old name
+    return _record(row)
+
+
+def bearer(session: Session, ref: str) -> tuple[str, str]:
+    """What a reference without a version is the name of: (kind, name). Raises as rename does."""
     wanted = names.parse(ref)
     if wanted.version is not None or wanted.alias is not None:
         raise RefInvalid(ref, "a name belongs to all versions: write it without one.")
@@ -41,19 +59,7 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
         raise NotFound(" or ".join(kinds), ref, _known(session, kinds))
     if len(bearing) > 1:
         raise AmbiguousRef(ref, [f"{kind}:{wanted.name}" for kind in bearing])
-    kind, name = bearing[0], names.checked(bearing[0], name)
-    source = origin(session, kind, wanted.name)
-    if name == wanted.name:
-        return RenamingRecord(kind=kind, origin=source, was=name, name=name, at=None)
-    if _is_borne(session, kind, name) or _was_other(session, kind, name, source):
-        raise NameTaken(kind, name)
-    if kind == "task" and _is_held(session, wanted.name):
-        raise TaskHeld(wanted.name)
-    row = Renaming(kind=kind, origin=source, was=wanted.name, name=name)
-    session.add(row)
-    session.flush()
-    session.expire_all()  # what was read before has its old name
-    return _record(row)
+    return bearing[0], wanted.name
 
 
 def take_turns(session: Session, *, alone: bool) -> None:

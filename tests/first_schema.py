@@ -35,6 +35,7 @@ def fill(connection: Connection) -> None:
 
     def node(number: int, kind: str, parents: dict[str, int], digest: str | None = None) -> None:
         put("node", id=number, kind=kind, digest=digest or f"{number:064x}", created_at=noon)
+        put("event", at=noon, kind=f"{kind}.recorded", subject=number, payload={})
         for role, parent in parents.items():
             put("edge", child=number, parent=parent, role=role, pos=0)
 

@@ -27,6 +27,7 @@ from affinery_app.api import (
     lineage,
     notes,
     problems,
+    renamings,
     tags,
     tasks,
 )
@@ -39,7 +40,7 @@ from affinery_app.wiring import Workspace
 AT_ONCE = 15
 GRACE_SECONDS = 10
 NOUNS = (
-    *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes),
+    *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
     *(compositions, exports, blobs, jobs, events, health),
 )
 

@@ -30,6 +30,8 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (errors.AliasMoved, 412),
     (errors.AmbiguousRef, 409),
     (errors.TaskExists, 409),
+    (errors.NameTaken, 409),
+    (errors.TaskHeld, 409),
     (errors.GateClosed, 409),
     (errors.StaleFence, 409),
     (errors.Refused, 409),

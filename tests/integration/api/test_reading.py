@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 from affinery_app.api.application import routes
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
-from registry import aliases, backbones, notes, retirement, tags
+from registry import aliases, backbones, notes, renaming, retirement, tags
 from tests import registry_world as world
 from tests.integration.api.conftest import Service
 
@@ -61,6 +61,7 @@ READ = [
     ("/v1/aliases/{ref}/history", "/v1/aliases/digits@champion/history"),
     ("/v1/tags/{ref}", "/v1/tags/digits@1"),
     ("/v1/notes/{ref}", "/v1/notes/digits@1"),
+    ("/v1/renamings/{ref}", "/v1/renamings/composition:both"),
     ("/v1/compositions", "/v1/compositions"),
     ("/v1/compositions/{ref}", "/v1/compositions/both"),
     ("/v1/exports", "/v1/exports"),
@@ -81,6 +82,8 @@ def test_every_answer_is_what_openapi_says_and_every_reading_route_is_asked(
         tags.put(session, "digits@1", {"owner": "ann"})
         notes.write(session, "digits@1", "The first that could be read.")
         retirement.retire(session, "birds", "blurred")
+        renaming.rename(session, "composition:both", "all")
+        renaming.rename(session, "composition:all", "both")
     for route, path in READ:
         value = either.get(path)
         described(openapi, "get", route, value)

@@ -131,6 +131,7 @@ BODIES: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/v1/aliases/digits@champion", {"adapter": "1", "require": ["loss<1"]}),
     ("PATCH", "/v1/tags/digits@1", {"owner": "ann"}),
     ("PUT", "/v1/notes/digits@1", {"text": "x"}),
+    ("POST", "/v1/renamings", {"of": "task:digits", "name": "numerals"}),
 ]
 
 

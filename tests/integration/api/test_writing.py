@@ -323,3 +323,20 @@ def test_nothing_is_lost_and_nothing_fails_when_eight_threads_write_and_read(ser
     moves = [len(service.get(f"/v1/aliases/digits@own-{n}/history")["items"]) for n in range(writers)]
     assert moves == [rounds] * writers
     assert service.count(AliasMove) == rounds * writers
+
+
+def test_a_name_is_changed_once_its_references_are_told_and_nobody_else_gets_it(service: Service) -> None:
+    before = service.get("/v1/tasks/birds")
+    wanted = {"of": "task:birds", "name": "flyers"}
+    reply = service.ask("POST", "/v1/renamings", wanted, Idempotency_Key="name")
+    assert (reply.status, reply.json["was"], reply.json["name"]) == (201, "birds", "flyers")
+    again = service.ask("POST", "/v1/renamings", wanted, Idempotency_Key="name")
+    assert (again.status, again.json) == (201, reply.json)
+    assert [each["was"] for each in service.get(reply.headers["location"])["items"]] == ["birds"]
+    assert service.get("/v1/tasks/flyers")["digest"] == before["digest"]
+    gone = service.ask("GET", "/v1/tasks/birds")
+    assert gone.status == 404
+    assert "flyers" in gone.json["detail"]
+    taken = service.ask("POST", "/v1/renamings", {"of": "task:faces", "name": "birds"})
+    assert (taken.status, taken.json["type"]) == (409, "urn:affinery:name-taken")
+    assert service.ask("POST", "/v1/renamings", {"of": "faces@1", "name": "people"}).status == 422

@@ -193,3 +193,39 @@ def test_a_name_that_was_renamed_is_said_and_can_be_taken_back(recorded_url: str
         renaming.rename(session, "dataset:photos", "snaps")
         assert renaming.called_now(session, "dataset", "snaps") == "snaps"
         assert renaming.names_ever(session, "dataset", "snaps") == {"snaps", "photos"}
+
+
+@pytest.mark.postgres
+def test_temporary_tables_tell_the_triggers_nothing(bare: Bare) -> None:
+    if bare.sqlite:
+        pytest.skip("its triggers see the tables of their own file only")
+    adapter, dataset = adapter_of(bare, "faces"), node_of(bare, "dataset", "name = 'faces'")
+    for table in ("adapter", "job", "edge", "task", "class_block", "evaluation", "dataset", "node"):
+        bare.connection.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0")
+    with pytest.raises(psycopg.IntegrityError, match="never added to"):
+        bare.connection.execute(f"INSERT INTO public.edge SELECT {adapter}, {dataset}, 'inspired-by', 9")
+    base = "(SELECT min(node_id) FROM public.backbone)"
+    with pytest.raises(psycopg.IntegrityError, match="starts where the last one ends"):
+        bare.connection.execute(f"INSERT INTO public.class_block SELECT {adapter}, {base}, 0, 3")
+
+
+TABLES = ["node", "edge", "event", "backbone", "class_block", "dataset", "run", "adapter", "certificate"]
+
+
+@pytest.mark.parametrize("table", [*TABLES, "composition", "composition_member", "export", "alias_move"])
+def test_a_conflict_does_not_turn_an_insert_into_an_edit(bare: Bare, table: str) -> None:
+    first = {"edge": "child, parent, role", "composition_member": "composition_id, pos"}
+    key = first.get(table, "owner_id" if table == "class_block" else "node_id")
+    key = "id" if table in ("node", "event") else key
+    if table == "alias_move":
+        key = "task_id, name, number"
+        owner, base = node_of(bare, "task", "name = 'digits'"), node_of(bare, "backbone", "name = 'dit'")
+        bare.do(
+            "INSERT INTO alias_move (task_id, name, number, backbone_id, adapter_id, at) "
+            f"VALUES ({owner}, 'champion', 1, {base}, {adapter_of(bare, 'digits')}, '{NOW}')"
+        )
+    column = str(bare.connection.execute(f"SELECT * FROM {table}").description[-1][0])
+    bare.refused(
+        f"INSERT INTO {table} SELECT * FROM {table} WHERE true "
+        f"ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
+    )

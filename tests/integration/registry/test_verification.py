@@ -377,6 +377,65 @@ def test_an_edited_row_no_longer_has_its_digest(vandal: Vandal, look: Any, chang
     told(look(), f"digests: {where}", "its row is not what its digest")
 
 
+# --- beside the rows -------------------------------------------------------------------------------
+
+
+def test_an_edge_in_a_role_that_nothing_of_its_kind_has_is_named(vandal: Vandal, look: Any) -> None:
+    adapter, run = vandal.adapter("digits"), vandal.one("SELECT min(node_id) FROM run")
+    vandal.do(
+        f"INSERT INTO edge VALUES ({adapter}, {vandal.node('dataset', 'digits')}, 'inspired-by', 9)",
+        f"UPDATE edge SET parent = {vandal.node('backbone', 'unet')} "
+        f"WHERE child = {run} AND role = 'backbone'",
+    )
+    told(look(), "lineage: adapter:digits@1", "dataset:digits@1 (inspired-by), which nothing of its kind")
+    told(look(), "lineage: run:", "backbone:unet@1 (backbone), which is not its task's")
+
+
+def test_what_no_event_tells_of_is_named(vandal: Vandal, look: Any) -> None:
+    vandal.do(f"DELETE FROM event WHERE subject = {vandal.adapter('faces')}")
+    told(look(), "events: adapter:faces@1", "no event tells")
+
+
+def test_a_metric_that_the_adapter_does_not_say_and_one_that_it_no_longer_says_are_named(
+    vandal: Vandal, look: Any
+) -> None:
+    vandal.do(f"INSERT INTO metric VALUES ({vandal.adapter('faces')}, 'kid', 0.001)")
+    vandal.do("UPDATE evaluation SET results = '{\"kid\": 0.001}'")
+    report = look()
+    told(report, "numbers: adapter:faces@1", "another 'kid'")
+    told(report, "numbers: evaluation:", "than it says")
+
+
+def test_a_name_that_was_anothers_and_one_that_nothing_bears_are_named(vandal: Vandal, look: Any) -> None:
+    past = "INSERT INTO renaming (kind, origin, was, name, at) VALUES"
+    vandal.do(
+        f"{past} ('task', 'mine', 'digits', 'numerals', '{NOW}')",
+        f"{past} ('dataset', 'gone', 'gone', 'lost', '{NOW}')",
+    )
+    report = look()
+    told(report, "names: task:digits", "belonged to something else")
+    told(report, "names: dataset:lost", "nothing is called so")
+
+
+def test_jobs_that_wait_for_each_other_are_named(vandal: Vandal, look: Any) -> None:
+    one, two = "job-digits-1", "job-digits-2"
+    pairs = ((one, two), (two, one), ("job-faces-1", two))
+    for pair in pairs:
+        vandal.do(f"INSERT INTO job_dependency VALUES {pair}")
+    told(look(), f"jobs: job {one}", "wait for each other")
+
+
+def test_an_edit_that_puts_the_guards_back_behind_itself_is_named(vandal: Vandal, look: Any) -> None:
+    adapter, dataset = vandal.adapter("faces"), vandal.node("dataset", "faces")
+    vandal.do(f"UPDATE adapter SET provenance = '{{}}' WHERE node_id = {adapter}")
+    vandal.do(f"UPDATE dataset SET licence = 'mine' WHERE node_id = {dataset}")
+    vandal.do("UPDATE export SET path = '/elsewhere'")
+    report = look()
+    told(report, "events: adapter:faces@1", "it was recorded with other values")
+    told(report, "events: dataset:faces@1", "it was recorded with other values")
+    told(report, "events: export:both@1", "it was recorded with other values")
+
+
 # --- the guards ------------------------------------------------------------------------------------
 
 
@@ -450,6 +509,26 @@ def test_what_goes_round_the_triggers_or_was_added_to_them_is_named(vandal: Vand
     told(report, "triggers: rule silent of table tag", "go round")
     told(report, "triggers: setting session_replication_role", "go round")
     told(report, "triggers: trigger edge_no_update", "gone or switched off")
+
+
+@pytest.mark.postgres
+def test_what_hides_rows_or_adds_to_them_or_turns_references_off_is_named(
+    stored_postgresql_url: str, store: LocalStore
+) -> None:
+    vandal = Vandal(stored_postgresql_url)
+    for statement in (
+        "CREATE TABLE heir () INHERITS (adapter)",
+        "ALTER TABLE note ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE tag DISABLE TRIGGER ALL",
+        "ALTER TABLE tag ENABLE TRIGGER USER",
+        "ALTER FUNCTION affinery_edge_sealed() RESET search_path",
+    ):
+        vandal.connection.execute(statement)
+    report = verify(connect(stored_postgresql_url), store)
+    told(report, "table heir inherits adapter", "go round")
+    told(report, "row security of table note", "go round")
+    told(report, "references of table tag, switched off", "go round")
+    told(report, "trigger edge_sealed", "says something else")
 
 
 def test_a_registry_of_another_schema_is_named_and_nothing_else_is_asked(vandal: Vandal, look: Any) -> None:
