@@ -27,6 +27,7 @@ from orchestration.jobs import DEAD, LIVE, Capacity, Claim, JobRecord
 from orchestration.local_ray import LocalRay
 from orchestration.planner import Share
 from orchestration.queue import clock, listing
+from orchestration.queue.waiting import Bell
 from orchestration.services import Listener, Services
 from registry import adapters, certificates
 from registry.errors import RegistryBusy, RegistryUnreachable, StaleFence
@@ -165,6 +166,7 @@ class Worker:
         self._defaults = planner.defaults(self.capacity)
         self._ray = LocalRay(math.ceil(self.capacity.cpus), math.ceil(self.capacity.gpus))
         self._running: list[Running] = []
+        self._bell = Bell(self.services.sessions.engine)
         self._hearts: Hearts | None = None
         self._draining = False
         self._without_ray: RayUnavailable | None = None
@@ -188,7 +190,7 @@ class Worker:
                 if self._running:
                     self._tick()
                 elif self._worth_waiting():
-                    time.sleep(IDLE_SECONDS)
+                    self._bell.wait(IDLE_SECONDS)
                 else:
                     return self.done - before
 
@@ -200,7 +202,7 @@ class Worker:
                 if self._running:
                     self._tick()
                 else:
-                    time.sleep(IDLE_SECONDS)
+                    self._bell.wait(IDLE_SECONDS)
 
     def run_next(self, *, stay: bool = False) -> JobRecord | None:
         """Runs the next job to its end, if there is one. → the job as it stands then
@@ -239,6 +241,7 @@ class Worker:
             self._give_back_all()
             raise
         finally:
+            self._bell.close()
             self._hearts.stop()
             if not stay:
                 self.close()
@@ -270,11 +273,10 @@ class Worker:
         return held
 
     def _take(self) -> Claim | None:
-        with self.services.sessions.begin() as session:
+        ledger = self.services.sessions
+        with ledger.read() as session:
             self._choose(session)
-            return queue.claim(
-                session, self.owner, self._free(), total=self.capacity, defaults=self._defaults
-            )
+        return queue.take(ledger, self.owner, self._free(), total=self.capacity, defaults=self._defaults)
 
     def _look(self) -> None:
         """For jobs whose worker is gone, jobs that can never be done, and schedules that are due."""

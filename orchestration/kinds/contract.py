@@ -67,12 +67,20 @@ class Attempt:
         Where a commit arrived and its answer did not, trying again finds the job done: LeaseLost, and the
         worker sees that it is done.
         """
+
+        def commit() -> Written:
+            with self.services.sessions.begin() as session:
+                written = write(session)
+                failpoints.reach("before-commit")
+            return written
+
+        return self._patiently(commit)
+
+    def _patiently(self, commit: Callable[[], Written]) -> Written:
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with self.services.sessions.begin() as session:
-                    written = write(session)
-                    failpoints.reach("before-commit")
+                written = commit()
             except (RegistryUnreachable, RegistryBusy):
                 if time.monotonic() > until:
                     raise
@@ -81,16 +89,23 @@ class Attempt:
                 failpoints.reach("after-commit")
                 return written
 
-    def complete(self, result: dict[str, Any], write: Callable[[Session], object] = lambda _: None) -> None:
+    def complete(self, result: dict[str, Any], write: Callable[[Session], object] | None = None) -> None:
         """Ends a job that publishes no adapter: what `write` writes and the result, in one transaction."""
         self.check()
 
         def all_of_it(session: Session) -> None:
+            assert write is not None
             write(session)
-            queue.heartbeat(session, self.held, {"result": result})
-            queue.complete(session, self.held)
+            queue.complete(session, self.held, {"result": result})
 
-        self.commit(all_of_it)
+        def result_alone() -> None:
+            failpoints.reach("before-commit")
+            queue.finish(self.services.sessions, self.held, {"result": result})
+
+        if write is None:
+            self._patiently(result_alone)
+        else:
+            self.commit(all_of_it)
         self.tell.done(result)
 
 

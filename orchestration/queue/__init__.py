@@ -10,23 +10,25 @@ and never commits. Time is the database's.
 | file | what |
 |---|---|
 | accepting | enqueue, enqueue_all: keys, needs, tasks that train together |
-| claiming | claim: what fits a worker and the limits; priority, then age |
+| claiming | claim, take: what fits a worker and the limits; priority, then age |
 | holding | heartbeat and the ends of an attempt, all fenced |
 | recovery | give_up: leases that ran out, jobs that can never be done |
 | control | cancel, pause, resume, retry, prioritise |
+| waiting | how a worker hears that there is work |
 | limits | how much may run at once |
 | schedules | trainings that come again |
 | listing | get, page, list_all, attempts |
 """
 
 from orchestration.queue.accepting import by_keys, enqueue, enqueue_all, lock_keys
-from orchestration.queue.claiming import claim
+from orchestration.queue.claiming import claim, take
 from orchestration.queue.control import cancel, pause, prioritise, resume, retry
 from orchestration.queue.holding import (
     LEASE_SECONDS,
     cancelled,
     complete,
     fail,
+    finish,
     heartbeat,
     paused,
     release,
@@ -50,6 +52,7 @@ __all__ = [
     "enqueue",
     "enqueue_all",
     "fail",
+    "finish",
     "fire_due",
     "get",
     "give_up",
@@ -64,5 +67,6 @@ __all__ = [
     "release",
     "resume",
     "retry",
+    "take",
     "unfinished",
 ]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from orchestration.errors import JobsWaitForEachOther, NeedNotMet, TaskIsBusy, TasksDoNotMatch
 from orchestration.jobs import DEAD, JobRecord, Order
 from orchestration.queue import clock
 from orchestration.queue.listing import by_ids, chunks, get
+from orchestration.queue.waiting import ring
 from registry import tasks
 from registry.columns import utc_now
 from registry.digests import plain
@@ -108,7 +109,7 @@ def _known(session: Session, keys: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for chunk in chunks(keys):
         query = select(Job.idempotency_key, Job.id).where(Job.idempotency_key.in_(chunk))
-        found |= {str(key): job_id for key, job_id in session.execute(query).tuples()}
+        found |= {str(key): job_id for key, job_id in session.execute(query)}
     return found
 
 
@@ -122,11 +123,12 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
     needs = _needs(session, orders, others)
     moment = session.scalars(select(clock.now())).one()
     numbers = _numbers(session, len(orders))
+    awaited = {need for each in needs.values() for need in each.open}
     rows, members, edges, told = [], [], [], []
     for order, number in zip(orders, numbers, strict=True):
         own = [learners[name] for name in order.tasks]
         backbone = own[0].backbone_id if own else order.backbone_id
-        rows.append(_row(order, number, moment, backbone, len(needs[order.id].open)))
+        rows.append(_row(order, number, moment, backbone, len(needs[order.id].open), awaited))
         members += [_member(order, each) for each in own]
         edges += [{"job_id": order.id, "needs_job_id": need} for need in sorted(needs[order.id].all)]
         names = [each.name for each in own]
@@ -135,6 +137,7 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
     for table, values in ((Job, rows), (JobTask, members), (JobDependency, edges), (Event, told)):
         for chunk in chunks(values):
             session.execute(insert(table), chunk)
+    ring(session)
 
 
 def _member(order: Order, learner: _Learner) -> dict[str, Any]:
@@ -142,7 +145,9 @@ def _member(order: Order, learner: _Learner) -> dict[str, Any]:
     return {"job_id": order.id, "task_id": learner.id, "live": True, "dataset_id": dataset}
 
 
-def _row(order: Order, number: int, moment: datetime, backbone: int | None, waits: int) -> dict[str, Any]:
+def _row(
+    order: Order, number: int, moment: datetime, backbone: int | None, waits: int, awaited: Collection[str]
+) -> dict[str, Any]:
     strategy = "co-trained" if order.strategy is None and len(order.tasks) > 1 else order.strategy
     return {
         "id": order.id,
@@ -164,6 +169,7 @@ def _row(order: Order, number: int, moment: datetime, backbone: int | None, wait
         "max_attempts": order.max_attempts,
         "timeout_seconds": order.timeout_seconds,
         "waits": waits,
+        "awaited": order.id in awaited,
         "idempotency_key": order.key,
     }
 
@@ -235,8 +241,9 @@ def _needs(session: Session, orders: Sequence[Order], others: Mapping[str, str])
     states: dict[str, str] = {}
     for chunk in chunks(sorted(set(there.values()))):
         # Held until this transaction ends: a need that is done meanwhile would not tell who waits for it.
-        query = select(Job.id, Job.state).where(Job.id.in_(chunk)).with_for_update(read=True)
-        states |= dict(session.execute(query.order_by(Job.id)).tuples().all())
+        query = select(Job.id, Job.state).where(Job.id.in_(chunk)).with_for_update(key_share=True)
+        states |= dict(session.execute(query.order_by(Job.id)).all())
+        session.execute(_AWAITED, {"needs": chunk})
     for need, state in states.items():
         if state in DEAD:
             lost = get(session, need)
@@ -254,6 +261,10 @@ def _needs(session: Session, orders: Sequence[Order], others: Mapping[str, str])
         order.id: _Needs(after[order.id], {each for each in after[order.id] if states.get(each) != "done"})
         for order in orders
     }
+
+
+_NEEDS: Any = bindparam("needs", expanding=True)
+_AWAITED = update(Job.__table__).where(Job.id.in_(_NEEDS), ~Job.awaited).values(awaited=True)  # type: ignore[arg-type]
 
 
 def _called(orders: Sequence[Order], cycle: Sequence[str]) -> list[str]:

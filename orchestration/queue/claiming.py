@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Float,
     FromClause,
     Insert,
-    Row,
     String,
     TextClause,
     Update,
@@ -35,10 +33,11 @@ from sqlalchemy.orm import Session
 
 from orchestration.jobs import DEFAULTS, Capacity, Claim
 from orchestration.queue import clock, limits
-from orchestration.queue.following import JOB, Steps, begins, steps, told
+from orchestration.queue.following import JOB, Steps, Written, begins, steps, told
 from orchestration.queue.holding import LEASE_SECONDS
 from orchestration.queue.listing import columns, record
 from registry.models import Job, QueueLimit
+from registry.session import Sessions
 
 Condition = ColumnElement[bool] | TextClause
 PATIENCE_SECONDS = 120.0
@@ -65,9 +64,10 @@ def claim(
     free = capacity or Capacity()
     given = {"claimed_by": owner, "lease_seconds": lease_seconds}
     partly = total is not None and total != free
-    row: Row[Any] | None = None
+    row: Written | None = None
+    connection = session.connection()
     if not partly:
-        row = _unlimited(_engine(session), free, tuple(defaults.items())).run(session, **given)
+        row = usual(connection.dialect.name, free, tuple(defaults.items())).run(connection, **given)
     if row is None:
         allowed = limits.allowed(session, defaults)
         if allowed is None and not partly:
@@ -76,18 +76,37 @@ def claim(
         fits = _fits(free, defaults)
         if total is not None and partly:
             fits += _first_in_line(session, [*may, *_fits(total, defaults)], fits)
-        row = _taking(_engine(session), [*may, *fits]).run(session, **given)
-    if row is None:
-        return None
+        row = _taking(connection.dialect.name, [*may, *fits]).run(connection, **given)
+    return None if row is None else _claim(row, owner)
+
+
+def take(
+    ledger: Sessions,
+    owner: str,
+    capacity: Capacity | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+    *,
+    total: Capacity | None = None,
+    defaults: Mapping[str, Capacity] = DEFAULTS,
+) -> Claim | None:
+    """As claim, in a transaction of its own: one trip to the database where no limit is set."""
+    free = capacity or Capacity()
+    if total is None or total == free:
+        with ledger.at_once() as connection:
+            taking = usual(connection.dialect.name, free, tuple(defaults.items()))
+            row = taking.run(connection, claimed_by=owner, lease_seconds=lease_seconds)
+        if row is not None:
+            return _claim(row, owner)
+    with ledger.begin() as session:
+        return claim(session, owner, capacity, lease_seconds, total=total, defaults=defaults)
+
+
+def _claim(row: Written, owner: str) -> Claim:
     return Claim(record(row), owner, row.fence, row.attempts, row.failures)
 
 
-def _engine(session: Session) -> str:
-    return session.get_bind().dialect.name
-
-
 @lru_cache(maxsize=64)
-def _unlimited(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity], ...]) -> Steps:
+def usual(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity], ...]) -> Steps:
     """What most claims are: one statement, made once. It takes nothing where there is any limit."""
     wanted: list[Condition] = [
         _READY,
@@ -95,10 +114,10 @@ def _unlimited(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity]
         ~exists(select(QueueLimit.key)),
         *_fits(free, dict(defaults)),
     ]
-    return _taking(engine, wanted)
+    return _taking(engine, wanted, often=True)
 
 
-def _taking(engine: str, wanted: Sequence[Condition]) -> Steps:
+def _taking(engine: str, wanted: Sequence[Condition], *, often: bool = False) -> Steps:
     """Takes the first job of which this is true; its attempt begins, and an event tells of it."""
     chosen = select(Job.id).where(*wanted).order_by(Job.rank, Job.number).limit(1)
     taken = (
@@ -119,7 +138,7 @@ def _taking(engine: str, wanted: Sequence[Condition]) -> Steps:
         fact = {"job": job.c.id, "owner": job.c.lease_owner, "fence": job.c.fence}
         return [begins(job), told(job, literal("job.claimed"), **fact)]
 
-    return steps(engine, taken, follow, columns)
+    return steps(engine, taken, follow, columns, often=often)
 
 
 def _fits(room: Capacity, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]]:

@@ -12,6 +12,7 @@ from orchestration.jobs import DEAD, JobRecord
 from orchestration.queue import clock
 from orchestration.queue.holding import mark_hopeless
 from orchestration.queue.listing import by_ids, get
+from orchestration.queue.waiting import ring
 from registry import events
 from registry.models import Job, JobDependency, JobTask, Task
 
@@ -50,6 +51,7 @@ def resume(session: Session, job_id: str, by: str | None = None) -> JobRecord:
     row = _locked(session, job_id)
     if row.state == "paused":
         _set(session, row, state="queued", run_at=clock.now())
+        ring(session)
         _tell(session, "job.resumed", row, by)
     elif row.state == "running" and row.request == "pause":
         _set(session, row, request=None, requested_by=None, requested_at=None)
@@ -119,6 +121,7 @@ def _revive(session: Session, row: Job, by: str | None) -> None:
         others.where(JobDependency.job_id == Job.id, other.state.in_(DEAD)).correlate(Job).scalar_subquery()
     )
     _update(session, Job.lost_need_id == row.id, Job.state.in_(["queued", "paused"]), lost_need_id=still)
+    ring(session)
     _tell(session, "job.queued", row, by, generation=row.generation + 1)
 
 

@@ -6,15 +6,15 @@ what it returns. On SQLite, where no trip is made, they come one after another a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     FromClause,
     Insert,
-    Row,
     Select,
     String,
     Update,
@@ -23,10 +23,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError
 
 from orchestration.queue import clock
 from orchestration.queue.json_sql import facts
+from registry.digests import canonical
 from registry.models import Attempt, Event, Job
 
 JOB: Any = Job.__table__
@@ -38,20 +39,28 @@ _NOW = (
     .where(JOB.c.id == _ID)
     .subquery("written")
 )
+Written = Any
+"""A row of what was shown, by attribute."""
 Columns = Callable[[FromClause], Sequence[ColumnElement[Any]]]
 Follow = Callable[[FromClause], Sequence[Insert | Update]]
 
 
+class Steps(Protocol):
+    """Statements of one engine."""
+
+    def run(self, connection: Connection, **values: Any) -> Written | None:
+        """→ the job's row; nothing follows where the first wrote none"""
+        ...
+
+
 @dataclass(frozen=True)
-class Steps:
-    """Statements of one engine, made once and run often."""
+class InTurn:
+    """One after another, in a transaction; where there is only one, it may be a transaction by itself."""
 
     first: Update | Select[Any]
     then: tuple[Insert | Update | Select[Any], ...] = ()
 
-    def run(self, session: Session, **values: Any) -> Row[Any] | None:
-        """→ the job's row; nothing follows where the first wrote none"""
-        connection = session.connection()
+    def run(self, connection: Connection, **values: Any) -> Written | None:
         row = connection.execute(self.first, values).first()
         if row is None:
             return None
@@ -61,17 +70,57 @@ class Steps:
         return row
 
 
-def steps(engine: str, first: Update, follow: Follow, shown: Columns) -> Steps:
-    """first: a write to one job. follow: what else is written, from its row; shown: what is read
+@dataclass(frozen=True)
+class OneTrip:
+    """On PostgreSQL, what is made once and run often: given to the driver as it is, for SQLAlchemy's own
+    share of running it would be larger than the driver's. given: the values that are always the same.
+    """
+
+    sql: str
+    given: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, statement: Select[Any]) -> OneTrip:
+        from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+        compiled = statement.compile(dialect=dialect())
+        given = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
+        return cls(str(compiled), given)
+
+    def run(self, connection: Connection, **values: Any) -> Written | None:
+        from psycopg import Error
+        from psycopg.rows import namedtuple_row
+        from psycopg.types.json import Jsonb
+
+        plain = {
+            name: Jsonb(each, dumps=canonical) if isinstance(each, dict) else each
+            for name, each in values.items()
+        }
+        driver: Any = connection.connection.driver_connection
+        try:
+            cursor = driver.cursor(row_factory=namedtuple_row)
+            return cursor.execute(self.sql, {**self.given, **plain}).fetchone()
+        except Error as error:
+            if lost := driver.closed:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                self.sql, None, error, Error, connection_invalidated=lost, dialect=connection.dialect
+            ) from error
+
+
+def steps(engine: str, first: Update, follow: Follow, shown: Columns, *, often: bool = False) -> Steps:
+    """first: a write to one job. follow: what else is written, from its row; shown: what is read; often: run
+    again and again as they are made here.
 
     Values that are given to run are not named as columns are: those would be written.
     """
     if engine == "postgresql":
         written = first.returning(*JOB.c).cte("written")
         parts = [part.cte(f"part_{number}") for number, part in enumerate(follow(written))]
-        return Steps(select(*shown(written)).select_from(written).add_cte(*parts))
+        whole = select(*shown(written)).select_from(written).add_cte(*parts)
+        return OneTrip.of(whole) if often else InTurn(whole)
     now = select(*shown(JOB)).where(JOB.c.id == _ID)
-    return Steps(first.returning(JOB.c.id), (*follow(_NOW), now))
+    return InTurn(first.returning(JOB.c.id), (*follow(_NOW), now))
 
 
 def begins(row: FromClause) -> Insert:
@@ -83,9 +132,12 @@ def begins(row: FromClause) -> Insert:
 
 
 def ends(row: FromClause, outcome: ColumnElement[Any]) -> Update:
-    """The attempt of a job that was let go."""
-    open_one = _ATTEMPT.c.job_id.in_(select(row.c.id)), _ATTEMPT.c.ended_at.is_(None)
-    return update(_ATTEMPT).where(*open_one).values(ended_at=clock.now(), outcome=outcome)
+    """The attempt of a job that was let go: by its key, so that it is found as quickly among many."""
+    last = (
+        _ATTEMPT.c.job_id == select(row.c.id).scalar_subquery(),
+        _ATTEMPT.c.number == select(row.c.attempts).scalar_subquery(),
+    )
+    return update(_ATTEMPT).where(*last).values(ended_at=clock.now(), outcome=outcome)
 
 
 def told(row: FromClause, kind: ColumnElement[Any], **values: ColumnElement[Any]) -> Insert:

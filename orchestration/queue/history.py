@@ -30,7 +30,7 @@ def pace(session: Session, backbone_id: int) -> Pace | None:
         .order_by(Job.number.desc())
         .limit(NEWEST)
     )
-    done = list(session.execute(query).tuples())
+    done = list(session.execute(query))
     members: dict[str, int] = {}
     for job_id in session.scalars(select(JobTask.job_id).where(JobTask.job_id.in_([row[0] for row in done]))):
         members[job_id] = members.get(job_id, 0) + 1

@@ -14,8 +14,10 @@ from orchestration.errors import LeaseLost
 from orchestration.jobs import Claim
 from orchestration.queue import clock
 from orchestration.queue.following import JOB, Steps, ends, steps, told
+from orchestration.queue.waiting import ring
 from registry import events
 from registry.models import Attempt, Job, JobDependency
+from registry.session import Sessions
 
 LEASE_SECONDS = 60
 RETRY_SECONDS = 10.0
@@ -46,16 +48,29 @@ def heartbeat(
     return _write(session, held, values)[1]
 
 
-def complete(session: Session, held: Claim) -> None:
+def complete(session: Session, held: Claim, progress: Mapping[str, Any] | None = None) -> None:
     """Ends a job well, in the transaction that published its results. Raises LeaseLost.
 
-    What was asked of it meanwhile came too late.
+    progress: what is left to be read of it. What was asked of it meanwhile came too late.
     """
-    completing = _completing(session.get_bind().dialect.name)
-    if completing.run(session, held_id=held.job.id, held_fence=held.fence) is None:
+    connection = session.connection()
+    done = _completing(connection.dialect.name, progress is not None).run(connection, **_end(held, progress))
+    if done is None:
         raise LeaseLost(held.job.id, held.fence)
-    # A statement of its own: it sees who came to wait while the first waited for the job.
-    session.connection().execute(_FREE_WHO_WAITS, {"done_id": held.job.id})
+    if done.awaited:
+        # A statement of its own: it sees who came to wait while the first waited for the job.
+        connection.execute(_FREE_WHO_WAITS, {"done_id": held.job.id})
+        ring(session)
+
+
+def finish(ledger: Sessions, held: Claim, progress: Mapping[str, Any] | None = None) -> None:
+    """As complete, in a transaction of its own: one trip to the database where no other job waits for it."""
+    with ledger.at_once() as connection:
+        completing = _completing(connection.dialect.name, progress is not None, awaited=False)
+        if completing.run(connection, **_end(held, progress)) is not None:
+            return
+    with ledger.begin() as session:
+        complete(session, held, progress)
 
 
 def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
@@ -86,6 +101,7 @@ def release(session: Session, held: Claim, error: str | None = None, delay_secon
     state, _ = _write(session, held, {**end, **why, **FREE})
     end_attempt(session, held.job.id, "interrupted", error)
     word = "released" if state == "queued" else state
+    ring(session)
     events.append(session, f"job.{word}", None, {"job": held.job.id, **why})
     if state == "cancelled":
         mark_hopeless(session, held.job.id)
@@ -131,16 +147,24 @@ def mark_hopeless(session: Session, *job_ids: str) -> None:
     )
 
 
+def _end(held: Claim, progress: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = {"held_id": held.job.id, "held_fence": held.fence}
+    return given if progress is None else {**given, "held_progress": dict(progress)}
+
+
 @cache
-def _completing(engine: str) -> Steps:
+def _completing(engine: str, with_progress: bool, *, awaited: bool = True) -> Steps:
+    """awaited: also of a job for which others wait."""
     mine = JOB.c.id == bindparam("held_id"), JOB.c.fence == bindparam("held_fence"), JOB.c.state == "running"
-    done = update(JOB).where(*mine).values(state="done", **FREE)
+    told_last = {"progress": bindparam("held_progress", type_=JOB.c.progress.type)} if with_progress else {}
+    alone = [] if awaited else [JOB.c.awaited.is_(False)]
+    done = update(JOB).where(*mine, *alone).values(state="done", **FREE, **told_last)
 
     def follow(job: FromClause) -> list[Insert | Update]:
         fact = {"job": job.c.id, "fence": job.c.fence}
         return [ends(job, literal("done")), told(job, literal("job.done"), **fact)]
 
-    return steps(engine, done, follow, lambda job: [job.c.id])
+    return steps(engine, done, follow, lambda job: [job.c.id, job.c.awaited], often=True)
 
 
 _FREE_WHO_WAITS = (

@@ -90,13 +90,13 @@ def allowed(session: Session, defaults: Mapping[str, Capacity]) -> list[ColumnEl
     own = {row.key: row.most for row in limits if row.scope == "submitter"}
     if own:
         count = select(Job.submitted_by, func.count()).where(running).group_by(Job.submitted_by)
-        conditions += _room(Job.submitted_by, own, dict(session.execute(count).tuples().all()))
+        conditions += _room(Job.submitted_by, own, dict(session.execute(count).all()))
     own = {row.key: row.most for row in limits if row.scope == "backbone"}
     if own:
         names = {f"{name}@{version}": number for number, name, version in session.execute(_BACKBONES)}
         by_id = {key if key == EACH else names.get(key, key): most for key, most in own.items()}
         on = select(Job.backbone_id, func.count()).where(running).group_by(Job.backbone_id)
-        conditions += _room(Job.backbone_id, by_id, dict(session.execute(on).tuples().all()))
+        conditions += _room(Job.backbone_id, by_id, dict(session.execute(on).all()))
     for row in limits:
         if row.scope == "resource":
             need = needed(row.key, defaults)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from datetime import UTC
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, FromClause, Row, exists, select
+from sqlalchemy import ColumnElement, FromClause, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from orchestration.errors import JobNotFound
@@ -126,13 +127,17 @@ def columns(of: FromClause) -> list[ColumnElement[Any]]:
     ]
 
 
-def record(row: Row[Any]) -> JobRecord:
-    """A row of these columns as a record."""
+def record(row: Any) -> JobRecord:
+    """A row of these columns as a record. Where the driver made the row, its instants may be in any zone."""
     values = {each: getattr(row, each) for each in _FIELDS}
+    for each in _INSTANTS:
+        if values[each] is not None:
+            values[each] = values[each].astimezone(UTC)
     return JobRecord(**values | {"tasks": tuple(row.tasks), "needs": tuple(row.needs)})
 
 
 _FIELDS = [each.name for each in fields(JobRecord)]
+_INSTANTS = [each for each in _FIELDS if each.endswith("_at")]
 
 
 def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterator[list[T]]:

@@ -65,7 +65,7 @@ def _recover(session: Session) -> list[GivenUp]:
     query = select(Job, _jumped().label("jumped")).where(_RUNNING, over).order_by(Job.number)
     query = query.with_for_update(skip_locked=True).execution_options(populate_existing=True)
     dead: list[GivenUp] = []
-    for row, jumped in session.execute(query).tuples().all():
+    for row, jumped in session.execute(query).all():
         if jumped:
             _set(session, [row.id], heartbeat_at=clock.now(), lease_expires_at=clock.later(GRACE_SECONDS))
             continue
@@ -104,7 +104,7 @@ def _end_hopeless(session: Session) -> list[GivenUp]:
     ended: list[GivenUp] = []
     # Whoever waits for one that is ended here has no hope either: again, until none is left.
     query = select(Job.id, Job.lost_need_id).where(_LOST_NEED).order_by(Job.number)
-    while rows := session.execute(query.with_for_update(skip_locked=True)).tuples().all():
+    while rows := session.execute(query.with_for_update(skip_locked=True)).all():
         by_cause: defaultdict[str, list[str]] = defaultdict(list)
         for job_id, cause in rows:
             by_cause[str(cause)].append(job_id)

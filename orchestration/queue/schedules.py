@@ -130,7 +130,7 @@ def list_all(session: Session) -> list[ScheduleRecord]:
     rows = list(session.scalars(query))
     ids = {task_id for row in rows for task_id in row.task_ids}
     called = select(Task.node_id, Task.name).where(Task.node_id.in_(ids))
-    by_id = dict(session.execute(called).tuples().all())
+    by_id = dict(session.execute(called).all())
     return [_record(row, by_id) for row in rows]
 
 
@@ -224,7 +224,7 @@ def _newest(session: Session, dataset_id: int, classes: Sequence[str]) -> int:
     """The newest version of a dataset of which the task's class rows are true."""
     name = select(Dataset.name).where(Dataset.node_id == dataset_id).scalar_subquery()
     versions = select(Dataset.node_id, Dataset.classes).where(Dataset.name == name)
-    for node_id, found in session.execute(versions.order_by(Dataset.version.desc())).tuples():
+    for node_id, found in session.execute(versions.order_by(Dataset.version.desc())):
         if tuple(found) == tuple(classes):
             return node_id
     return dataset_id

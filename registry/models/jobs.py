@@ -42,9 +42,10 @@ _SEQUENCE = "nextval('job_number_seq')"
 class Job(Base):
     """An entry in the queue. The fence rises at each claim; a result must carry the present one.
 
-    number: the order in which jobs were accepted. waits: how many of its needs are not done; lost_need_id: a
-    need that never will be. generation: rises when a dead or cancelled job is tried anew; failures counts
-    within it. cpus, gpus and memory_bytes are NULL where those of its kind are meant.
+    number: the order in which jobs were accepted. waits: how many of its needs are not done; awaited:
+    whether another ever waited for it; lost_need_id: a need that never will be. generation: rises when a dead
+    or cancelled job is tried anew; failures counts within it. cpus, gpus and memory_bytes are NULL where
+    those of its kind are meant.
     """
 
     __tablename__ = "job"
@@ -105,6 +106,7 @@ class Job(Base):
     max_attempts: Mapped[int] = mapped_column(default=5)
     timeout_seconds: Mapped[float | None] = mapped_column(Double)
     waits: Mapped[int] = mapped_column(default=0)
+    awaited: Mapped[bool] = mapped_column(default=False)
     lost_need_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
