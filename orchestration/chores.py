@@ -17,6 +17,8 @@ from orchestration.additions import Scheduled
 from orchestration.errors import JobInvalid
 from orchestration.jobs import Order
 from registry import adapters, backbones, compositions, refs, tasks, verification
+from registry.errors import AmbiguousRef
+from registry.records import AdapterRecord
 from registry.session import Sessions
 
 Name = Annotated[str, Field(min_length=1)]
@@ -31,6 +33,11 @@ class Chore(BaseModel):
     def check(self, session: Session) -> int | None:
         """Looks up what is named. → the node of the backbone whose limits hold for it. Raises NotFound …"""
         raise NotImplementedError
+
+    def pinned(self, session: Session) -> Chore:
+        """The same of what its names mean now, whatever is renamed or moved until it is done."""
+        del session
+        return self
 
 
 class Evaluation(Chore):
@@ -52,6 +59,10 @@ class Evaluation(Chore):
     def check(self, session: Session) -> int | None:
         found = {adapters.get(session, ref).backbone_id for ref in self.adapters}
         return found.pop() if len(found) == 1 else None
+
+    def pinned(self, session: Session) -> Evaluation:
+        meant = [_pinned(session, adapters.get(session, ref)) for ref in self.adapters]
+        return self.model_copy(update={"adapters": meant})
 
 
 class Export(Chore):
@@ -98,6 +109,15 @@ class Verification(Chore):
         return None
 
 
+def _pinned(session: Session, adapter: AdapterRecord) -> str:
+    """Its digest; its version where others have the same file: a name is never given to something else."""
+    try:
+        refs.find(session, "adapter", adapter.digest)
+    except AmbiguousRef:
+        return f"adapter:{adapter.ref}"
+    return adapter.digest
+
+
 Asked = TypeVar("Asked", bound=Chore)
 
 
@@ -119,7 +139,8 @@ def schedule(
         if key in known:
             return Scheduled(known[key], False)
         backbone = None if after else chore.check(session)
-        payload = chore.model_dump(exclude_defaults=True)
+        # What its needs are still to make cannot be looked up yet: then it stays as it was written.
+        payload = (chore if after else chore.pinned(session)).model_dump(exclude_defaults=True)
         order = Order(
             str(uuid.uuid4()), chore.KIND, (), payload, tuple(after), key, backbone_id=backbone, **job
         )
