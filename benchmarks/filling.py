@@ -1,4 +1,7 @@
-"""Two registries that hold the same: Affinery's, past all of its triggers, and MLflow's.
+"""Two registries that hold the same: Affinery's and MLflow's, both written in bulk.
+
+Affinery's triggers are away meanwhile: what they would write is written here, and `affinery verify` says
+in the end that it is what they would have let through.
 
 Version v of every task is written in one transaction, then version v + 1: so versions, times and ids rise
 together, and the newest first is the same order on both sides.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +25,8 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from affinery import tensor_files
 from registry import backbones, datasets, tasks
 from registry.digests import canonical, digest_of
-from registry.models import Adapter, Blob, Certificate, Edge, Event, Node, Tag, Task
+from registry.metrics import numbers
+from registry.models import Adapter, Blob, Certificate, Edge, Event, Metric, Node, Tag, Task
 from registry.records import BackboneRecord, TaskRecord
 from registry.session import connect, sessions
 from registry.storage.local import LocalStore
@@ -141,9 +146,10 @@ def fill_ours(url: str, folder: Path, size: Size) -> None:
         learners = tasks.list_all(session)
     files = {task.name: adapter_content(task, base) for task in learners[: size.sampled]}
     digests = {name: store.put_bytes(content) for name, content in files.items()}
-    for version in range(1, size.versions + 1):
-        with engine.begin() as connection:
-            _wave(connection, size, learners, version, digests, files)
+    with engine.connect() as connection, _unguarded(connection):
+        for version in range(1, size.versions + 1):
+            with connection.begin():
+                _wave(connection, size, learners, version, digests, files)
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             for table in (Node, Event):
@@ -152,6 +158,26 @@ def fill_ours(url: str, folder: Path, size: Size) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
     engine.dispose()
+
+
+@contextmanager
+def _unguarded(connection: Connection) -> Iterator[None]:
+    """Without triggers, which are then put back as they were."""
+    if connection.dialect.name == "postgresql":
+        with connection.begin():
+            connection.execute(text("SET session_replication_role = replica"))
+        yield
+        with connection.begin():
+            connection.execute(text("RESET session_replication_role"))
+        return
+    with connection.begin():
+        made = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
+        for each in made:
+            connection.exec_driver_sql(f"DROP TRIGGER {each.name}")
+    yield
+    with connection.begin():
+        for each in made:
+            connection.exec_driver_sql(each.sql)
 
 
 def _backbone(session: Any, store: LocalStore, folder: Path) -> BackboneRecord:
@@ -262,6 +288,14 @@ def _wave(
         ),
     )
     put(
+        Metric,
+        (
+            {"adapter_id": node, "name": name, "value": value}
+            for node, _, _, each in made
+            for name, value in numbers(each.metrics).items()
+        ),
+    )
+    put(
         Event,
         (
             {
@@ -276,6 +310,14 @@ def _wave(
                 ("adapter.brought-in", node),
                 ("certificate.recorded", proved),
             )
+        ),
+    )
+    put(
+        Event,
+        (
+            {"at": each.at_time, "kind": "tag.set", "subject": node, "payload": {"key": key, "value": value}}
+            for node, _, _, each in made
+            for key, value in each.tags.items()
         ),
     )
 

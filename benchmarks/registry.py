@@ -41,7 +41,7 @@ from registry.session import connect, sessions
 from registry.storage.local import LocalStore
 from registry.verification import verify
 
-FULL, QUICK = Size(tasks=1000, versions=100), Size(tasks=250, versions=40)
+FULL, QUICK = Size(tasks=1000, versions=100), Size(tasks=100, versions=40)
 MEMBERS, RUNGS, SECONDS, ROUNDS = 200, 22, 6.0, 200
 OURS_EACH = 5  # calls of ours a round: what is quick is measured often
 TIMES_FASTER, READ_MS = 10, 10
