@@ -143,7 +143,7 @@ def features_of(extractor: Extractor, images: Images, rows: Tensor, cache: Path 
 
     if cache is None:
         return torch.cat(list(batches()))
-    return kept(cache, key, (len(rows), extractor.width), batches)
+    return kept(cache / "features", key, (len(rows), extractor.width), batches)
 
 
 def in_batches(images: Tensor, look: Callable[[Tensor], Seen]) -> Seen:

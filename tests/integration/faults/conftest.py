@@ -23,7 +23,7 @@ from orchestration.jobs import JobRecord
 from orchestration.services import Services
 from orchestration.tracking import open_tracking
 from registry import adapters, verification
-from registry.models import Attempt, Certificate, Run
+from registry.models import Attempt, Certificate, Evaluation, Run
 from registry.session import connect, sessions
 from registry.storage import open_store
 from tests import learning_world as world
@@ -61,6 +61,7 @@ class World:
             return {
                 "adapters": len(adapters.list_all(session)),
                 "certificates": session.query(Certificate).count(),
+                "evaluations": session.query(Evaluation).count(),
                 "runs": session.query(Run).count(),
             }
 
@@ -70,13 +71,13 @@ class World:
         return True
 
     def assert_nothing_is_visible(self) -> None:
-        assert self.counts() == {"adapters": 0, "certificates": 0, "runs": 0}
+        assert self.counts() == {"adapters": 0, "certificates": 0, "evaluations": 0, "runs": 0}
         assert self.job.state in ("queued", "running")
         assert self.is_sound()
 
     def assert_published_once(self) -> None:
         """Everything is visible, once, and the bytes are those of an unbroken run."""
-        assert self.counts() == {"adapters": 1, "certificates": 1, "runs": 1}
+        assert self.counts() == {"adapters": 1, "certificates": 1, "evaluations": 1, "runs": 1}
         assert self.job.state == "done"
         assert self.outcomes().count("done") == 1
         with self.services.sessions.read() as session:

@@ -14,7 +14,7 @@ from registry.models import Upload
 from tests.integration.faults.conftest import Walker, World, on_both_engines, registry_away
 
 pytestmark = [pytest.mark.slow, on_both_engines]
-BEFORE = ("blob-put:1", "blob-put:2", "uploaded", "row:1", "row:2", "row:3", "before-commit")
+BEFORE = ("blob-put:1", "blob-put:2", "uploaded", "row:1", "row:2", "row:3", "row:4", "before-commit")
 """Every point of a publication of one adapter, in their order; only after-commit comes after."""
 
 
