@@ -12,8 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from registry import adapters, aliases, datasets, errors, evaluations, events, renaming, tags, tasks
+from registry import adapters, aliases, blobs, datasets, errors, evaluations, events, renaming, tags, tasks
 from registry.session import Sessions, connect, sessions
 from registry.storage.local import LocalStore
 from registry.verification import verify
@@ -229,3 +231,31 @@ def test_one_result_that_is_published_twice_at_once_is_one_version(
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(publish, range(4))) == {"digits@1"}
+
+
+@pytest.mark.postgres
+def test_who_publishes_waits_for_who_publishes_for_the_same_task_and_for_nobody_else(
+    postgresql_url: str,
+) -> None:
+    ledger = sessions(connect(postgresql_url))
+    with ledger.begin() as session:
+        world.backbone(session)
+        for name in ("digits", "faces"):
+            world.task(session, name)
+            world.job(session, f"{name} 1", name)
+    with ledger.begin() as first:  # its events are written, and it is not over
+        world.publish(first, "digits 1", "digits")
+        with ledger.begin() as second:
+            second.execute(text("SET LOCAL lock_timeout = '5s'"))
+            assert world.publish(second, "faces 1", "faces").ref == "faces@1"
+        # The number that the first took is given out again if it fails: so the next waits for its end.
+        with pytest.raises(errors.RegistryBusy), ledger.begin() as second:
+            bring_in(second, "digits", "200ms")
+    ledger.engine.dispose()
+
+
+def bring_in(session: Session, task: str, patience: str) -> None:
+    session.execute(text(f"SET LOCAL lock_timeout = '{patience}'"))
+    file = world.sha("from afar")
+    blobs.commit(session, file, 10)
+    adapters.bring_in(session, task=task, blob_digest=file, parameters=1, provenance={}, metrics={})
