@@ -1,0 +1,152 @@
+"""Prepares the datasets of the papers' tables as packs, each with its licence and source.
+
+    python -m benchmarks.papers.data --out data/papers
+
+    digits, letters, animals   as they come with Affinery
+    twemoji                    npm package emoji-datasource-twitter, by category (graphics CC BY 4.0)
+    noto                       npm package emoji-datasource-google, by subcategory (Apache-2.0), to pretrain
+
+The npm packages are fetched with `npm pack` into OUT/packages, unless they lie there. What is there stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from trainers.packs import Manifest, PackWriter, read_manifest
+
+SHIPPED = ("digits", "letters", "animals")
+VERSION = "16.0.0"
+EMOJI = {
+    "twemoji": ("twitter", "category", "CC BY 4.0 (graphics), MIT (data)"),
+    "noto": ("google", "subcategory", "Apache-2.0 (graphics), MIT (data)"),
+}
+FEWEST = 20  # images of a class
+LEFT_OUT = ("Component", "Symbols", "keycap", "alphanum", "skin-tone")
+
+Labelled = Iterable[tuple[str, str, bytes]]
+"""class, name, content of each image."""
+
+
+def write_pack(out: Path, images: Labelled, licence: str, source: str) -> Manifest:
+    """Packs images class by class, written whole; one that is there stays."""
+    if (out / "manifest.json").exists():
+        return read_manifest(out)
+    ordered = sorted(images)
+    classes = tuple(sorted({label for label, _, _ in ordered}))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as scratch:
+        with PackWriter(Path(scratch), classes, licence, source) as writer:
+            for label, name, content in ordered:
+                with Image.open(io.BytesIO(content)) as opened:
+                    (width, height), mode = opened.size, opened.mode
+                    extension = (opened.format or "png").lower()
+                writer.add(
+                    content,
+                    classes.index(label),
+                    extension=extension,
+                    width=width,
+                    height=height,
+                    mode=mode,
+                    source_name=name,
+                )
+            writer.finish()
+        shutil.copytree(scratch, out)
+    return read_manifest(out)
+
+
+def shipped(name: str) -> tuple[list[tuple[str, str, bytes]], str, str]:
+    """A dataset that comes with Affinery, its licence and its source."""
+    assets = files("affinery_app") / "assets" / "datasets"
+    about = json.loads((assets / "index.json").read_text(encoding="utf-8"))[name]
+    with as_file(assets / f"{name}.zip") as path, zipfile.ZipFile(path) as archive:
+        found = [
+            (entry.split("/")[-2], entry, archive.read(entry))
+            for entry in archive.namelist()
+            if entry.endswith(".png")
+        ]
+    return found, about["licence"], about["source"]
+
+
+def emoji(package: Path, vendor: str, by: str) -> Iterator[tuple[str, str, bytes]]:
+    """The pictures of an emoji-datasource package, without letters, digits and signs."""
+    prefix = f"package/img/{vendor}/64/"
+    with tarfile.open(package) as archive:
+        listed = archive.extractfile("package/emoji.json")
+        assert listed is not None
+        wanted = {
+            entry["image"]: entry[by]
+            for entry in json.load(listed)
+            if entry[f"has_img_{vendor}"] and not {entry["category"], entry["subcategory"]} & set(LEFT_OUT)
+        }
+        labels = list(wanted.values())
+        large = {label for label in set(labels) if labels.count(label) >= FEWEST}
+        for member in archive:
+            image = member.name.removeprefix(prefix)
+            if member.name.startswith(prefix) and wanted.get(image) in large:
+                file = archive.extractfile(member)
+                assert file is not None
+                yield wanted[image], image, file.read()
+
+
+def fetched(folder: Path, vendor: str) -> Path:
+    """The package's archive, fetched where it is not there. Raises SystemExit where it cannot be had."""
+    name = f"emoji-datasource-{vendor}"
+    path = folder / f"{name}-{VERSION}.tgz"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(f"npm is not installed: lay {path.name} into {folder}, or install npm.")
+    done = subprocess.run(
+        [npm, "pack", f"{name}@{VERSION}", "--silent"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not path.exists():
+        raise SystemExit(f"npm could not fetch {name}: {done.stderr.strip()[-500:]}")
+    return path
+
+
+def prepare(out: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Makes the packs that are asked for. → their folders, by name"""
+    packs = {name: out / "packs" / name for name in names}
+    for name, folder in packs.items():
+        if name in SHIPPED:
+            images, licence, source = shipped(name)
+            write_pack(folder, images, licence, source)
+        elif not (folder / "manifest.json").exists():
+            vendor, by, licence = EMOJI[name]
+            package = fetched(out / "packages", vendor)
+            write_pack(folder, emoji(package, vendor, by), licence, f"npm package {package.stem}")
+    return packs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.papers.data", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[*SHIPPED, *EMOJI], choices=[*SHIPPED, *EMOJI])
+    chosen = parser.parse_args()
+    for name, folder in prepare(chosen.out, chosen.only).items():
+        found = read_manifest(folder)
+        counts = f"{len(found.images):6,} images  {len(found.classes):3} classes"
+        print(f"{name:8} {counts}  {found.licence}  ({found.source})")
+
+
+if __name__ == "__main__":
+    main()
