@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -27,6 +28,7 @@ from orchestration.errors import JobIsOver, LeaseLost, NeedNotMet, TaskIsBusy
 from orchestration.jobs import Claim
 from orchestration.queue import clock
 from registry import tasks
+from registry.columns import utc_now
 from registry.models import Job
 from registry.session import Sessions
 from tests import registry_world as recorded
@@ -70,6 +72,9 @@ class Model:
 
     def lost_need(self, job: Told) -> bool:
         return any(self.jobs[need].state in ("dead", "cancelled") for need in job.needs)
+
+    def running(self) -> list[str]:
+        return [job_id for job_id, job in self.jobs.items() if job.state == "running"]
 
     def next(self) -> str | None:
         ready = [
@@ -115,6 +120,7 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
         def __init__(self) -> None:
             super().__init__()
             self.model = Model()
+            self.held: dict[str, Claim] = {}
             self.salt = f"-{next(_numbers)}"
             with ledger.begin() as session:
                 session.execute(_END_ALL)
@@ -138,37 +144,36 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
             name=st.sampled_from(NAMES),
             needs=st.lists(jobs, min_size=1, max_size=2) | st.just([]),
             priority=st.integers(0, 2),
+            later=st.booleans(),
         )
-        def enqueue(self, name: str, needs: list[str], priority: int) -> Any:
-            def act() -> str:
-                job = self.do(
-                    queue.enqueue, [name + self.salt], {}, after=needs, priority=priority, max_attempts=MOST
-                )
-                return str(job.id)
-
+        def enqueue(self, name: str, needs: list[str], priority: int, later: bool) -> Any:
+            error: type[Exception] | None = None
             if self.model.live(name):
-                with pytest.raises(TaskIsBusy):
-                    act()
+                error = TaskIsBusy
+            elif any(self.model.jobs[need].state in ("dead", "cancelled") for need in needs):
+                error = NeedNotMet
+            if error is not None:
+                with pytest.raises(error):
+                    self.enqueue_one(name, needs, priority, later=later)
                 return multiple()
-            if any(self.model.jobs[need].state in ("dead", "cancelled") for need in needs):
-                with pytest.raises(NeedNotMet):
-                    act()
-                return multiple()
-            return self.enqueue_one(name, needs, priority)
+            return self.enqueue_one(name, needs, priority, later=later)
 
-        def enqueue_one(self, name: str, needs: list[str], priority: int) -> str:
-            given = {"after": needs, "priority": priority, "max_attempts": MOST}
+        def enqueue_one(self, name: str, needs: list[str], priority: int, *, later: bool = False) -> str:
+            given: dict[str, Any] = {"after": needs, "priority": priority, "max_attempts": MOST}
+            if later:
+                given["run_at"] = utc_now() + timedelta(days=1)
             made = str(self.do(queue.enqueue, [name + self.salt], {}, **given).id)
-            self.model.jobs[made] = Told(name, tuple(dict.fromkeys(needs)), priority=priority)
+            self.model.jobs[made] = Told(name, tuple(dict.fromkeys(needs)), priority=priority, delayed=later)
             return made
 
-        @rule(target=claims)
-        def claim(self) -> Any:
-            held = self.claim_next()
+        @rule(target=claims, alone=st.booleans())
+        def claim(self, alone: bool) -> Any:
+            held = self.claim_next(alone=alone)
             return multiple() if held is None else held
 
-        def claim_next(self) -> Claim | None:
-            held: Claim | None = self.do(queue.claim, "me")
+        def claim_next(self, *, alone: bool = False) -> Claim | None:
+            """alone: in a transaction of its own."""
+            held: Claim | None = queue.take(ledger, "me") if alone else self.do(queue.claim, "me")
             wanted = self.model.next()
             assert (held and held.job.id) == wanted
             if held is None or wanted is None:
@@ -181,6 +186,7 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
                 False,
             )
             assert (held.fence, held.attempt, held.failures) == (job.fence, job.attempts, job.failures)
+            self.held[wanted] = held
             return held
 
         @rule(times=st.integers(1, 3))
@@ -189,7 +195,7 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
             for _ in range(times):
                 held = self.claim_next()
                 if held is not None:
-                    self.end_held(held, "complete")
+                    self.end_held(held, "finish")
 
         def holds(self, held: Claim) -> bool:
             job = self.model.jobs[held.job.id]
@@ -197,6 +203,9 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
 
         @rule(held=claims)
         def heartbeat(self, held: Claim) -> None:
+            self.beat(held)
+
+        def beat(self, held: Claim) -> None:
             if not self.holds(held):
                 with pytest.raises(LeaseLost):
                     self.do(queue.heartbeat, held, {"step": 1})
@@ -206,7 +215,9 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
 
         @rule(
             held=claims,
-            how=st.sampled_from(["complete", "fail", "fail for good", "release", "cancelled", "paused"]),
+            how=st.sampled_from(
+                ["complete", "finish", "fail", "fail for good", "release", "cancelled", "paused"]
+            ),
             look=st.booleans(),
         )
         def end(self, held: Claim, how: str, look: bool) -> None:
@@ -218,11 +229,18 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
             word, _, good = how.partition(" ")
             named = {"may_heal": not good} if word == "fail" else {}
             given = ("it broke",) if word == "fail" else ()
+
+            def act() -> None:
+                if word == "finish":
+                    queue.finish(ledger, held)
+                else:
+                    self.do(getattr(queue, word), held, *given, **named)
+
             if not self.holds(held):
                 with pytest.raises(LeaseLost):
-                    self.do(getattr(queue, word), held, *given, **named)
+                    act()
                 return
-            self.do(getattr(queue, word), held, *given, **named)
+            act()
             job = self.model.jobs[held.job.id]
             asked = {"cancel": "cancelled", "pause": "paused"}.get(job.request or "")
             if word == "fail":
@@ -233,29 +251,50 @@ def machine(ledger: Sessions) -> type[RuleBasedStateMachine]:  # noqa: C901 - on
             elif word == "release":
                 job.state = asked or "queued"
             else:
-                job.state = {"complete": "done"}.get(word, word)
+                job.state = {"complete": "done", "finish": "done"}.get(word, word)
             job.request, job.expired = None, False
 
-        @rule(job_id=jobs)
-        @precondition(lambda self: any(job.state == "running" for job in self.model.jobs.values()))
-        def expire(self, job_id: str) -> None:
-            """As waiting for the end of its lease would."""
-            job = self.model.jobs[job_id]
-            if job.state == "running":
-                self.do(queue.owners_gone, ["me"])
-                for other in self.model.jobs.values():
-                    other.expired = other.state == "running"
+        @rule()
+        @precondition(lambda self: self.model.running())
+        def expire(self) -> None:
+            """As waiting for the end of their leases would."""
+            self.do(queue.owners_gone, ["me"])
+            for other in self.model.jobs.values():
+                other.expired = other.state == "running"
 
-        @rule(held=claims)
-        def outlive(self, held: Claim) -> None:
-            """A worker is taken for dead, another takes its jobs, and it writes all the same."""
-            if self.holds(held):
-                self.expire(held.job.id)
-                self.look()
-                while self.claim_next() is not None:
-                    pass
-                for word in ("complete", "paused"):
-                    self.end_held(held, word)
+        @rule(
+            which=st.integers(0, 3),
+            word=st.sampled_from(["complete", "finish", "fail", "release", "paused", "heartbeat"]),
+        )
+        @precondition(lambda self: self.model.running())
+        def outlive(self, which: int, word: str) -> None:
+            """A worker is taken for dead, others take what they can, and it writes all the same."""
+            running = self.model.running()
+            stale = self.held[running[which % len(running)]]
+            self.expire()
+            self.look()
+            while self.claim_next() is not None:
+                pass
+            if word == "heartbeat":
+                self.beat(stale)
+            else:
+                self.end_held(stale, word)
+
+        @rule(by_request=st.booleans())
+        @precondition(lambda self: self.model.next() is not None)
+        def pause_the_next(self, by_request: bool) -> None:
+            """It is not taken, however often work is asked for: not before it begins, not once it let go."""
+            paused = self.model.next()
+            assert paused is not None
+            if by_request:
+                held = self.claim_next()
+                assert held is not None
+                self.hold_back(paused, "pause")
+                self.end_held(held, "release")
+            else:
+                self.hold_back(paused, "pause")
+            assert self.model.jobs[paused].state == "paused"
+            self.claim_next()
 
         @rule(job_id=jobs)
         def wait(self, job_id: str) -> None:
