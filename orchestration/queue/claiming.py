@@ -72,7 +72,7 @@ def claim(
         allowed = limits.allowed(session, defaults)
         if allowed is None and not partly:
             return None
-        may: list[Condition] = [_READY, Job.run_at <= clock.now(), *(allowed or [])]
+        may: list[Condition] = [_READY, _due(), *(allowed or [])]
         fits = _fits(free, defaults)
         if total is not None and partly:
             fits += _first_in_line(session, [*may, *_fits(total, defaults)], fits)
@@ -110,7 +110,7 @@ def usual(engine: str, free: Capacity, defaults: tuple[tuple[str, Capacity], ...
     """What most claims are: one statement, made once. It takes nothing where there is any limit."""
     wanted: list[Condition] = [
         _READY,
-        Job.run_at <= clock.now(),
+        _due(),
         ~exists(select(QueueLimit.key)),
         *_fits(free, dict(defaults)),
     ]
@@ -139,6 +139,11 @@ def _taking(engine: str, wanted: Sequence[Condition], *, often: bool = False) ->
         return [begins(job), told(job, literal("job.claimed"), **fact)]
 
     return steps(engine, taken, follow, columns, often=often)
+
+
+def _due() -> ColumnElement[bool]:
+    """Its time has come; a job that was never held back is due whatever becomes of the clock."""
+    return or_(Job.run_at <= clock.now(), Job.run_at <= Job.created_at)
 
 
 def _fits(room: Capacity, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]]:
