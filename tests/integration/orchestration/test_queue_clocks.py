@@ -1,7 +1,7 @@
 """Real workers and drivers while the clock of their machine jumps, on both engines.
 
-On SQLite the database's clock is the machine's, so it jumps with it; on PostgreSQL it is the server's, and what
-the workers' machine thinks of the time matters to nobody. A module that every Python there imports at its start
+On SQLite the database's clock is the machine's, so it jumps with it; on PostgreSQL it is the server's, and
+what the workers' machine thinks of the time matters to nobody. A module that every Python there imports first
 shifts `time.time` and SQLite's own clock by what a file says.
 """
 
