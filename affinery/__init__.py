@@ -28,7 +28,8 @@ def load(
     """
     from affinery.bundle import load_bundle
 
-    return load_bundle(Path(folder), backbone and Path(backbone), signed_by and Path(signed_by))
+    given = [None if path is None else Path(path) for path in (backbone, signed_by)]
+    return load_bundle(Path(folder), *given)
 
 
 def draw(

@@ -245,7 +245,7 @@ class Affiner(Kind[AffinerConfig]):
         layer = site.module
         assert isinstance(layer, Linear)
         if "gain" in parts:
-            tasks = len(parts["s"])
+            tasks = parts["s"].shape[0]
             tokens, outputs = (v.to(y.dtype).reshape(tasks, -1, v.shape[-1]) for v in (x, y))
             own = [parts[part] for part in ("gain", "shift", "s", "down", "up")]
             return joined(tokens, outputs, *own)[0].reshape(y.shape)
@@ -267,7 +267,7 @@ class Affiner(Kind[AffinerConfig]):
         if not whole(bank.shapes, site.module):
             return super().learn(site, config, bank, choice, x, y)
         parts = bank.pick(choice)
-        tasks = len(parts["s"])
+        tasks = parts["s"].shape[0]
         tokens, outputs = (v.to(y.dtype).reshape(tasks, -1, v.shape[-1]) for v in (x, y))
         bias = site.module.bias
         shift = 0.0 if bias is None else cast(Tensor, bias).to(parts["a"].dtype)

@@ -77,7 +77,7 @@ class Bottleneck(Kind[BottleneckConfig]):
             seen = y
         else:
             seen = centre_pixels(layer, x, y.shape[2:]) if isinstance(layer, Convolution) else x
-        tasks = len(parts["down"])
+        tasks = parts["down"].shape[0]
         tokens = seen.movedim(axis, -1)
         flat = tokens.reshape(tasks, -1, tokens.shape[-1])  # (G, n·L, in)
         hidden = F.relu(torch.baddbmm(parts["down_bias"][:, None], flat, parts["down"].transpose(1, 2)))

@@ -123,7 +123,7 @@ class DiffFit(Kind[DiffFitConfig]):
         if "weight" in shapes:
             merged["weight"] = total([w * parts["weight"] for w, _, parts in members])
         if "bias" in shapes:
-            # One factor at a time: a product with a scalar tensor would round the weight to that tensor's type.
+            # A weight times a scalar tensor would be rounded to that tensor’s type: it comes last.
             shifts = [
                 w * (parts["bias"] * parts["gamma"] if "gamma" in parts else parts["bias"])
                 for w, _, parts in members

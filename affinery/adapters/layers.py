@@ -39,10 +39,11 @@ def channel_axis(layer: nn.Module, y: Tensor) -> int:
 
 def spread(vector: Tensor, y: Tensor, axis: int) -> Tensor:
     """A vector a task, as it multiplies or adds to a batch. (G, C) → (1 or B, …, C, …) of y's dimensions."""
-    tasks = len(vector)
-    if tasks not in (1, len(y)):
-        vector = vector.repeat_interleave(len(y) // tasks, dim=0)
-    shape = [len(vector)] + [1] * (y.dim() - 1)
+    # Of shapes, not by len(): where a graph is traced, len() would fix the size of its batches.
+    tasks, batch = vector.shape[0], y.shape[0]
+    if tasks != batch and tasks != 1:
+        vector = vector.repeat_interleave(batch // tasks, dim=0)
+    shape = [vector.shape[0]] + [1] * (y.dim() - 1)
     shape[axis] = vector.shape[1]
     return vector.reshape(shape)
 
@@ -53,7 +54,7 @@ def low_rank(layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, r
     x: the module's input, of which a convolution's branch sees the pixel under the kernel's centre; y: its
     output, whose shape the result has; down: (G, d, in); up: (G, out, d).
     """
-    tasks = len(down)
+    tasks = down.shape[0]
     if channel_axis(layer, y) == 1:
         seen = centre_pixels(layer, x, y.shape[2:]) if isinstance(layer, Convolution) else x
         pixels = seen.reshape(tasks, -1, seen.shape[1], math.prod(y.shape[2:]))  # (G, n, in, L)

@@ -77,7 +77,7 @@ class Lora(Kind[LoraConfig]):
     def adapt(
         self, site: Site, config: LoraConfig, parts: Mapping[str, Tensor], x: Tensor, y: Tensor
     ) -> Tensor:
-        layer, tasks = site.module, len(parts["A"])
+        layer, tasks = site.module, parts["A"].shape[0]
         up = config.scale * parts["B"]
         if not isinstance(layer, Convolution):
             tokens = x.reshape(tasks, -1, x.shape[-1])  # (G, n·L, in)
@@ -143,7 +143,7 @@ def convolved(layer: Convolution, x: Tensor, kernels: Tensor) -> Tensor:
         layer.dilation,
         tasks,
     )  # (n, G·r, …)
-    return out.flatten(2).reshape(len(out), tasks, rank, -1).transpose(0, 1)
+    return out.flatten(2).reshape(out.shape[0], tasks, rank, -1).transpose(0, 1)
 
 
 KIND = Lora()

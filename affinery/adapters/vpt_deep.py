@@ -97,7 +97,9 @@ class VptDeep(Kind[VptDeepConfig]):
         if site.role in OPEN:
             return FULL.run(site, FullConfig(), bank, choice, x, *args, **kwargs)
         parts = {name: part.to(x.dtype) for name, part in bank.pick(choice).items()}
-        prompts = parts["prompt"].repeat_interleave(len(x) // len(parts["prompt"]), dim=0)  # (B, P, D)
+        prompts = parts["prompt"].repeat_interleave(
+            x.shape[0] // parts["prompt"].shape[0], dim=0
+        )  # (B, P, D)
         y: Tensor = site.module(torch.cat([prompts, x], dim=1), *args, **kwargs)[:, config.tokens :]
         if not config.gated:
             return y

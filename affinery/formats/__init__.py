@@ -11,7 +11,7 @@ from affinery.errors import UnknownName
 if TYPE_CHECKING:
     from affinery.formats.contract import Format
 
-SHARED = {"contract", "folded", "probe", "program"}
+SHARED = {"contract", "folded", "pipelines", "probe", "program"}
 
 
 def formats() -> list[str]:
@@ -24,6 +24,6 @@ def formats() -> list[str]:
 def format_named(name: str) -> Format:
     """One format. Raises UnknownName."""
     if name not in formats():
-        raise UnknownName("export format", name, ["bundle", "mlflow", *formats()])
+        raise UnknownName("export format", name, ["bundle", *formats()])
     found: Format = import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
     return found

@@ -1,0 +1,212 @@
+"""What is exported computes what the composed model does, without Affinery where its format promises that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from affinery.adapters.files import Adapter
+from affinery.backbones.contract import Backbone, Latent
+from affinery.backbones.files import load_backbone
+from affinery.backbones.patch_transformer import PatchTransformer, position_table
+from affinery.composed import ComposedModel
+from affinery.diffusion.sampling import Draw, SamplerSettings, sample
+from affinery.errors import ConfigInvalid, ExportDiffers, UnknownName
+from affinery.formats import format_named, formats
+from affinery.formats.contract import TOLERANCE, Shipment, checked
+from affinery.formats.probe import probe
+from affinery.formats.program import asked
+from tests import tiny_models as tiny
+from tests import tiny_unets
+
+CONFIGS: dict[str, dict[str, Any]] = {"affiner": {"rank": 2}, "lora": {"rank": 2}, "difffit": {"blocks": 1}}
+
+
+def model_of(*kinds: str, base: Backbone | None = None) -> ComposedModel:
+    """A task of each kind, t0, t1, …, with two classes each and a gap of rows between them."""
+    model = ComposedModel(base or tiny.backbone(), tiny.FINGERPRINT)
+    for i, kind in enumerate(kinds):
+        meta = tiny.meta(f"t{i}", (5 + 4 * i, 7 + 4 * i), kind=kind, config=CONFIGS.get(kind, {}))
+        model.start(meta, torch.Generator().manual_seed(i))
+        tensors = dict(model.adapter(meta.task).tensors)
+        model.unload(meta.task)
+        model.load(Adapter(meta, tiny.randomise(tensors, i)))
+    return model
+
+
+def latent_dit() -> Backbone:
+    """diffusers' own DiT on latents, with a VAE that diffusers' pipeline can say."""
+    latent = Latent(channels=4, factor=2, scaling=0.5, vae=tiny_unets.VAE)
+    config = {"width": 16, "depth": 2, "heads": 2, "patch": 2}
+    spec = tiny.spec(arch="dit_diffusers", config=config, channels=3, latent=latent)
+    backbone = tiny_unets.built(spec)
+    assert isinstance(backbone, PatchTransformer)
+    with torch.no_grad():
+        backbone.positions.copy_(position_table(16, backbone.side))
+    return backbone
+
+
+def without_affinery(code: str, folder: Path) -> str:
+    """Runs code in a fresh process that cannot import Affinery. → what it printed"""
+    blocked = "import sys; sys.modules['affinery'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", blocked + code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+RUN_GRAPH = """
+import torch
+from safetensors.torch import load_file, save_file
+given = load_file("given.safetensors")
+run = torch.export.load("model.pt2").module()
+with torch.no_grad():
+    save_file({"prediction": run(given["x"], given["t"], given["label"], given["task"])}, "got.safetensors")
+"""
+
+
+def test_the_graph_mixes_tasks_of_every_kind_in_a_process_without_affinery(tmp_path: Path) -> None:
+    model = model_of("affiner", "lora", "full", "affiner", "difffit")
+    model.merge("sum", {"t0": 0.5, "t3": 0.5})
+    form, shipment = format_named("torch-export"), Shipment(model, facts={"affinery.ref": "all@1"})
+    form.write(shipment, tmp_path)
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    said = json.loads((tmp_path / "model.json").read_text())
+    assert said["tasks"] == {"": 0, "t0": 1, "t1": 2, "t2": 3, "t3": 4, "t4": 5, "sum": 6}
+    assert said["labels"]["t1"] == {"t1 0": 6, "t1 1": 7}
+    assert said["null_label"] == 3
+    wanted = probe(model, [None, *model.slots], 11, seed=9)
+    names = ("x", "t", "label", "task")
+    save_file(dict(zip(names, asked(model, wanted), strict=True)), tmp_path / "given.safetensors")
+    without_affinery(RUN_GRAPH, tmp_path)
+    from safetensors.torch import load_file
+
+    got = load_file(tmp_path / "got.safetensors")["prediction"]
+    torch.testing.assert_close(got, wanted.answer(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_same_graph_runs_in_onnxruntime(tmp_path: Path) -> None:
+    model = model_of("affiner", "lora")
+    form = format_named("onnx")
+    form.write(Shipment(model), tmp_path)
+    assert form.compare(Shipment(model), tmp_path) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["lora", "bitfit", "full"])
+def test_a_folded_task_is_a_backbone_whose_null_row_is_last(kind: str, tmp_path: Path) -> None:
+    model = model_of(kind)
+    before = tiny.digests(model)
+    form, shipment = format_named("safetensors"), Shipment(model, "t0")
+    form.write(shipment, tmp_path)
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    backbone = load_backbone(tmp_path / "model.safetensors")
+    assert backbone.spec.class_names == ("coat", "bag", "boot", "t0 0", "t0 1")
+    assert torch.equal(backbone.class_table[-1], model.backbone.class_table[-1])
+    assert tiny.digests(model) == before
+
+
+def test_what_does_not_fold_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = model_of("affiner", "lora")
+    before = tiny.digests(model)
+    with pytest.raises(ConfigInvalid, match=r"its ReLU branch is not linear.*torch-export"):
+        format_named("safetensors").write(Shipment(model, "t0"), tmp_path)
+    with pytest.raises(ConfigInvalid, match="name one of t0, t1"):
+        format_named("dit").write(Shipment(model), tmp_path)
+    with pytest.raises(UnknownName, match="t7"):
+        format_named("dit").write(Shipment(model, "t7"), tmp_path)
+    with pytest.raises(ConfigInvalid, match="Leave --task out"):
+        format_named("diffusers").write(Shipment(model, "t1"), tmp_path)
+    assert tiny.digests(model) == before
+
+
+def test_the_official_layout_is_read_back_from_both_files(tmp_path: Path) -> None:
+    form, shipment = format_named("dit"), Shipment(model_of("lora"))
+    form.write(shipment, tmp_path)
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    state = torch.load(tmp_path / "model.pt", weights_only=True)["ema"]
+    assert state["y_embedder.embedding_table.weight"].shape == (6, 16)
+
+
+PLAIN = """
+import torch
+from diffusers import DiTPipeline
+from safetensors.torch import save_file
+pipeline = DiTPipeline.from_pretrained(".")
+labels = pipeline.get_label_ids(["t0 1", "coat"])
+generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+settings = {"guidance_scale": 2.0, "num_inference_steps": 3, "output_type": "pt"}
+images = pipeline(labels, generator=generators, **settings).images
+save_file({"images": images.contiguous()}, "got.safetensors")
+blocks = pipeline.transformer.transformer_blocks
+tables = [block.norm1.emb.class_embedder.embedding_table.weight for block in blocks]
+print(all(torch.equal(table, tables[0]) for table in tables), len(tables[0]))
+"""
+
+
+def test_plain_diffusers_draws_a_folded_task_without_affinery(tmp_path: Path) -> None:
+    """Under guidance: row 1000 is the null row. The table is in every block."""
+    model = model_of("lora", base=latent_dit())
+    form, shipment = format_named("diffusers"), Shipment(model, "t0")
+    form.write(shipment, tmp_path)
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    assert without_affinery(PLAIN, tmp_path).split() == ["True", "1003"]
+    from safetensors.torch import load_file
+
+    theirs = load_file(tmp_path / "got.safetensors")["images"] * 2 - 1
+    draws = [Draw("t0", model.task("t0").row("t0 1"), 0), Draw("t0", 0, 1)]
+    torch.testing.assert_close(theirs, sample(model, draws, SamplerSettings(3, 2.0)), rtol=1e-3, atol=1e-3)
+
+
+ROUTED = """
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+pipeline = DiffusionPipeline.from_pretrained(".", custom_pipeline=".", trust_remote_code=True)
+images = pipeline(["t0", "", "t1"], ["t0 1", "bag", "t1 0"], seeds=[4, 5, 6], num_inference_steps=2,
+                  guidance_scale=2.0, output_type="pt").images
+save_file({"images": images.contiguous()}, "got.safetensors")
+"""
+
+
+def test_a_pipeline_file_draws_mixed_tasks_without_affinery(tmp_path: Path) -> None:
+    model = model_of("affiner", "lora", base=latent_dit())
+    form, shipment = format_named("diffusers"), Shipment(model)
+    form.write(shipment, tmp_path)
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    without_affinery(ROUTED, tmp_path)
+    from safetensors.torch import load_file
+
+    theirs = load_file(tmp_path / "got.safetensors")["images"] * 2 - 1
+    draws = [Draw("t0", model.task("t0").row(1), 4), Draw(None, 1, 5), Draw("t1", model.task("t1").row(0), 6)]
+    torch.testing.assert_close(theirs, sample(model, draws, SamplerSettings(2, 2.0)), rtol=1e-3, atol=1e-3)
+
+
+def test_captions_and_conditions_are_refused_where_a_graph_cannot_say_them(tmp_path: Path) -> None:
+    model = ComposedModel(tiny_unets.built(tiny_unets.text_spec()), tiny.FINGERPRINT)
+    with pytest.raises(ConfigInvalid, match="takes no captions"):
+        format_named("torch-export").write(Shipment(model), tmp_path)
+
+
+def test_an_export_that_computes_something_else_is_an_error() -> None:
+    assert checked(TOLERANCE, "onnx") == TOLERANCE
+    for difference in (2 * TOLERANCE, float("inf"), float("nan")):
+        with pytest.raises(ExportDiffers, match="onnx"):
+            checked(difference, "onnx")
+
+
+def test_formats_are_found_by_their_files() -> None:
+    assert formats() == ["diffusers", "dit", "onnx", "safetensors", "torch-export"]
+    with pytest.raises(UnknownName, match="Did you mean 'torch-export'"):
+        format_named("torch_export")
