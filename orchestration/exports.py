@@ -92,16 +92,21 @@ def write(sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Pa
 
 def refuse(session: Session, record: CompositionRecord, unverified: bool = False) -> None:
     """Raises ExportRefused where a member is retired, or nothing was proved of it and that matters."""
-    retired = retirement.of(session, record.member_ids)
-    for ref, node_id in zip(record.members, record.member_ids, strict=True):
-        if node_id in retired:
-            reason = retired[node_id].reason
-            how = f"compose it anew without it, or restore it: affinery adapter restore {ref}"
-            raise ExportRefused(record.ref, f"{ref} is retired ({reason})", how)
-        proofs = certificates.list_for(session, f"adapter:{ref}")
-        if not unverified and (not proofs or proofs[-1].level == "unverified"):
-            how = "ship it nevertheless with --unverified"
-            raise ExportRefused(record.ref, f"nothing was proved of {ref} when it was added here", how)
+    for member in adapters.by_ids(session, record.member_ids):
+        refuse_member(session, record.ref, member, unverified)
+
+
+def refuse_member(session: Session, whole: str, member: AdapterRecord, unverified: bool = False) -> None:
+    """The same of one adapter. whole: what it was to be part of."""
+    retired = retirement.of(session, [member.node_id])
+    if retired:
+        reason = retired[member.node_id].reason
+        how = f"compose it anew without it, or restore it: affinery adapter restore {member.ref}"
+        raise ExportRefused(whole, f"{member.ref} is retired ({reason})", how)
+    proofs = certificates.list_for(session, f"adapter:{member.ref}")
+    if not unverified and (not proofs or proofs[-1].level == "unverified"):
+        how = "ship it nevertheless with --unverified"
+        raise ExportRefused(whole, f"nothing was proved of {member.ref} when it was added here", how)
 
 
 def _write_format(

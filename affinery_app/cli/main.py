@@ -35,6 +35,7 @@ from affinery_app.cli import (
     sample,
     schedule,
     serve,
+    serve_model,
     task,
     verify,
     workspace,
@@ -62,6 +63,7 @@ app.add_typer(queue_limits.app, name="queue")
 app.command("run")(run.run)
 app.command("worker")(run.worker)
 app.command("serve")(serve.serve)
+app.command("serve-model")(serve_model.serve_model)
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(alias.app, name="alias")
 app.command("tag")(labels.tag)

@@ -77,14 +77,15 @@ with torch.no_grad():
 """
 
 
-def test_the_graph_mixes_tasks_of_every_kind_in_a_process_without_affinery(tmp_path: Path) -> None:
-    model = model_of("affiner", "lora", "full", "affiner", "difffit")
-    model.merge("sum", {"t0": 0.5, "t3": 0.5})
+@pytest.mark.slow
+def test_the_graph_mixes_tasks_of_several_kinds_in_a_process_without_affinery(tmp_path: Path) -> None:
+    model = model_of("affiner", "full", "affiner")
+    model.merge("sum", {"t0": 0.5, "t2": 0.5})
     form, shipment = format_named("torch-export"), Shipment(model, facts={"affinery.ref": "all@1"})
     form.write(shipment, tmp_path)
     assert form.compare(shipment, tmp_path) <= TOLERANCE
     said = json.loads((tmp_path / "model.json").read_text())
-    assert said["tasks"] == {"": 0, "t0": 1, "t1": 2, "t2": 3, "t3": 4, "t4": 5, "sum": 6}
+    assert said["tasks"] == {"": 0, "t0": 1, "t1": 2, "t2": 3, "sum": 4}
     assert said["labels"]["t1"] == {"t1 0": 6, "t1 1": 7}
     assert said["null_label"] == 3
     wanted = probe(model, [None, *model.slots], 11, seed=9)
@@ -156,6 +157,7 @@ print(all(torch.equal(table, tables[0]) for table in tables), len(tables[0]))
 """
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_a_folded_task_without_affinery(tmp_path: Path) -> None:
     """Under guidance: row 1000 is the null row. The table is in every block."""
     model = model_of("lora", base=latent_dit())
@@ -180,8 +182,9 @@ save_file({"images": images.contiguous()}, "got.safetensors")
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_file_draws_mixed_tasks_without_affinery(tmp_path: Path) -> None:
-    model = model_of("affiner", "lora", base=latent_dit())
+    model = model_of("affiner", "bitfit", base=latent_dit())
     form, shipment = format_named("diffusers"), Shipment(model)
     form.write(shipment, tmp_path)
     assert form.compare(shipment, tmp_path) <= TOLERANCE

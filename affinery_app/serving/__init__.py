@@ -1,0 +1,1 @@
+"""A model over HTTP: a bundle's tasks, drawn for whoever asks."""
