@@ -23,13 +23,15 @@ from affinery import tensor_files
 from affinery.errors import ConfigInvalid, UnknownName
 from trainers.conditions import folder_digest
 from trainers.data import Images, as_bytes, as_unit
-from trainers.evaluation.recogniser import Recogniser, train_recogniser
+from trainers.evaluation.recogniser import Recogniser, looked_at, train_recogniser
 from trainers.latents import kept, module_digest
 
 RECOGNISER = "recogniser"
 INCEPTION_SHA256 = "6726825d"
 """How the digest of the weights that define FID begins; torch-fidelity gives their file this name."""
 AT_ONCE = 64
+MOST_REAL = 10_000
+TURNS = 4
 FORMS = ("recogniser", "inception=WEIGHTS.pth", "clip=FOLDER", "timm:MODEL=CHECKPOINT")
 
 
@@ -95,10 +97,12 @@ def recogniser_of(
     model = Recogniser(shape[1], outputs)
     if path is not None and _load(model, path):
         return model.eval()
+    rows = compared_with(len(images.labels))
+    pictures = looked_at(images.images, rows)
     if classes > 1:
-        model = train_recogniser(images.unit(), images.labels, classes, seed=seed)
+        model = train_recogniser(pictures, images.labels[rows], classes, seed=seed)
     else:
-        model = train_recogniser(*turned(images.unit()), TURNS, seed=seed)
+        model = train_recogniser(*turned(pictures), TURNS, seed=seed)
     if path is not None:
         from safetensors.torch import save
 
@@ -107,7 +111,11 @@ def recogniser_of(
     return model
 
 
-TURNS = 4
+def compared_with(count: int) -> Tensor:
+    """The real images that are looked at: all, or as many as there is time for, always the same."""
+    if count <= MOST_REAL:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MOST_REAL].sort().values
 
 
 def turned(images: Tensor) -> tuple[Tensor, Tensor]:

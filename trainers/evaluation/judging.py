@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from affinery.composed import ComposedModel
@@ -27,6 +26,7 @@ from trainers.evaluation.extractors import (
     Extractor,
     Seen,
     Small,
+    compared_with,
     extractor_of,
     features_of,
     figure_name,
@@ -34,11 +34,10 @@ from trainers.evaluation.extractors import (
 )
 from trainers.evaluation.fidelity import condition_fidelity
 from trainers.evaluation.neighbours import neighbours
-from trainers.evaluation.recogniser import Recogniser, Recognition, recognition
+from trainers.evaluation.recogniser import Recogniser, Recognition, looked_at, recognition
 from trainers.evaluation.samples import Samples, draw_samples
 
 VERSION = 1  # of how all this is measured: figures of different versions are not compared
-MOST_REAL = 10_000
 FEWEST, SHOWN = 3, 64
 
 
@@ -90,7 +89,7 @@ def judge(
     train, names = split.train, model.task(task).meta.class_names
     extractor = extractor_of(asked.extractor, dataset_digest, train, len(names), cache, asked.seed)
     samples = draw_samples(model, task, split, settings, asked.samples, asked.seed)
-    rows = _chosen(len(train.labels))
+    rows = compared_with(len(train.labels))
     size = model.image_size(task)
     protocol: dict[str, Any] = {
         "version": VERSION,
@@ -108,10 +107,10 @@ def judge(
         key = f"{dataset_digest}/features/train/{len(rows)}/{size}/{train.images.shape[1]}/{extractor.digest}"
         real = features_of(extractor, train, rows, cache, key)
         results |= _distances(extractor, real, seen)
-    near = neighbours(samples.images, train.images[rows], split.held_out.images)
+    near = neighbours(samples.images, train.images, split.held_out.images, rows)
     told = {"distance": near.distance, "held_out": near.held_out_distance, "copies": near.share}
     results["nearest"] = {name: number for name, number in told.items() if number is not None}
-    twins = as_unit(train.images[rows][near.nearest[:SHOWN]])
+    twins = as_unit(train.images[near.nearest[:SHOWN]])
     if isinstance(extractor, Clip):
         texts, protocol["texts"] = _texts(samples, names)
         results[figure_name("CLIP-score", extractor)] = extractor.score(seen.features, texts)
@@ -142,7 +141,9 @@ def _fidelity(condition: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
 
 def _recognised(recogniser: Recogniser, samples: Samples, split: Split, classes: int) -> Recognition:
     held = split.held_out
-    return recognition(recogniser, samples.images, samples.labels, held.unit(), held.labels, classes)
+    return recognition(
+        recogniser, samples.images, samples.labels, looked_at(held.images), held.labels, classes
+    )
 
 
 def _distances(extractor: Extractor, real: Tensor, seen: Seen) -> dict[str, Any]:
@@ -156,13 +157,6 @@ def _distances(extractor: Extractor, real: Tensor, seen: Seen) -> dict[str, Any]
     if seen.logits is not None:
         found["IS"] = inception_score(seen.logits)
     return {figure_name(name, extractor): value for name, value in found.items()}
-
-
-def _chosen(count: int) -> Tensor:
-    """The real images that are compared with: all, or as many as there is time for, always the same."""
-    if count <= MOST_REAL:
-        return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MOST_REAL].sort().values
 
 
 def _texts(samples: Samples, names: tuple[str, ...]) -> tuple[list[str], str]:

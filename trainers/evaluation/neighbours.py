@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.data import as_unit
 from trainers.evaluation.distances import distances
+from trainers.evaluation.recogniser import looked_at, shrunk
 
-LOOKS_AT = 32
 QUANTILE = 0.01
 
 
@@ -30,21 +28,24 @@ class Neighbours:
     share: float | None
 
 
-def neighbours(samples: Tensor, train: Tensor, held_out: Tensor) -> Neighbours:
-    """samples: (n, C, H, W) in [−1, 1]; train, held_out: bytes. They are looked at with 32 × 32 pixels."""
-    known = _small(as_unit(train))
-    found, nearest = _nearest(_small(samples), known)
+def neighbours(samples: Tensor, train: Tensor, held_out: Tensor, rows: Tensor | None = None) -> Neighbours:
+    """samples: (n, C, H, W) in [−1, 1]; train, held_out: bytes; rows: of train, all where none are given.
+
+    They are looked at with 32 × 32 pixels.
+    """
+    known = _flat(looked_at(train, rows))
+    found, nearest = _nearest(_flat(shrunk(samples)), known)
+    if rows is not None:
+        nearest = rows[nearest]
     if not len(held_out):
         return Neighbours(nearest, float(found.median()), None, None)
-    usual, _ = _nearest(_small(as_unit(held_out)), known)
+    usual, _ = _nearest(_flat(looked_at(held_out)), known)
     share = float((found < usual.quantile(QUANTILE)).float().mean())
     return Neighbours(nearest, float(found.median()), float(usual.median()), share)
 
 
-def _small(images: Tensor) -> Tensor:
+def _flat(images: Tensor) -> Tensor:
     """(n, pixels), so that the distance of two is the root of their mean square difference."""
-    if images.shape[-1] > LOOKS_AT:
-        images = F.adaptive_avg_pool2d(images, LOOKS_AT)
     flat = images.flatten(1)
     return flat / math.sqrt(flat.shape[1])
 

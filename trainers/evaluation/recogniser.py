@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainers.data import as_unit
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -30,13 +32,29 @@ def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
+LOOKS_AT = 32
+AT_ONCE = 256
+
+
+def looked_at(images: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Bytes, of some rows → what is looked at of them, in [−1, 1]: 32 × 32 pixels at most.
+
+    A part at a time: whole, in floats, a dataset of photographs may not fit into memory.
+    """
+    chosen = torch.arange(len(images)) if rows is None else rows
+    return torch.cat([shrunk(as_unit(images[part])) for part in chosen.split(AT_ONCE)])
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """(n, C, H, W) → with 32 × 32 pixels at most"""
+    return F.adaptive_avg_pool2d(images, LOOKS_AT) if max(images.shape[2:]) > LOOKS_AT else images
+
+
 class Recogniser(nn.Module):
     """A small convolutional classifier. (B, C, H, W) in [−1, 1] → (B, M) scores.
 
     It looks at 32 × 32 pixels at most, so that judging costs the same whatever the images' size.
     """
-
-    LOOKS_AT = 32
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -56,9 +74,7 @@ class Recogniser(nn.Module):
 
     def seen(self, x: Tensor) -> Tensor:
         """(B, 64, 4, 4): what it decides by."""
-        if max(x.shape[2:]) > self.LOOKS_AT:
-            x = F.adaptive_avg_pool2d(x, self.LOOKS_AT)
-        features: Tensor = self.features(x)
+        features: Tensor = self.features(shrunk(x))
         return features
 
 

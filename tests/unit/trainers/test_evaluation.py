@@ -18,7 +18,14 @@ from tests import tiny_models as tiny
 from trainers.data import Images, Split
 from trainers.evaluation import samples as drawing
 from trainers.evaluation.judging import Judgement, Measuring, judge
-from trainers.evaluation.recogniser import Recogniser, recognised, recognition, shifted, train_recogniser
+from trainers.evaluation.recogniser import (
+    Recogniser,
+    looked_at,
+    recognised,
+    recognition,
+    shifted,
+    train_recogniser,
+)
 
 
 def shades(count: int, classes: int, seed: int = 0, size: int = 8) -> tuple[Tensor, Tensor]:
@@ -81,6 +88,16 @@ def test_images_are_moved_by_one_pixel_at_most() -> None:
         for seed in range(60)
     }
     assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
+
+
+def test_large_images_are_shrunk_a_part_at_a_time_to_what_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.randint(0, 256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
+    whole = torch.nn.functional.avg_pool2d(unit(images), 2)
+    monkeypatch.setattr("trainers.evaluation.recogniser.AT_ONCE", 2)
+    torch.testing.assert_close(looked_at(images), whole)
+    torch.testing.assert_close(looked_at(images, torch.tensor([4, 1])), whole[[4, 1]])
 
 
 def split(classes: int, held_out: int) -> Split:

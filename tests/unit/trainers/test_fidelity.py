@@ -80,6 +80,13 @@ def test_copies_of_training_images_are_found_and_fresh_images_are_not() -> None:
     assert found.share == 0.5
 
 
+def test_the_nearest_is_told_by_its_place_among_all_images_though_some_are_looked_at() -> None:
+    train = pictures(20, 0)
+    rows = torch.tensor([2, 5, 11])
+    found = neighbours(as_unit(train[[11, 2]]), train, pictures(0, 1), rows)
+    assert found.nearest.tolist() == [11, 2]
+
+
 def test_without_images_kept_back_nothing_is_said_of_copies() -> None:
     found = neighbours(as_unit(pictures(3, 0)), pictures(5, 1), pictures(0, 2))
     assert (found.held_out_distance, found.share) == (None, None)
