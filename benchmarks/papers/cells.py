@@ -184,6 +184,8 @@ def sequence(bench: Bench, order: tuple[str, ...], like: Cell) -> dict[str, Any]
         rows, learnt = [], dict[str, Adapter]()
         warm: Path | None = None
         folder = bench.out / "adapters" / key
+        backbone = load_backbone(bench.backbones[like.backbone])
+        null_row = backbone.class_table[backbone.spec.null_index].detach()
         for number, cell in enumerate(cells):
             adapter, _, _ = bench.train(cell, folder / str(number), warm)
             learnt[cell.dataset] = adapter
@@ -193,8 +195,8 @@ def sequence(bench: Bench, order: tuple[str, ...], like: Cell) -> dict[str, Any]
             # The next task takes the layers over, and begins its own class rows afresh.
             warm = folder / f"{number}.safetensors"
             layers = {name: tensor for name, tensor in adapter.tensors.items() if name != "class_rows"}
-            rowless = {"class_rows": adapter.tensors["class_rows"][:0]}
-            warm.write_bytes(adapter_bytes(Adapter(adapter.meta, layers | rowless)))
+            fresh = null_row.expand_as(adapter.tensors["class_rows"])
+            warm.write_bytes(adapter_bytes(Adapter(adapter.meta, layers | {"class_rows": fresh})))
         return {"order": list(order), "kind": like.kind, "matrix": rows}
 
     return bench.kept(key, compute)
