@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -21,10 +17,12 @@ from sqlalchemy.orm import Session
 from orchestration import failpoints, kinds, planner, queue, ray_train, talk
 from orchestration.certificates import Certificate
 from orchestration.driver import Order
-from orchestration.drivers import Driver, DriverProcesses, Drivers, wait_for_talk
+from orchestration.drivers import DriverProcesses, Drivers, wait_for_talk
 from orchestration.errors import DriverDied, LeaseLost, NeverFits, RayUnavailable, Requested, TimedOut
+from orchestration.hearts import Hearts, Running
 from orchestration.jobs import DEAD, LIVE, Capacity, Claim, JobRecord
 from orchestration.local_ray import LocalRay
+from orchestration.owners import is_dead, own_name
 from orchestration.planner import Share
 from orchestration.queue import clock, listing
 from orchestration.queue.waiting import Bell
@@ -38,7 +36,6 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 TICK_SECONDS = 0.25
-BEAT_SECONDS = 5.0
 GRACE_SECONDS = 45.0
 """After a request, before SIGTERM; a checkpoint of what was learnt is saved in this time."""
 TERM_SECONDS = 10.0
@@ -50,98 +47,6 @@ RAY_TRIES = 3
 RAY_AGAIN_SECONDS, RAY_LONGEST_SECONDS = 5.0, 300.0
 MOST_SEEN = 64
 AWAY = (RegistryUnreachable, RegistryBusy)
-
-
-def own_name() -> str:
-    """This process, as a worker's name: host, number and start, so that a reused number is another name."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty where it is gone, or dead and not yet buried."""
-    try:
-        facts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return ""
-    return "" if facts[0] in "ZX" else facts[19]
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether a worker of this machine is known to be gone; of others, only their lease tells."""
-    host, _, rest = owner.partition(":")
-    pid, _, started = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdigit() or not Path("/proc/self/stat").exists():
-        return False
-    return _started(int(pid)) != started
-
-
-@dataclass
-class Running:
-    """One attempt and its process. ending: the line with which the driver ended its talk, if it did."""
-
-    held: Claim
-    order: Order
-    driver: Driver
-    takes: Capacity
-    since: float
-    progress: dict[str, Any] | None = None
-    ending: dict[str, Any] | None = None
-    asked_for: str | None = None
-    request: str | None = None
-    asked_at: float = 0.0
-    signals: int = 0
-    lost: Exception | None = None
-    told_published: bool = False
-
-    @property
-    def job(self) -> JobRecord:
-        return self.held.job
-
-
-class Hearts(threading.Thread):
-    """Renews the leases of all attempts while they run, and brings back what the queue asks of them."""
-
-    def __init__(self, services: Services) -> None:
-        super().__init__(name="heartbeats", daemon=True)
-        self.services = services
-        self._beating: dict[str, Running] = {}
-        self._over = threading.Event()
-
-    def add(self, running: Running) -> None:
-        self._beating[running.job.id] = running
-
-    def remove(self, running: Running) -> None:
-        self._beating.pop(running.job.id, None)
-
-    def run(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            for running in list(self._beating.values()):
-                self._beat(running)
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-    def _beat(self, running: Running) -> None:
-        try:
-            with self.services.sessions.begin() as session:
-                running.asked_for = queue.heartbeat(session, running.held, running.progress)
-        except LeaseLost as error:
-            self._over_or_lost(running, error)
-        except Exception as error:  # noqa: BLE001 - a busy or absent database: the lease outlasts many beats
-            log.warning("A heartbeat of job %s was missed: %s", running.job.id, error)
-
-    def _over_or_lost(self, running: Running, error: LeaseLost) -> None:
-        """A driver that has ended its job itself is left alone: it has still to tell MLflow of it."""
-        try:
-            with self.services.sessions.read() as session:
-                job = queue.get(session, running.job.id)
-        except Exception as away:  # noqa: BLE001 - the next beat asks again
-            log.warning("What became of job %s is not known yet: %s", running.job.id, away)
-            return
-        self.remove(running)
-        if job.state != "done" or job.fence != running.held.fence:
-            running.lost = error
 
 
 @dataclass
@@ -283,7 +188,7 @@ class Worker:
         with self.services.sessions.begin() as session:
             query = select(Job.lease_owner).where(Job.state == "running", Job.lease_owner.is_not(None))
             owners = {owner for owner in session.scalars(query) if owner}
-            queue.owners_gone(session, [owner for owner in owners if owner != self.owner and _is_dead(owner)])
+            queue.owners_gone(session, [owner for owner in owners if owner != self.owner and is_dead(owner)])
             hopeless = queue.give_up(session)
             queue.fire_due(session)
         self._looked = time.monotonic()

@@ -17,12 +17,14 @@ from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, f
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from affinery_app.wiring import Workspace
     from orchestration.jobs import JobRecord
 
 app = typer.Typer(help="What waits, runs and ran; and what is to become of it.", no_args_is_help=True)
 app.add_typer(job_add.app, name="add")
 OPEN = ("queued", "running", "paused")
 LONG = 300
+FOLLOW_SECONDS = 0.5
 COLUMNS = ["job", "id", "kind", "state", "tasks", "progress", "what"]
 
 
@@ -125,6 +127,10 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
 def logs(
     job: JobArgument,
     attempt: Annotated[int | None, typer.Option(help="Which attempt.", show_default="the last")] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Go on as it is written, attempt by attempt, to the job's end."),
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,6 +140,11 @@ def logs(
     from orchestration import queue
 
     space = open_workspace(workspace)
+    if follow:
+        if as_json or attempt is not None:
+            raise typer.BadParameter("it follows all attempts as they come, as text", param_hint="--follow")
+        _follow(space, job)
+        return
     with space.sessions.read() as session:
         record = queue.get(session, job)
         tries = {each.number: each for each in queue.attempts(session, record.id)}
@@ -152,6 +163,32 @@ def logs(
         say(f"Attempt {number} wrote nothing" + ("." if path and path.exists() else " on this machine."))
     if not as_json and number and tries[number].error:
         say(f"It ended: {tries[number].error}")
+
+
+def _follow(space: Workspace, job: str) -> None:
+    """Prints what each attempt writes while it does. Code 1 where the job is not done in the end."""
+    from orchestration import queue
+
+    printed: dict[int, int] = {}
+    told: set[int] = set()
+    while True:
+        with space.sessions.read() as session:
+            record = queue.get(session, job)
+            tries = queue.attempts(session, record.id)
+        for each in tries:
+            path = _log(space.runs, record.id, each.fence)
+            text = path.read_bytes()[printed.get(each.number, 0) :] if path.exists() else b""
+            printed[each.number] = printed.get(each.number, 0) + len(text)
+            print(text.decode(errors="replace"), end="", flush=True)
+            if each.ended_at is not None and each.number not in told:
+                told.add(each.number)
+                say(f"Attempt {each.number}: {each.outcome}" + (f". {each.error}" if each.error else ""))
+        if record.state not in OPEN:
+            break
+        time.sleep(FOLLOW_SECONDS)
+    say(f"Job {record.number} is {record.state}." + (f" {record.error}" if record.error else ""))
+    if record.state != "done":
+        raise typer.Exit(1)
 
 
 def _log(runs: Path, job_id: str, fence: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from affinery_app.wiring import Workspace
     from orchestration.jobs import Capacity
+    from orchestration.services import Services
 
-
+AWAY_SECONDS = 1.0
+"""Between two looks for a registry that does not answer."""
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="So many jobs at once at most.", show_default="as many as fit")
 ]
@@ -91,7 +94,7 @@ def worker(
     from orchestration.planner import told
     from orchestration.worker import Worker
 
-    services = open_workspace(workspace).services()
+    services = _once_there(open_workspace(workspace))
     made = Worker(services, JsonLines() if as_json else Lines(), jobs=jobs, given=_given(cpus, gpus, memory))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -106,6 +109,23 @@ def worker(
         signal.signal(each, stop)
     say(f"worker: waiting for jobs, with {told(made.capacity)}")
     made.serve()
+
+
+def _once_there(space: Workspace) -> Services:
+    """Where a team's machines start together, the database may be there last: a worker waits for it."""
+    from registry.errors import RegistryBusy, RegistryUnreachable
+
+    said = ""
+    while True:
+        try:
+            return space.services()
+        except (RegistryUnreachable, RegistryBusy) as error:
+            if not space.registry_url.startswith("postgresql"):
+                raise
+            if str(error) != said:
+                said = str(error)
+                say(f"worker: waiting for the registry. {said}")
+            time.sleep(AWAY_SECONDS)
 
 
 def _given(cpus: float | None, gpus: float | None, memory: float | None) -> Capacity | None:

@@ -12,7 +12,7 @@ import pytest
 
 import affinery
 from affinery.backbones.files import load_backbone, save_backbone
-from orchestration import additions, chores, driver, failpoints, queue
+from orchestration import additions, chores, driver, failpoints, hearts, queue
 from orchestration import worker as supervision
 from orchestration.errors import LeaseLost, TimedOut
 from orchestration.jobs import Capacity, JobRecord, Order
@@ -68,7 +68,7 @@ def published(
 def space(tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     """A copy of it, in which retries, requests and heartbeats wait for nothing."""
     monkeypatch.setattr(holding, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(supervision, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(hearts, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(supervision, "IDLE_SECONDS", 0.1)
     shutil.copytree(published, tmp_path / "space")
     services = world.open_space(tmp_path / "space")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import update
 
-from orchestration import queue, worker
+from orchestration import owners, queue
 from orchestration.errors import JobNotFound, LeaseLost, NeedNotMet, TaskIsBusy, TasksDoNotMatch, WorkersDied
 from orchestration.jobs import Claim, JobRecord
 from registry import tasks
@@ -350,32 +350,32 @@ def test_no_job_is_taken_by_two_workers_at_once(line: Sessions, sqlite_url: str)
 def test_the_job_of_a_worker_of_this_machine_that_died_is_free_at_once(line: Sessions) -> None:
     put(line, "a")
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    owner = f"{socket.gethostname()}:{child.pid}:{worker._started(child.pid)}"
+    owner = f"{socket.gethostname()}:{child.pid}:{owners.started(child.pid)}"
     take(line, owner)
-    assert not worker._is_dead(owner)
+    assert not owners.is_dead(owner)
     child.kill()
     child.wait()
-    assert worker._is_dead(owner)
+    assert owners.is_dead(owner)
     within(line, queue.owners_gone, [owner])
     assert take(line, "another").fence == 2
 
 
 def test_a_number_that_another_process_has_by_now_is_not_taken_for_the_dead_worker(line: Sessions) -> None:
-    now = worker._started(os.getpid())
-    assert worker._is_dead(f"{socket.gethostname()}:{os.getpid()}:{int(now) - 1}")
-    assert not worker._is_dead(worker.own_name())
+    now = owners.started(os.getpid())
+    assert owners.is_dead(f"{socket.gethostname()}:{os.getpid()}:{int(now) - 1}")
+    assert not owners.is_dead(owners.own_name())
 
 
 def test_of_workers_elsewhere_only_the_lease_tells() -> None:
-    assert not worker._is_dead("another-host:1:1")
-    assert not worker._is_dead("a name that somebody chose")
+    assert not owners.is_dead("another-host:1:1")
+    assert not owners.is_dead("a name that somebody chose")
 
 
 def test_a_zombie_is_dead() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    owner = f"{socket.gethostname()}:{child.pid}:{worker._started(child.pid)}"
+    owner = f"{socket.gethostname()}:{child.pid}:{owners.started(child.pid)}"
     deadline = time.monotonic() + 30
     while " Z " not in Path(f"/proc/{child.pid}/stat").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert worker._is_dead(owner)
+    assert owners.is_dead(owner)
     child.wait()

@@ -53,14 +53,14 @@ sqlite3.connect = connected
 WORK = """
 import json, sys
 from functools import partial
-from orchestration import queue, worker
+from orchestration import hearts, queue, worker
 from orchestration.jobs import Capacity
 from orchestration.queue import recovery
 from orchestration.services import Places
 from tests.learning_world import Heard
 
 places, owner, lease, grace = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-worker.BEAT_SECONDS = worker.LOOK_SECONDS = worker.IDLE_SECONDS = 0.2
+hearts.BEAT_SECONDS = worker.LOOK_SECONDS = worker.IDLE_SECONDS = 0.2
 recovery.GRACE_SECONDS = grace
 queue.take = partial(queue.take, lease_seconds=lease)
 queue.heartbeat = partial(queue.heartbeat, lease_seconds=lease)

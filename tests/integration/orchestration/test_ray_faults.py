@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import failpoints, queue
-from orchestration import worker as supervision
+from orchestration import failpoints, hearts, queue
 from orchestration.certificates import Certificate
 from orchestration.jobs import Capacity, JobRecord
 from orchestration.ray_train import ProgressLine
@@ -29,7 +28,7 @@ TWO = Capacity(2, 0, 4 << 30)
 def space(services: Services, local_ray: str, monkeypatch: pytest.MonkeyPatch) -> Services:
     """A workspace with a Ray; one thread a training, here and there."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(supervision, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(hearts, "BEAT_SECONDS", 0.1)
     return replace(services, ray_address=local_ray)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestration import failpoints, queue
+from orchestration import failpoints, hearts, queue
 from orchestration import worker as supervision
 from orchestration.errors import DriverDied, NeverFits, Requested, TimedOut
 from orchestration.jobs import Capacity, JobRecord, Order
@@ -31,7 +31,7 @@ TWO = Capacity(2, 0, 4 << 30)
 def space(services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
     """A workspace in which retries, requests and heartbeats wait for nothing."""
     monkeypatch.setattr(holding, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(supervision, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(hearts, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(supervision, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(supervision, "TERM_SECONDS", 0.5)
     monkeypatch.setattr(supervision, "IDLE_SECONDS", 0.1)
