@@ -14,6 +14,7 @@ from affinery_app.wiring import Workspace
 from orchestration.errors import ExportRefused
 from orchestration.exports import refuse_member
 from registry import adapters, backbones, tasks
+from registry.errors import AllRetired
 
 
 def newcomers(space: Workspace, fingerprint: str, known: Collection[str]) -> list[Adapter]:
@@ -27,10 +28,10 @@ def newcomers(space: Workspace, fingerprint: str, known: Collection[str]) -> lis
         for task in tasks.list_all(session, backbone=backbone.ref):
             if task.name in known or not task.latest_version:
                 continue
-            record = adapters.get(session, f"adapter:{task.name}")
             try:
+                record = adapters.get(session, f"adapter:{task.name}")
                 refuse_member(session, backbone.ref, record)
-            except ExportRefused:
+            except (AllRetired, ExportRefused):
                 continue
             found.append((record.task, record.blob_digest))
     for _, digest in found:

@@ -1,0 +1,203 @@
+"""Compositions with sums are recorded, shipped and drawn; what may not be shipped is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import affinery
+from affinery.errors import ConfigInvalid, UnknownName
+from affinery.merge_recipe import Weight
+from affinery.serving.engine import Ask, Engine
+from orchestration import additions, exports
+from orchestration.additions import Sum
+from orchestration.errors import ExportRefused
+from orchestration.exports import Asked
+from orchestration.services import Services
+from registry import certificates, renaming, retirement
+from registry import exports as recorded
+from registry.errors import RecordInvalid
+from registry.records import CompositionRecord
+from tests import learning_world as world
+from tests.learnt_space import learn
+
+pytestmark = pytest.mark.timeout(300)
+INK = Sum({"shapes": Weight(0.6), "shades": Weight(0.4, (("qkv", 0.1),))}, "ink")
+
+
+@pytest.fixture(scope="module")
+def learnt(
+    tmp_path_factory: pytest.TempPathFactory,
+    sqlite_template: Path,
+    mlflow_template: Path,
+    tiny_backbone: Path,
+) -> Path:
+    """Three tasks learnt: two Affiners and a LoRA."""
+    folder = tmp_path_factory.mktemp("learnt") / "space"
+    services = world.make_space(folder, sqlite_template, mlflow_template, tiny_backbone)
+    for seed, name in enumerate(("shapes", "shades", "low")):
+        world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y", seed=seed), name)
+    world.schedule(services, "shapes", "shades", steps=2)
+    learn(services, folder.parent / "one")
+    additions.schedule(
+        services.sessions,
+        ["low"],
+        ["low"],
+        backbone="tiny",
+        kind="lora",
+        config={"rank": 2},
+        recipe=world.RECIPE | {"steps": 2},
+        data=services.data,
+    )
+    learn(services, folder.parent / "two")
+    services.sessions.engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def space(tmp_path: Path, learnt: Path) -> Iterator[Services]:
+    shutil.copytree(learnt, tmp_path / "space")
+    services = world.open_space(tmp_path / "space")
+    yield services
+    services.sessions.engine.dispose()
+
+
+def compose(space: Services, *members: str, sums: tuple[Sum, ...] = ()) -> CompositionRecord:
+    return additions.compose_tasks(space.sessions, "all", members, sums)
+
+
+def ship(space: Services, **asked: Any) -> exports.Written:
+    _, written = exports.export(space.sessions, space.store, Asked("all", **asked), space.exports)
+    return written
+
+
+def nothing_shipped(space: Services) -> None:
+    with space.sessions.read() as session:
+        assert recorded.list_all(session) == []
+    assert not space.exports.exists() or list(space.exports.iterdir()) == []
+
+
+def test_a_sum_is_recorded_with_its_members_and_its_recipe_and_drawn_from_the_bundle(space: Services) -> None:
+    record = compose(space, "low", sums=(INK,))
+    assert (record.mode, record.members) == ("merged", ("low@1", "shapes@1", "shades@1"))
+    assert record.recipe == {
+        "merges": [
+            {
+                "name": "ink",
+                "of": [
+                    {"member": 1, "weight": 0.6},
+                    {"member": 2, "weight": 0.4, "layers": [["qkv", 0.1]]},
+                ],
+            }
+        ]
+    }
+    assert compose(space, "low", sums=(INK,)).ref == "all@1"
+    assert compose(space, "low", sums=(Sum({"shapes": Weight(0.5), "shades": Weight(0.5)}),)).ref == "all@2"
+    with space.sessions.begin() as session:
+        renaming.rename(session, "task:shapes", "forms")
+    bundle = exports.export(space.sessions, space.store, Asked("all@1"), space.exports)[1].path
+    model = affinery.load(bundle)
+    assert list(model.slots) == ["low", "forms", "shades", "ink"]
+    assert "`ink` is the weighted sum 0.6 · forms + 0.4 · shades" in (bundle / "README.md").read_text()
+    model.merge("by hand", {"forms": Weight(0.6), "shades": Weight(0.4, (("qkv", 0.1),))})
+    drawn = [affinery.draw(model, name, "shades/y", steps=3) for name in ("ink", "by hand")]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("members", "one", "says"),
+    [
+        ((), Sum({"shapes": Weight(1.0), "low": Weight(1.0)}), "several kinds: affiner, lora"),
+        ((), Sum({"shapes": Weight(1.0), "shapes@1": Weight(1.0)}), "names one task twice"),
+        (("low",), Sum({"shapes": Weight(1.0)}, "low"), "'low' is the name of a member's task"),
+    ],
+)
+def test_sums_that_cannot_be_are_refused_and_nothing_is_recorded(
+    members: tuple[str, ...], one: Sum, says: str, space: Services
+) -> None:
+    with pytest.raises((ConfigInvalid, RecordInvalid), match=says):
+        compose(space, *members, sums=(one,))
+    assert compose(space, "low").ref == "all@1"
+
+
+def test_a_member_that_was_retired_since_is_not_shipped(space: Services) -> None:
+    compose(space, "shapes", "low")
+    with space.sessions.begin() as session:
+        retirement.retire(session, "low@1", "blurred")
+    with pytest.raises(ExportRefused, match=r"all@1 is not exported: low@1 is retired \(blurred\)"):
+        ship(space)
+    nothing_shipped(space)
+    with space.sessions.begin() as session:
+        retirement.restore(session, "low@1")
+    assert ship(space).path.is_dir()
+
+
+def test_a_member_of_which_nothing_was_proved_is_shipped_only_where_that_is_said(space: Services) -> None:
+    compose(space, "shapes", "low")
+    with space.sessions.begin() as session:
+        certificates.record(session, stage_adapter="adapter:low@1", results={}, level="unverified")
+    with pytest.raises(ExportRefused, match=r"nothing was proved of low@1.*--unverified"):
+        ship(space)
+    nothing_shipped(space)
+    assert ship(space, unverified=True).path.is_dir()
+
+
+def test_a_format_is_compared_recorded_and_never_half_there(space: Services) -> None:
+    compose(space, "shapes", "low")
+    for asked, error in (
+        ({"format": "safetensors", "task": "shapes"}, ConfigInvalid),
+        ({"format": "safetensors", "task": "numbers"}, UnknownName),
+        ({"format": "keras"}, UnknownName),
+    ):
+        with pytest.raises(error):
+            ship(space, **asked)
+    nothing_shipped(space)
+    written = ship(space, format="safetensors", task="low")
+    assert written.difference is not None
+    assert written.difference < 1e-4
+    assert written.path.name == "all-1.safetensors"
+    with space.sessions.read() as session:
+        (record,) = recorded.list_all(session)
+    assert (record.format, record.digest, record.path) == ("safetensors", written.digest, str(written.path))
+    with pytest.raises(ConfigInvalid, match="something is there already"):
+        ship(space, format="safetensors", task="low")
+
+
+def test_a_bundle_without_its_backbone_takes_it_from_elsewhere(space: Services, tiny_backbone: Path) -> None:
+    compose(space, "shapes")
+    written = ship(space, backbone=False)
+    assert not (written.path / "backbone.safetensors").exists()
+    assert affinery.draw(affinery.load(written.path, tiny_backbone), "shapes", "x", steps=2).shape[0] == 1
+
+
+def test_a_server_takes_in_what_was_published_since_and_leaves_out_what_may_not_be_shipped(
+    space: Services,
+) -> None:
+    from affinery_app.serving.following import take_in
+    from affinery_app.settings import Settings
+    from affinery_app.wiring import Workspace
+
+    compose(space, "shapes")
+    folder = space.exports.parent
+    workspace = Workspace(folder, Settings(store_url=space.store_url))
+    engine = Engine(affinery.load(ship(space).path))
+    try:
+        with space.sessions.begin() as session:
+            retirement.retire(session, "low@1", "blurred")
+        assert take_in(workspace, engine) == ["shades"]
+        assert take_in(workspace, engine) == []
+        asked = Ask("shades", (engine.model.task("shades").row("y"),), (3,), world_settings())
+        assert engine.submit(asked).images.result(60).shape == (1, 1, 16, 16)
+    finally:
+        engine.stop()
+
+
+def world_settings() -> Any:
+    from affinery.diffusion.sampling import SamplerSettings
+
+    return SamplerSettings(2, 2.0)
