@@ -24,7 +24,7 @@ from affinery.backbones.files import load_backbone
 from benchmarks.papers.backbones import pretrain
 from benchmarks.papers.cells import Bench, Cell, Sampling, sequence
 from benchmarks.papers.data import prepare
-from benchmarks.papers.page import Facts, page
+from benchmarks.papers.page import Facts, page, sheets
 from benchmarks.papers.tables import PROFILES, Profile, Table, tables
 from trainers.packs import read_manifest
 
@@ -127,9 +127,11 @@ def main() -> None:
     found = computed(bench, wanted)
     forgotten = sequences(bench, profile) if forgetting else []
     target = args.page or args.out / "results.md"
-    tensor_files.write_whole(
-        target, page(facts(args, name, profile, bench), wanted, found, forgotten).encode()
-    )
+    pictures = target.with_name(f"{target.stem}-pictures")
+    for (table, dataset), content in sheets(wanted, found, bench.out / "cells").items():
+        tensor_files.write_whole(pictures / f"{table}-{dataset}.png", content)
+    text = page(facts(args, name, profile, bench), wanted, found, forgotten, pictures.name)
+    tensor_files.write_whole(target, text.encode())
     print(target)
 
 

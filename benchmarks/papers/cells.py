@@ -26,7 +26,7 @@ from trainers.plan import PlannedTask, TrainingPlan
 from trainers.recipe import Recipe
 from trainers.session import TrainingSession, adapter_name, load_task
 
-VERSION = 1  # of what a cell's JSON holds, and of how it is computed
+VERSION = 2  # of what a cell's JSON holds, and of how it is computed
 SHOWN = 20
 
 
@@ -97,6 +97,7 @@ class Bench:
             judgement = self.judge(cell, adapter)
             (self.out / "cells" / f"{key}.png").write_bytes(png(tile(judgement.images[:SHOWN], SHOWN)))
             return {
+                "key": key,
                 "cell": asdict(cell),
                 "parameters": adapter.parameters,
                 "seconds": seconds,

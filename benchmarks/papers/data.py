@@ -19,6 +19,7 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,11 +30,23 @@ from trainers.packs import Manifest, PackWriter, read_manifest
 
 SHIPPED = ("digits", "letters", "animals")
 VERSION = "16.0.0"
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """A package's pictures. by: what their classes are; fewest: images of a class; skins: in every tone."""
+
+    vendor: str
+    by: str
+    licence: str
+    fewest: int = 20
+    skins: bool = False
+
+
 EMOJI = {
-    "twemoji": ("twitter", "category", "CC BY 4.0 (graphics), MIT (data)"),
-    "noto": ("google", "subcategory", "Apache-2.0 (graphics), MIT (data)"),
+    "twemoji": Emoji("twitter", "category", "CC BY 4.0 (graphics), MIT (data)"),
+    "noto": Emoji("google", "subcategory", "Apache-2.0 (graphics), MIT (data)", fewest=5, skins=True),
 }
-FEWEST = 20  # images of a class
 LEFT_OUT = ("Component", "Symbols", "keycap", "alphanum", "skin-tone")
 
 Labelled = Iterable[tuple[str, str, bytes]]
@@ -80,19 +93,21 @@ def shipped(name: str) -> tuple[list[tuple[str, str, bytes]], str, str]:
     return found, about["licence"], about["source"]
 
 
-def emoji(package: Path, vendor: str, by: str) -> Iterator[tuple[str, str, bytes]]:
+def emoji(package: Path, asked: Emoji) -> Iterator[tuple[str, str, bytes]]:
     """The pictures of an emoji-datasource package, without letters, digits and signs."""
-    prefix = f"package/img/{vendor}/64/"
+    prefix, there = f"package/img/{asked.vendor}/64/", f"has_img_{asked.vendor}"
     with tarfile.open(package) as archive:
         listed = archive.extractfile("package/emoji.json")
         assert listed is not None
         wanted = {
-            entry["image"]: entry[by]
+            variant["image"]: entry[asked.by]
             for entry in json.load(listed)
-            if entry[f"has_img_{vendor}"] and not {entry["category"], entry["subcategory"]} & set(LEFT_OUT)
+            if not {entry["category"], entry["subcategory"]} & set(LEFT_OUT)
+            for variant in [entry, *(entry.get("skin_variations", {}).values() if asked.skins else ())]
+            if variant[there]
         }
         labels = list(wanted.values())
-        large = {label for label in set(labels) if labels.count(label) >= FEWEST}
+        large = {label for label in set(labels) if labels.count(label) >= asked.fewest}
         for member in archive:
             image = member.name.removeprefix(prefix)
             if member.name.startswith(prefix) and wanted.get(image) in large:
@@ -131,9 +146,9 @@ def prepare(out: Path, names: Iterable[str]) -> dict[str, Path]:
             images, licence, source = shipped(name)
             write_pack(folder, images, licence, source)
         elif not (folder / "manifest.json").exists():
-            vendor, by, licence = EMOJI[name]
-            package = fetched(out / "packages", vendor)
-            write_pack(folder, emoji(package, vendor, by), licence, f"npm package {package.stem}")
+            asked = EMOJI[name]
+            package = fetched(out / "packages", asked.vendor)
+            write_pack(folder, emoji(package, asked), asked.licence, f"npm package {package.stem}")
     return packs
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from benchmarks.papers.tables import Table
 from registry.metrics import numbers
+from trainers.pictures import png, titled
 
 Found = Mapping[tuple[str, str, str], Sequence[dict[str, Any]]]
 """By table, row and dataset, the cells of all seeds."""
@@ -37,8 +41,36 @@ class Facts:
     datasets: Mapping[str, str]
 
 
-def page(facts: Facts, tables: Sequence[Table], found: Found, sequences: Sequence[dict[str, Any]]) -> str:
-    """The whole page as Markdown."""
+def sheet(rows: Sequence[tuple[str, Path]]) -> bytes:
+    """Samples of several methods under each other, as one picture."""
+    parts = []
+    for name, path in rows:
+        with Image.open(path) as opened:
+            parts.append((name, opened.convert("RGB")))
+    return png(titled(parts))
+
+
+def sheets(tables: Sequence[Table], found: Found, cells: Path) -> dict[tuple[str, str], bytes]:
+    """By table and dataset, the samples of every row's first seed. cells: the folder of their pictures."""
+    listed: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    for table in tables:
+        for row in table.rows:
+            for dataset in row.cells:
+                for one in found.get((table.name, row.name, dataset), ())[:1]:
+                    listed.setdefault((table.name, dataset), []).append(
+                        (row.name, cells / f"{one['key']}.png")
+                    )
+    return {place: sheet(rows) for place, rows in listed.items()}
+
+
+def page(
+    facts: Facts,
+    tables: Sequence[Table],
+    found: Found,
+    sequences: Sequence[dict[str, Any]],
+    pictures: str | None = None,
+) -> str:
+    """The whole page as Markdown. pictures: the folder, seen from the page, with TABLE-DATASET.png."""
     lines = [
         "# The papers' tables at small scale",
         "",
@@ -55,7 +87,7 @@ def page(facts: Facts, tables: Sequence[Table], found: Found, sequences: Sequenc
         lines += ["**This is a quick run: it shows that everything runs, and its figures mean nothing.**", ""]
     lines += _listing("backbone", facts.backbones) + _listing("dataset", facts.datasets)
     for table in tables:
-        lines += _table(table, found, facts.command)
+        lines += _table(table, found, facts.command, pictures)
     if sequences:
         lines += _sequences(sequences)
     return "\n".join(lines).rstrip() + "\n"
@@ -65,7 +97,7 @@ def _listing(what: str, entries: Mapping[str, str]) -> list[str]:
     return [f"| {what} | |", "|---|---|", *(f"| {name} | {about} |" for name, about in entries.items()), ""]
 
 
-def _table(table: Table, found: Found, command: str) -> list[str]:
+def _table(table: Table, found: Found, command: str, pictures: str | None) -> list[str]:
     lines = [
         f"## {table.title}",
         "",
@@ -95,6 +127,8 @@ def _table(table: Table, found: Found, command: str) -> list[str]:
             )
         named = ", ".join(f"`{digest[:12]}`" for digest in sorted(digests))
         lines += ["", f"Protocol{'s' if len(digests) > 1 else ''} {named}.", ""]
+        if pictures is not None:
+            lines += [f"![samples]({pictures}/{table.name}-{dataset}.png)", ""]
     return lines
 
 

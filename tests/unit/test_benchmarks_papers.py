@@ -103,6 +103,9 @@ def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     assert "figures mean nothing" in text
     assert "| 75% masked |" in text
     assert "digits → letters" in text
+    assert "![samples](results-pictures/masks-digits.png)" in text
+    with Image.open(tmp_path / "results-pictures" / "masks-digits.png") as opened:
+        assert opened.height > 4 * 48  # a line of samples and a title a method
     cells = sorted((tmp_path / "quick" / "cells").glob("*.json"))
     assert len(cells) == 4 + 1
     written = {path: path.stat().st_mtime_ns for path in cells}

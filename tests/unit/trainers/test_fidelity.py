@@ -13,15 +13,16 @@ from trainers.evaluation.neighbours import neighbours
 CANNY = {"name": "canny", "channels": 1, "source": "canny", "low": 100, "high": 200}
 
 
-def lines(*columns: int) -> Tensor:
-    found = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+def lines(*columns: int, size: int = 128) -> Tensor:
+    found = torch.zeros(1, 1, size, size, dtype=torch.uint8)
     found[..., list(columns)] = 255
     return found
 
 
-def test_edges_one_pixel_beside_count_and_two_do_not() -> None:
+def test_edges_one_pixel_beside_count_in_128_pixels_and_two_do_not() -> None:
     assert edge_f1(lines(2), lines(3))["f1"] == 1.0
     assert edge_f1(lines(2), lines(4))["f1"] == 0.0
+    assert edge_f1(lines(2, size=16), lines(3, size=16))["f1"] == 0.0  # a pixel is much in a small picture
     half = edge_f1(lines(1), lines(1, 6))
     assert (half["precision"], half["recall"]) == (0.5, 1.0)
     assert half["f1"] == pytest.approx(2 / 3)
