@@ -13,7 +13,7 @@ from PIL import Image
 from affinery.adapters.files import AdapterMeta, adapter_bytes
 from affinery.backbones.contract import Backbone
 from affinery.backbones.files import inspect_backbone, save_backbone
-from affinery.bundle import BundleTask, write_bundle
+from affinery.bundle_writing import BundleTask, write_bundle
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery_app.cli.condition_options import conditions_of
 from tests import tiny_models as tiny
