@@ -121,7 +121,7 @@ def test_sums_that_are_none_are_refused_and_nothing_changes() -> None:
 def test_a_recipe_is_read_as_it_was_written_and_nonsense_is_refused() -> None:
     good = {"merges": [{"name": "ink", "of": [{"member": 1, "weight": 0.5, "layers": [["qkv", 0.25]]}]}]}
     assert recipe_of(merges_of(good, 2)) == good
-    for bad in (
+    nonsense: tuple[dict[str, Any], ...] = (
         {},
         {"merges": []},
         {"merges": [{"name": "ink", "of": []}]},
@@ -129,6 +129,7 @@ def test_a_recipe_is_read_as_it_was_written_and_nonsense_is_refused() -> None:
         {"merges": [{"name": "ink", "of": [{"member": 0, "weight": "1"}]}]},
         {"merges": [{"name": "ink", "of": [{"member": 0, "weight": 1}, {"member": 0, "weight": 1}]}]},
         {"merges": [good["merges"][0], good["merges"][0]]},
-    ):
+    )
+    for bad in nonsense:
         with pytest.raises(ValueError, match=r"."):
             merges_of(bad, 2)
