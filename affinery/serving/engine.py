@@ -192,8 +192,12 @@ class Engine:
 
     @torch.no_grad()
     def _advance(self, chosen: list[Canvas]) -> None:
-        """One pass: every image a step further. Guided ones stand beside their unconditional twins."""
+        """One pass: every image a step further. Guided ones stand beside their unconditional twins.
+
+        Images of one task stand together: where tasks have equal shares, their products are one batched one.
+        """
         model, device = self.model, self.model.device
+        chosen = sorted(chosen, key=lambda canvas: model.task(canvas.ticket.ask.task).place)
         xs: list[Tensor] = []
         times: list[int] = []
         rows: list[int] = []
