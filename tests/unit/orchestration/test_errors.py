@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "JobInvalid": ("export", "composition: Field required"),
     "TooLarge": ("40 GiB", ["2 GiB of weights"], "this machine has 24 GiB of memory", ["--set batch=8"]),
     "NothingLearnt": ("tiny-dit@1",),
+    "ExportRefused": ("all@1", "digits@2 is retired (blurred)", "restore it"),
     "TimedOut": (60.0, 2),
 }
 
