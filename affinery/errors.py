@@ -9,6 +9,7 @@
     │   ├── BundleInvalid              a bundle whose bytes are not those that were exported
     │   ├── UnknownName                a kind, backbone, task or class that does not exist
     │   └── ConfigInvalid              a configuration value out of its range
+    ├── affinery.serving.engine        QueueFull, TooLate, Stopped: what a server answers
     ├── registry.errors.RegistryError  what the registry refuses (see registry/errors.py)
     ├── trainers.errors                data that changed, training that diverged
     └── orchestration.errors           the queue, Ray, MLflow and DVC

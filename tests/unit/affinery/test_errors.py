@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "UnknownName": ("task", "digts", ("digits", "letters")),
     "AdapterBackboneMismatch": ("digits", "a" * 64, "b" * 64),
     "TrainingDiverged": ("digits", 17),
+    "ExportDiffers": ("onnx", 0.5, 0.25),
 }
 SPEAKING = [error for error in ERRORS if "Args:" in (error.__doc__ or "")]
 
