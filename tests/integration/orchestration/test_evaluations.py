@@ -80,7 +80,10 @@ def test_an_evaluation_may_be_scheduled_with_all_that_it_is_asked(
 ) -> None:
     job = run(capfd, "evaluate", "first", "--later", *QUICK, "--guidance", "1")
     assert (job["kind"], job["state"]) == ("evaluate", "queued")
-    assert job["payload"] == {"adapters": ["first"], "samples": 6, "steps": 2, "guidance": 1.0}
+    asked = job["payload"]
+    with space.read() as session:
+        assert [adapters.get(session, ref).ref for ref in asked.pop("adapters")] == ["first@1"]
+    assert asked == {"samples": 6, "steps": 2, "guidance": 1.0}
     with space.begin() as session:
         queue.cancel(session, job["id"])
 
