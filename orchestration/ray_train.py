@@ -83,7 +83,9 @@ def prepare_environment(*, local: bool) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
-_NOT_LET_IN = "Something answers there: is it a Ray of this version, and the token (RAY_AUTH_TOKEN_PATH) its own?"
+_NOT_LET_IN = (
+    "Something answers there: is it a Ray of this version, and the token (RAY_AUTH_TOKEN_PATH) its own?"
+)
 
 
 def connect_ray(address: str) -> None:

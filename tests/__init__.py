@@ -1,1 +1,1 @@
-"""Affinery's tests: a package, because torch-fidelity installs one of the same name, which would be found first."""
+"""Affinery's tests: a package, since torch-fidelity installs one of that name, which would be found first."""

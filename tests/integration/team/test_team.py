@@ -51,9 +51,11 @@ def until_done(team: Team) -> None:
     script = """
 import json, subprocess, time
 while True:
-    jobs = json.loads(subprocess.run(["affinery", "run", "--list", "--json"], capture_output=True).stdout)
-    if all(job["state"] not in ("queued", "running") for job in jobs):
+    told = subprocess.run(["affinery", "job", "list", "--json"], capture_output=True, text=True)
+    jobs = json.loads(told.stdout or "[]")
+    if jobs and all(job["state"] not in ("queued", "running") for job in jobs):
         break
+    assert jobs or "does not answer" in told.stderr, told.stderr
     time.sleep(2)
 print(json.dumps([[job["state"], job["error"]] for job in jobs]))
 """
