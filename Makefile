@@ -31,7 +31,7 @@ demo: venv ## Learn three real datasets on one frozen backbone and draw from all
 
 .PHONY: test
 test: check ## Run the checks, then every test
-	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST)
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 .PHONY: soak
 soak: venv ## Hundreds of small jobs while processes are killed at random (half an hour; prints its seed)

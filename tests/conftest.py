@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
-
 # As the command line does, before torch is loaded: threads that wait do not starve Ray's processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -15,12 +13,3 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.postgres",)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run beside each other, those with a Ray or whole processes keep to one core."""
-    for item in items:
-        alone = {"ray", "slow"} & {mark.name for mark in item.iter_markers()}
-        if alone or "acceptance" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("processes"))
