@@ -168,10 +168,11 @@ class Engine:
                     self._fail([canvas.ticket for canvas in self._canvases], Stopped())
                     return
                 errands, self._errands = self._errands, []
-                self._sort_out()
-                chosen = self._turns.choose(self._canvases, self.batch, lambda canvas: canvas.x.shape)
             for errand, done in errands:
                 _settle(done, errand, self.model)
+            with self._changed:
+                self._sort_out()
+                chosen = self._turns.choose(self._canvases, self.batch, lambda canvas: canvas.x.shape)
             if chosen:
                 try:
                     self._advance(chosen)
