@@ -43,10 +43,12 @@ class Watch(world.Heard):
     """When each thing was heard, job by job; by the training's own clock where it has one."""
 
     at: list[dict[str, float]] = field(default_factory=list)
+    _job: str = ""
 
     def stage(self, job: JobRecord, doing: str) -> None:
-        if doing == "checking the data":
-            self.at.append({"begun": time.time()})
+        if job.id != self._job:
+            self._job = job.id
+            self.at.append({})
         self.at[-1][doing] = time.time()
 
     def progress(self, job: JobRecord, line: ProgressLine) -> None:
