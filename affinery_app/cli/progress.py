@@ -102,8 +102,8 @@ class Lines:
         if state in ("paused", "cancelled"):
             say(f"[{names(job)}] {state}: {error}")
             return
-        then = "; it will be tried again" if state == "queued" else ""
-        say(f"[{names(job)}] failed: {error}{then}")
+        then = " It will be tried again." if state == "queued" else ""
+        say(f"[{names(job)}] failed: {str(error).removesuffix('.')}.{then}")
 
 
 class Screen(Lines):
