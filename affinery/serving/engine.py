@@ -215,9 +215,9 @@ class Engine:
             tasks += [ask.task] * len(own)
         told = (torch.tensor(times, device=device), torch.tensor(rows, device=device))
         predicted = model.denoise(torch.stack(xs), *told, model.plan(tasks))[:, : chosen[0].x.shape[0]]
+        self.on_pass(len(chosen))  # before anybody has an image of it
         for canvas, at in zip(chosen, starts, strict=True):
             self._step(canvas, predicted[at], predicted[at + 1 : at + 2])
-        self.on_pass(len(chosen))
 
     def _step(self, canvas: Canvas, wanted: Tensor, free: Tensor) -> None:
         """free: the twin's prediction, where there is one. (1, C, H, W) or (0, C, H, W)"""
