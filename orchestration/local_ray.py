@@ -20,7 +20,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration import failpoints
+from orchestration import failpoints, ray_processes
 from orchestration.errors import RayUnavailable
 
 FOLDER = f"affinery-{os.getuid()}"
@@ -111,8 +111,9 @@ def main() -> None:
     parent, folder, cpus, gpus, until = sys.argv[1:]
     end_with(int(parent))
     prepare_environment(local=True)
-    # Processes that a driver has made ready for its training are not taken from it while it waits.
-    os.environ.setdefault("RAY_num_workers_soft_limit", "16")
+    for name, value in ray_processes.environment(Path(folder)).items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("RAY_TRAIN_V2_ENABLED", None)  # a training tells its processes; by it they know themselves
     target = Path(folder) / ADDRESS
     try:
         import ray

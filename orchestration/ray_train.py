@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import AffineryError
-from orchestration import failpoints, local_ray, planner
+from orchestration import failpoints, local_ray, planner, ray_processes
 from orchestration.errors import DiskFull, RayAddressInvalid, RayUnavailable, Requested, TrainingFailed
 from orchestration.jobs import Capacity
 
@@ -42,10 +42,7 @@ POLL_SECONDS = 0.1
 REPORT_SECONDS = 1.0
 """Ray takes one report a poll, and the worker waits with the next: a fast training tells several at once."""
 STOP_SECONDS = 45
-WARM_SECONDS = 0.5
 REACH_SECONDS = 10.0
-ACTORS = 5
-"""Ray Train's processes of one training: controller, worker, and three that mind groups, data and waiting."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -88,12 +85,14 @@ _NOT_LET_IN = (
 )
 
 
-def connect_ray(address: str) -> None:
+def connect_ray(address: str, *, ahead: bool = False) -> None:
     """Connects this process to Ray; once. Raises RayUnavailable.
 
-    address: of a cluster, or of the file in which that of a worker's own Ray stands.
+    address: of a cluster, or of the file in which that of a worker's own Ray stands. That starts the
+    processes which a training of this one will need; ahead: they are not needed yet.
     """
-    if address.startswith(os.sep):
+    own = Path(address).parent if address.startswith(os.sep) else None
+    if own is not None:
         address = local_ray.address_in(Path(address))
         prepare_environment(local=True)
     else:
@@ -107,6 +106,18 @@ def connect_ray(address: str) -> None:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
         raise RayUnavailable(address, f"{error}. {_NOT_LET_IN}") from error
+    if own is not None:
+        _make_ready(own, ahead)
+
+
+def _make_ready(folder: Path, ahead: bool) -> None:
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    watchers = ray_processes.WATCHERS if ahead else 0
+    try:
+        ray_processes.make_ready(folder, get_env_vars_to_propagate(), watchers)
+    except Exception as error:  # noqa: BLE001 - Ray starts them when they are needed
+        log.warning("Nothing was made ready: %s", error)
 
 
 def check_address(address: str | None) -> None:
@@ -138,36 +149,17 @@ def machines() -> list[Capacity]:
 def warm_up(address: str | None) -> None:
     """Makes ready what every training needs, while there is nothing else to do: imports, here and in Ray.
 
-    A Ray of ours keeps as many processes for this driver as a training has actors, with torch in them.
-    What fails here will be told when it is needed.
+    A Ray of ours starts the processes of the training; they import side by side with this one. What fails
+    here will be told when it is needed.
     """
     local = address is not None and address.startswith(os.sep)
     prepare_environment(local=local)
-    import ray.train.torch
-
-    import trainers.session  # noqa: F401
-
-    if not local or address is None:
-        return
     try:
-        connect_ray(address)
-        from ray.train.v2._internal.constants import get_env_vars_to_propagate
-
-        ready = ray.remote(num_cpus=0, runtime_env={"env_vars": get_env_vars_to_propagate()})(_import_all)
-        ray.get([ready.remote() for _ in range(ACTORS)])
+        if local and address is not None:
+            connect_ray(address, ahead=True)
+        ray_processes.imports(ray_processes.FOR_TRAINING + ray_processes.AFTER_TRAINING)
     except Exception as error:  # noqa: BLE001 - the training itself says what is wrong
         log.warning("Nothing was made ready: %s", error)
-
-
-def _import_all() -> None:
-    """Runs in a process of Ray's; long enough that each gets one of its own."""
-    import time
-
-    import ray.train.torch  # noqa: F401
-
-    import trainers.session  # noqa: F401
-
-    time.sleep(WARM_SECONDS)
 
 
 def train(
@@ -307,6 +299,7 @@ class Fit(threading.Thread):
                 name="ray",
                 storage_path=str(self.channel),
                 callbacks=[_reporter(self.channel)],
+                worker_runtime_env={"env_vars": ray_processes.training()},
                 failure_config=FailureConfig(max_failures=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),

@@ -74,6 +74,7 @@ class Worker:
         self._bell = Bell(self.services.sessions.engine)
         self._hearts: Hearts | None = None
         self._draining = False
+        self._spare = False
         self._without_ray: RayUnavailable | None = None
         self._ray_tries = 0
         self._looked = -math.inf
@@ -91,7 +92,7 @@ class Worker:
             while True:
                 if not self._running and self._without_ray is not None and self._ray_tries >= RAY_TRIES:
                     raise self._without_ray
-                self._fill(spare=False)
+                self._fill()
                 if self._running:
                     self._tick()
                 elif self._worth_waiting():
@@ -101,9 +102,10 @@ class Worker:
 
     def serve(self) -> None:
         """Runs jobs as they come, until `stop_claiming` was called and what runs has ended."""
+        self._spare = True
         with self._working():
             while not self._draining or self._running:
-                self._fill(spare=True)
+                self._fill()
                 if self._running:
                     self._tick()
                 else:
@@ -114,8 +116,9 @@ class Worker:
 
         stay: Ray and a driver stay ready for another, until `close`.
         """
+        self._spare = stay
         with self._working(stay=stay):
-            self._fill(spare=stay, most=1)
+            self._fill(most=1)
             if not self._running:
                 return None
             job = self._running[0].job
@@ -151,7 +154,7 @@ class Worker:
             if not stay:
                 self.close()
 
-    def _fill(self, *, spare: bool, most: int | None = None) -> None:
+    def _fill(self, *, most: int | None = None) -> None:
         """Claims as many jobs as may run now, and starts their drivers."""
         most = most or self.jobs
         while not self._draining and (most is None or len(self._running) < most):
@@ -163,8 +166,8 @@ class Worker:
             if held is None:
                 return
             self._begin(held)
-            if spare or self._more_waits():
-                self.drivers.keep_ready(self._running[-1].order.share.ray)
+            if self._free().cpus > 0:
+                self._keep_ready(self._running[-1])
 
     def _claim(self) -> Claim | None:
         """What others left behind is looked for once a second, and before there is said to be no job."""
@@ -274,6 +277,7 @@ class Worker:
                 self._mind(running)
             elif self._settled(running):
                 self._forget(running)
+                self._keep_ready(running)
 
     def _hear(self, running: Running, entry: dict[str, Any]) -> None:
         match entry["event"]:
@@ -290,6 +294,11 @@ class Worker:
             log.warning("What job %s published is told once it has ended: %s", running.job.id, error)
             return
         running.told_published |= entry["event"] == "published"
+
+    def _keep_ready(self, running: Running) -> None:
+        """The next driver, where this attempt leaves it processors: its imports take seconds of them."""
+        if self._spare or self._more_waits():
+            self.drivers.keep_ready(running.order.share.ray)
 
     def _mind(self, running: Running) -> None:
         """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""

@@ -11,7 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestration import datasets, evaluations, failpoints, needs, planner, publishing, queue, ray_train
+from orchestration import (
+    datasets,
+    evaluations,
+    failpoints,
+    needs,
+    planner,
+    publishing,
+    queue,
+    ray_processes,
+    ray_train,
+)
 from orchestration.jobs import JobRecord
 from orchestration.kinds.contract import Attempt
 from orchestration.services import Services
@@ -48,9 +58,11 @@ class Train:
         told = publishing.points(folder)
         attempt.check()
         attempt.tell.started(_furthest(attempt))
-        threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
+        later = threading.Thread(target=_warm_up, name="warm-up", daemon=True)
 
         def on_progress(line: ray_train.ProgressLine) -> None:
+            if later.ident is None:
+                later.start()
             for name, loss in line.losses.items():
                 if line.step not in told.get(name, {}):
                     idle = ("idle_share", line.idle, line.step, int(line.time * 1000))
@@ -139,11 +151,7 @@ def _datasets(services: Services, learners: Sequence[TaskRecord]) -> list[Datase
 
 def _warm_up() -> None:
     """Imports what comes after the training, while Ray trains elsewhere."""
-    import mlflow.tracking  # noqa: F401
-
-    import trainers.evaluation.judging
-    import trainers.pictures
-    import trainers.replay  # noqa: F401
+    ray_processes.imports(ray_processes.AFTER_TRAINING)
 
 
 def _judge(model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
