@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from affinery.errors import ConfigInvalid
 from affinery.merge_recipe import Merge, Weight, recipe_of
-from orchestration import queue, there_already
+from orchestration import admission, queue, there_already
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
 from orchestration.jobs import JobRecord, Order
+from orchestration.needs import Need
 from orchestration.queue import schedules
 from orchestration.queue.schedules import ScheduleRecord
 from orchestration.uploads import uploading
@@ -244,7 +245,10 @@ def _note_change(session: Session, wanted: Wanted, there: JobRecord, on_note: Ca
 
 @dataclass(frozen=True)
 class _Ready:
-    """What is to be registered, checked against the backbone and filled in."""
+    """What is to be registered, checked against the backbone and filled in.
+
+    need: where memory is limited, and the job does not say what it takes.
+    """
 
     backbone: BackboneRecord
     kinds: list[str]
@@ -252,6 +256,17 @@ class _Ready:
     conditions: list[Mapping[str, Any] | None]
     image_size: int | None
     recipe: dict[str, Any]
+    need: Need | None
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """A task that is not registered yet, as far as it decides what its training needs."""
+
+    kind: str
+    config: dict[str, Any]
+    classes: Sequence[str]
+    image_size: int | None
 
 
 def _prepare(session: Session, wanted: Wanted) -> _Ready:
@@ -269,7 +284,13 @@ def _prepare(session: Session, wanted: Wanted) -> _Ready:
     configs = _kind_configs(chosen, kinds, wanted.configs or shared_out(kinds, wanted.config))
     told: list[Mapping[str, Any] | None] = [*one_each(names, wanted.conditions)]
     size = check_architecture(chosen, told, wanted.image_size)
-    return _Ready(chosen, kinds, configs, told, size, recipe)
+    need = None
+    if wanted.job.get("memory_bytes") is None:
+        found = (datasets.get(session, source).classes for source in sources)
+        own = zip(kinds, configs, found, strict=True)
+        sketches = [_Sketch(kind, config, classes, size) for kind, config, classes in own]
+        need = admission.need_of(session, chosen, sketches, recipe)
+    return _Ready(chosen, kinds, configs, told, size, recipe, need)
 
 
 def _schedule_all(
@@ -294,7 +315,11 @@ def _schedule_all(
             order = Order(
                 job_id, tasks=each.names, payload={"recipe": ready.recipe}, after=after, key=each.key
             )
-            orders.append(replace(order, **each.job))
+            order = replace(order, **each.job)
+            if order.memory_bytes is None:
+                takes = admission.counted(session, each.names, ready.need, ready.recipe, order.workers)
+                order = replace(order, memory_bytes=takes)
+            orders.append(order)
     made = {job.id: job for job in queue.enqueue_all(session, orders)}
     return [
         Scheduled(made[job_id], True) if job_id in made else Scheduled(known[each.key or ""], False)
@@ -335,7 +360,13 @@ def schedule_again(
     """
     with sessions.begin() as session:
         found = [tasks.get(session, name) for name in names]
-        full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe) if found else {}
+        full: dict[str, Any] = {}
+        if found:
+            backbone = backbones.by_id(session, found[0].backbone_id)
+            full = full_recipe(backbone, recipe)
+            if job.get("memory_bytes") is None:
+                workers = job.get("workers", 1)
+                job["memory_bytes"] = admission.of_tasks(session, backbone, found, full, workers)
         older = _older(session, found, warm_starts)
         record = queue.enqueue(session, names, full, **job)
         for task, start in zip(found, older, strict=True):
@@ -364,9 +395,11 @@ def schedule_repeatedly(
     """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
     with sessions.begin() as session:
         full = dict(recipe)
-        if learners:
-            backbone = tasks.get(session, learners[0]).backbone_id
-            full = full_recipe(backbones.by_id(session, backbone), recipe)
+        found = [tasks.get(session, learner) for learner in learners]
+        if found:
+            full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe)
+        for group in [found] if found and given.get("together") else [[task] for task in found]:
+            admission.of_tasks(session, backbones.by_id(session, group[0].backbone_id), group, full)
         return schedules.add(session, name, cron, learners, full, **given)
 
 

@@ -142,9 +142,14 @@ def _own_output() -> Callable[[dict[str, Any]], None]:
 
 def _next_line(ray: str | None) -> bytes:
     """The order. Until it comes, what a training will need is made ready; nothing where none comes."""
-    if not select.select([sys.stdin], [], [], READY_SECONDS)[0]:
-        ray_train.warm_up(ray)
+    if not _ordered(READY_SECONDS):
+        ray_train.warm_up(ray, _ordered)
     return sys.stdin.buffer.readline()
+
+
+def _ordered(seconds: float = 0.0) -> bool:
+    """Whether an order has come, or comes in this time."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
 def _log_to(path: Path) -> None:

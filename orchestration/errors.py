@@ -258,6 +258,18 @@ class TooLarge(OrchestrationError, UserError):
         )
 
 
+class OverLimit(OrchestrationError, UserError):
+    """A job takes more memory than all jobs together may. Args: what, GiB, the limit, what helps, bytes."""
+
+    def __str__(self) -> str:
+        what, takes, limit, advice, size_bytes = self.args
+        return (
+            f"{what} {takes} of memory, and the queue's limit is {limit} for all jobs together: it would wait "
+            f"for ever. Nothing was scheduled. Schedule it with one of: {'; '.join(advice)}. "
+            f"Or raise the limit: affinery queue limit set resource memory_bytes {size_bytes}"
+        )
+
+
 class ExportRefused(OrchestrationError, UserError):
     """A composition that is not to be shipped. Args: composition, why, what to do."""
 

@@ -6,14 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestration.errors import TooLarge
 from orchestration.planner import GIB
-from registry.records import BackboneRecord, TaskRecord
+from registry.records import BackboneRecord
 
 if TYPE_CHECKING:
     from affinery.estimate import Cost
+
+
+class Learner(Protocol):
+    """What of a task decides its cost: of one that is registered, or of one that is to be."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def image_size(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Need:
         return self.weights_bytes + self.states_bytes + kept // shared_by
 
 
-def of_training(backbone: BackboneRecord, learners: Sequence[TaskRecord], recipe: Mapping[str, Any]) -> Need:
+def of_training(backbone: BackboneRecord, learners: Sequence[Learner], recipe: Mapping[str, Any]) -> Need:
     """Raises ConfigInvalid where the backbone cannot be built."""
     spec = json.dumps(backbone.spec, sort_keys=True)
     batch, mask = recipe["batch"], recipe.get("mask_ratio", 0.0)
@@ -89,7 +102,7 @@ def check_fits(
     if not room_bytes or least <= room_bytes:
         return
     fixed = need.weights_bytes + need.states_bytes
-    advice = _advice(need, recipe, room_bytes - fixed, shared_by)
+    advice = [*advice_for(need, recipe, room_bytes - fixed, shared_by), "a worker on a larger machine"]
     parts = [
         f"{need.weights_bytes / GIB:.3g} GiB of weights",
         f"{need.states_bytes / GIB:.3g} GiB for what trains",
@@ -100,9 +113,10 @@ def check_fits(
     raise TooLarge(f"{least / GIB:.3g} GiB", parts, f"{where} has {room_bytes / GIB:.3g} GiB", advice)
 
 
-def _advice(need: Need, recipe: Mapping[str, Any], left_bytes: int, shared_by: int) -> list[str]:
+def advice_for(need: Need, recipe: Mapping[str, Any], left_bytes: float, shared_by: int = 1) -> list[str]:
+    """What makes a training smaller. left_bytes: what there is beside the weights and what trains."""
     if left_bytes <= 0:
-        return ["fewer tasks in one job", "a smaller --rank", "a worker on a larger machine"]
+        return ["fewer tasks in one job", "a smaller --rank"]
     passes = recipe.get("accumulate", 1)
     kept = need.least_bytes(recipe, shared_by) - need.weights_bytes - need.states_bytes
     while kept > left_bytes and passes < recipe["batch"]:
@@ -112,4 +126,4 @@ def _advice(need: Need, recipe: Mapping[str, Any], left_bytes: int, shared_by: i
     advice = [f"--set accumulate={passes} (the same result, in parts)", f"--set batch={smaller}"]
     if recipe.get("unmasked_share", 0.2) == 0:
         advice.append("a larger mask (--set mask_ratio=…)")
-    return [*advice, "--set recompute=block", "a worker on a larger machine"]
+    return [*advice, "--set recompute=block"]

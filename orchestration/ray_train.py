@@ -20,6 +20,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -146,18 +147,21 @@ def machines() -> list[Capacity]:
     return [Capacity(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in alive]
 
 
-def warm_up(address: str | None) -> None:
+def warm_up(address: str | None, enough: Callable[[], bool]) -> None:
     """Makes ready what every training needs, while there is nothing else to do: imports, here and in Ray.
 
-    A Ray of ours starts the processes of the training; they import side by side with this one. What fails
-    here will be told when it is needed.
+    A Ray of ours starts the processes of the training; they import side by side with this one. It ends early
+    when that is enough. What fails here will be told when it is needed.
     """
     local = address is not None and address.startswith(os.sep)
     prepare_environment(local=local)
     try:
         if local and address is not None:
             connect_ray(address, ahead=True)
-        ray_processes.imports(ray_processes.FOR_TRAINING + ray_processes.AFTER_TRAINING)
+        for name in ray_processes.FOR_TRAINING + ray_processes.AFTER_TRAINING:
+            if enough():
+                return
+            import_module(name)
     except Exception as error:  # noqa: BLE001 - the training itself says what is wrong
         log.warning("Nothing was made ready: %s", error)
 

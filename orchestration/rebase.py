@@ -122,6 +122,7 @@ def _step(
         check_architecture(new, [task.condition], task.image_size)
         recipe = full_recipe(new, recipe_of(latest, given))
         fresh = _begins(store, latest, task, new)
+        admission.of_tasks(session, new, [task], recipe)
     except AffineryError as error:
         return Step(task.name, name, "refused", f"it does not fit {new.ref}: {error}")
     if latest is None or fresh is None or not warm:
@@ -191,7 +192,9 @@ def _schedule(session: Session, new: BackboneRecord, step: Step) -> Step:
         facts=facts(old.condition, old.image_size),
         predecessor=old.name,
     )
-    job = queue.enqueue(session, [made.name], step.recipe or {})
+    recipe = step.recipe or {}
+    takes = admission.of_tasks(session, new, [made], recipe)
+    job = queue.enqueue(session, [made.name], recipe, memory_bytes=takes)
     if step.warm_start is not None:
         latest = newest_in_use(session, step.task)
         assert latest is not None

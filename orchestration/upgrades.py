@@ -99,7 +99,9 @@ def _step(
         return Step(task.name, task.name, "refused", reason)
     latest = newest_in_use(session, task.name)
     try:
-        recipe = full_recipe(backbones.by_id(session, task.backbone_id), recipe_of(latest, given))
+        backbone = backbones.by_id(session, task.backbone_id)
+        recipe = full_recipe(backbone, recipe_of(latest, given))
+        admission.of_tasks(session, backbone, [task], recipe)
     except AffineryError as error:
         return Step(task.name, task.name, "refused", str(error))
     start = latest if warm else None
@@ -126,7 +128,9 @@ def _schedule(session: Session, planned: Upgrade) -> Upgrade:
     step = planned.step
     task, to = tasks.get(session, step.task), datasets.get(session, planned.to)
     start = newest_in_use(session, step.task) if step.warm_start is not None else None
-    job = queue.enqueue(session, [task.name], step.recipe or {})
+    recipe = step.recipe or {}
+    takes = admission.of_tasks(session, backbones.by_id(session, task.backbone_id), [task], recipe)
+    job = queue.enqueue(session, [task.name], recipe, memory_bytes=takes)
     begins = Beginning(None if start is None else start.node_id, to.node_id)
     beginnings.write(session, job.id, task.node_id, begins)
     return replace(planned, step=replace(step, job=job.id))

@@ -74,7 +74,7 @@ class Worker:
         self._bell = Bell(self.services.sessions.engine)
         self._hearts: Hearts | None = None
         self._draining = False
-        self._spare = False
+        self._warm: str | None = None
         self._without_ray: RayUnavailable | None = None
         self._ray_tries = 0
         self._looked = -math.inf
@@ -96,19 +96,20 @@ class Worker:
                 if self._running:
                     self._tick()
                 elif self._worth_waiting():
+                    self._keep_ready()
                     self._bell.wait(IDLE_SECONDS)
                 else:
                     return self.done - before
 
     def serve(self) -> None:
         """Runs jobs as they come, until `stop_claiming` was called and what runs has ended."""
-        self._spare = True
         with self._working():
             while not self._draining or self._running:
                 self._fill()
                 if self._running:
                     self._tick()
                 else:
+                    self._keep_ready()
                     self._bell.wait(IDLE_SECONDS)
 
     def run_next(self, *, stay: bool = False) -> JobRecord | None:
@@ -116,7 +117,6 @@ class Worker:
 
         stay: Ray and a driver stay ready for another, until `close`.
         """
-        self._spare = stay
         with self._working(stay=stay):
             self._fill(most=1)
             if not self._running:
@@ -124,6 +124,8 @@ class Worker:
             job = self._running[0].job
             while self._running:
                 self._tick()
+            if stay:
+                self._keep_ready()
         with self.services.sessions.read() as session:
             return queue.get(session, job.id)
 
@@ -166,8 +168,8 @@ class Worker:
             if held is None:
                 return
             self._begin(held)
-            if self._free().cpus > 0:
-                self._keep_ready(self._running[-1])
+            if self._free().cpus > 0 and self._more_waits():
+                self._keep_ready()
 
     def _claim(self) -> Claim | None:
         """What others left behind is looked for once a second, and before there is said to be no job."""
@@ -232,10 +234,15 @@ class Worker:
         """What an attempt may use; Ray is started here for whoever needs it, beside the driver's imports."""
         ray = None
         if kinds.kind(job.kind).needs_ray:
-            ray = self.services.ray_address or self._ray.ready()
+            ray = self._warm = self.services.ray_address or self._ray.ready()
         kept = self.services.runs / job.id / SHARE
         chosen = planner.share(job, job.resources(self._defaults), ray, self._choice)
         return planner.as_before(chosen, kept) if job.kind == "train" else chosen
+
+    def _keep_ready(self) -> None:
+        """A driver for the next training, while processors are free: its imports take seconds of them."""
+        if self._warm is not None:
+            self.drivers.keep_ready(self._warm)
 
     def _more_waits(self) -> bool:
         try:
@@ -277,7 +284,6 @@ class Worker:
                 self._mind(running)
             elif self._settled(running):
                 self._forget(running)
-                self._keep_ready(running)
 
     def _hear(self, running: Running, entry: dict[str, Any]) -> None:
         match entry["event"]:
@@ -294,11 +300,6 @@ class Worker:
             log.warning("What job %s published is told once it has ended: %s", running.job.id, error)
             return
         running.told_published |= entry["event"] == "published"
-
-    def _keep_ready(self, running: Running) -> None:
-        """The next driver, where this attempt leaves it processors: its imports take seconds of them."""
-        if self._spare or self._more_waits():
-            self.drivers.keep_ready(running.order.share.ray)
 
     def _mind(self, running: Running) -> None:
         """A request: first the file, then SIGTERM, then SIGKILL. What is another's by now is killed."""

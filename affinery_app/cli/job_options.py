@@ -56,7 +56,12 @@ def submitter() -> str:
 
 
 def job_fields(
-    priority: int, strategy: str | None, workers: int, cpus: float | None, gpus: float | None
+    priority: int,
+    strategy: str | None,
+    workers: int,
+    cpus: float | None,
+    gpus: float | None,
+    memory_gib: float | None,
 ) -> dict[str, Any]:
     """Fields of an Order. Raises UnknownName."""
     from affinery.errors import UnknownName
@@ -70,5 +75,6 @@ def job_fields(
         "workers": workers,
         "cpus": cpus,
         "gpus": gpus,
+        "memory_bytes": None if memory_gib is None else int(memory_gib * (1 << 30)),
         "submitted_by": submitter(),
     }

@@ -109,8 +109,7 @@ def add(
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None}
-    job = job_fields(priority, strategy, workers, cpus, gpus)
-    job |= {"memory_bytes": None if memory is None else int(memory * (1 << 30))}
+    job = job_fields(priority, strategy, workers, cpus, gpus, memory)
     job |= {"run_at": None if run_at is None else run_at.astimezone(UTC)}
     if plan is not None:
         if names or backbone or dataset or kind or recipe or settings or after or key or memory or run_at:
@@ -189,6 +188,7 @@ def train(
     workers: WorkersOption = 1,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
+    memory: MemoryOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -198,7 +198,7 @@ def train(
 
     given: dict[str, Any] = {"steps": steps, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
-    asked = job_fields(priority, strategy, workers, cpus, gpus)
+    asked = job_fields(priority, strategy, workers, cpus, gpus, memory)
     older = begin_from or (() if warm_start else None)
     sessions = open_workspace(workspace).sessions
     job = schedule_again(sessions, names, recipe, older, after=after or (), **asked)

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from orchestration.errors import JobsWaitForEachOther, NeedNotMet, TaskIsBusy, TasksDoNotMatch
+from orchestration.errors import JobsWaitForEachOther, NeedNotMet, OverLimit, TaskIsBusy, TasksDoNotMatch
 from orchestration.jobs import DEAD, JobRecord, Order
-from orchestration.queue import clock
+from orchestration.queue import clock, limits
 from orchestration.queue.listing import by_ids, chunks, get
 from orchestration.queue.waiting import ring
 from registry import tasks
@@ -55,7 +55,7 @@ def enqueue(
 
     payload: what the job is to do; {"recipe": recipe} if it is not given. after: jobs to be done before it.
     key: an idempotency key; a second call with it returns the first's job. given: further fields of an Order.
-    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound, NeedNotMet and the registry's NotFound.
+    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound, NeedNotMet, OverLimit and the registry's NotFound.
     """
     content = {"recipe": dict(recipe or {})} if payload is None else payload
     order = Order(
@@ -120,6 +120,7 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
         if order.kind == "train":
             _check_together([learners[name] for name in order.tasks])
     _check_free(session, orders, learners)
+    _check_memory(session, orders)
     needs = _needs(session, orders, others)
     moment = session.scalars(select(clock.now())).one()
     numbers = _numbers(session, len(orders))
@@ -224,6 +225,20 @@ def _check_free(session: Session, orders: Sequence[Order], learners: Mapping[str
     for chunk in chunks(sorted(wanted)):
         for name, state in session.execute(query.where(JobTask.task_id.in_(chunk)).limit(1)):
             raise TaskIsBusy(name, _BUSY[state])
+
+
+def _check_memory(session: Session, orders: Sequence[Order]) -> None:
+    """No job says that it takes more than all together may."""
+    largest = max(orders, key=lambda order: order.memory_bytes or 0)
+    most = limits.memory_bytes(session) if largest.memory_bytes else None
+    if largest.memory_bytes and most is not None and largest.memory_bytes > most:
+        raise OverLimit(
+            f"The job ({' + '.join(largest.tasks) or largest.kind}) says that it takes",
+            f"{largest.memory_bytes / (1 << 30):.3g} GiB",
+            f"{most / (1 << 30):.3g} GiB",
+            ["less --memory"],
+            largest.memory_bytes,
+        )
 
 
 @dataclass(frozen=True)

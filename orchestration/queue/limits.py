@@ -76,6 +76,12 @@ def list_all(session: Session) -> list[Limit]:
     return [Limit(row.scope, row.key, row.most) for row in rows]
 
 
+def memory_bytes(session: Session) -> float | None:
+    """How much memory all jobs together may take; None where that is not limited."""
+    query = select(QueueLimit.most).where(QueueLimit.scope == "resource", QueueLimit.key == "memory_bytes")
+    return session.scalar(query)
+
+
 def allowed(session: Session, defaults: Mapping[str, Capacity]) -> list[ColumnElement[bool]] | None:
     """What is true of every job that may start now; None where there is no limit.
 

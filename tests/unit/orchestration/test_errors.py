@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "DiskFull": ("/runs/abcdef12",),
     "JobInvalid": ("export", "composition: Field required"),
     "TooLarge": ("40 GiB", ["2 GiB of weights"], "this machine has 24 GiB of memory", ["--set batch=8"]),
+    "OverLimit": ("It takes", "40 GiB", "24 GiB", ["--set batch=8"], 40 << 30),
     "NothingLearnt": ("tiny-dit@1",),
     "ExportRefused": ("all@1", "digits@2 is retired (blurred)", "restore it"),
     "TimedOut": (60.0, 2),
