@@ -358,15 +358,16 @@ def schedule_again(
     use, None where they begin afresh. job: as queue.enqueue takes it. Raises NotFound, ConfigInvalid for one
     from which a task cannot begin.
     """
-    with sessions.begin() as session:
+    full: dict[str, Any] = {}
+    with sessions.read() as session:
         found = [tasks.get(session, name) for name in names]
-        full: dict[str, Any] = {}
         if found:
             backbone = backbones.by_id(session, found[0].backbone_id)
             full = full_recipe(backbone, recipe)
             if job.get("memory_bytes") is None:
                 workers = job.get("workers", 1)
                 job["memory_bytes"] = admission.of_tasks(session, backbone, found, full, workers)
+    with sessions.begin() as session:
         older = _older(session, found, warm_starts)
         record = queue.enqueue(session, names, full, **job)
         for task, start in zip(found, older, strict=True):
@@ -393,13 +394,15 @@ def schedule_repeatedly(
     sessions: Sessions, name: str, cron: str, learners: Sequence[str], recipe: Mapping[str, Any], **given: Any
 ) -> ScheduleRecord:
     """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
-    with sessions.begin() as session:
-        full = dict(recipe)
+    full = dict(recipe)
+    with sessions.read() as session:
         found = [tasks.get(session, learner) for learner in learners]
         if found:
             full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe)
-        for group in [found] if found and given.get("together") else [[task] for task in found]:
+        alike = len({task.backbone_id for task in found}) == 1  # else it is refused below
+        for group in [found] if alike and given.get("together") else [[task] for task in found]:
             admission.of_tasks(session, backbones.by_id(session, group[0].backbone_id), group, full)
+    with sessions.begin() as session:
         return schedules.add(session, name, cron, learners, full, **given)
 
 

@@ -264,8 +264,8 @@ class OverLimit(OrchestrationError, UserError):
     def __str__(self) -> str:
         what, takes, limit, advice, size_bytes = self.args
         return (
-            f"{what} {takes} of memory, and the queue's limit is {limit} for all jobs together: it would wait "
-            f"for ever. Nothing was scheduled. Schedule it with one of: {'; '.join(advice)}. "
+            f"{what} {takes} of memory, and the queue's limit is {limit} for all jobs together: it would "
+            f"wait for ever. Nothing was scheduled. Schedule it with one of: {'; '.join(advice)}. "
             f"Or raise the limit: affinery queue limit set resource memory_bytes {size_bytes}"
         )
 

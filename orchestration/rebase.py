@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from affinery.errors import AffineryError, ConfigInvalid, near
-from orchestration import queue
+from orchestration import admission, queue
 from orchestration.additions import full_recipe
 from orchestration.conditions import check_architecture, facts
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of, started_fresh
