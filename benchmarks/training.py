@@ -15,6 +15,7 @@ import copy
 import gc
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from affinery.diffusion.schedule import NoiseSchedule
 from affinery.estimate import Estimator, Setup
 from affinery.meta_device import LiveMemory
 from benchmarks.timing import CLOCKS, Figure, Spread, Stopwatch, show, write
+from orchestration.ray_processes import ALLOCATOR
 from trainers.loop import CoTraining, halved
 from trainers.recipe import Recipe
 from trainers.streams import TaskData
@@ -580,6 +582,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch's threads; its own choice where not given")
     parser.add_argument("--only", choices=[part.__name__ for part in PARTS], help="one part of the figures")
     chosen = parser.parse_args()
+    if not os.environ.keys() >= ALLOCATOR.keys():  # both sides: as in a training by Affinery
+        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)  # noqa: S606
     warnings.filterwarnings("ignore")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

@@ -24,6 +24,13 @@ WATCHERS = 4
 TOKEN = "ahead-"  # noqa: S105 - a file that one process takes
 KEPT_SECONDS = 24 * 3600
 ANSWER_SECONDS = 10.0
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+}
+"""glibc keeps what it has for the next step. By itself it gives every tensor of 32 MB or more back to the system,
+and the next one is paid again page by page: up to a fifth of a step."""
 FOR_WATCHING = ("ray.train.torch",)
 FOR_TRAINING = ("ray.train.torch", "trainers.session", "timm.layers", "diffusers.schedulers")
 AFTER_TRAINING = (
@@ -88,7 +95,7 @@ def make_ready(folder: Path, shared: dict[str, str], watchers: int) -> None:
 
 def training() -> dict[str, str]:
     """The environment of the process that trains, beside what Ray Train hands on."""
-    return {TRAINS: "1"}
+    return {TRAINS: "1"} | ALLOCATOR
 
 
 def preload() -> None:

@@ -80,7 +80,7 @@ def joined(
     """The output, and the narrow h = ReLU(W_down x) that it was made with: (G, L, out), (G, L, d)."""
     hidden = torch.bmm(x, down.transpose(1, 2)).relu_()
     low = torch.baddbmm(shift[:, None], hidden, (s[:, None, None] * up).transpose(1, 2))
-    y = torch.addcmul(low, y0, gain[:, None])
+    y = low.addcmul_(y0, gain[:, None])
     return (y.add_(y0) if y.dtype in HALVES else y), hidden
 
 
