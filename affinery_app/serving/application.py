@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from affinery import __version__
 from affinery.diffusion.sampling import default_settings
+from affinery.pictures import png_of
 from affinery.serving.engine import Ask, Engine, QueueFull, Stopped, Ticket, TooLate
 from affinery_app.api import problems
 from affinery_app.api.access import Token
@@ -177,18 +178,8 @@ def _refusal(error: Exception) -> Response:
 
 
 def _told(ticket: Ticket, images: Any) -> dict[str, Any]:
-    pictures = [base64.b64encode(_png(image)).decode() for image in images]
+    pictures = [base64.b64encode(png_of(image)).decode() for image in images]
     return {"task": ticket.ask.task, "seeds": list(ticket.ask.seeds), "images": pictures}
-
-
-def _png(image: Any) -> bytes:
-    """(C, H, W) in [−1, 1] as a PNG of its own size."""
-    from PIL import Image
-
-    from trainers.pictures import png
-
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return png(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]))
 
 
 def _grid(images: Any, columns: int) -> bytes:
