@@ -1,43 +1,58 @@
 """Jobs that train nothing: what each is asked to do, checked when it is scheduled and again when it is done.
 
-What a job names may be made by one that it waits for, so `schedule` looks names up only where there is none.
+What a job names is pinned to what it means when it is scheduled: no new version, alias that moves or new name
+changes it. What a job that it waits for may still make is pinned when it is begun instead.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.orm import Session
 
+from affinery.merge_recipe import merges_of
 from orchestration import queue
 from orchestration.additions import Scheduled
 from orchestration.errors import JobInvalid
 from orchestration.jobs import Order
-from registry import adapters, backbones, compositions, refs, tasks, verification
-from registry.errors import AmbiguousRef
-from registry.records import AdapterRecord
+from registry import adapters, backbones, compositions, names, refs, tasks, verification
+from registry.errors import RefInvalid, Renamed
 from registry.session import Sessions
 
 Name = Annotated[str, Field(min_length=1)]
 
 
 class Chore(BaseModel):
-    """The payload of a job. KIND: of which kind that is."""
+    """The payload of a job. KIND: of which kind that is; NAMES: what its references are to, by field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str]
+    NAMES: ClassVar[Mapping[str, str | None]]
 
     def check(self, session: Session) -> int | None:
         """Looks up what is named. → the node of the backbone whose limits hold for it. Raises NotFound …"""
         raise NotImplementedError
 
-    def pinned(self, session: Session) -> Chore:
+    def pinned(self, session: Session) -> Self:
         """The same of what its names mean now, whatever is renamed or moved until it is done."""
-        del session
-        return self
+        return self._with(lambda kind, ref: refs.fixed(_meant(session, kind, ref)))
+
+    def told(self, session: Session) -> Self:
+        """The same as people know it now: what was pinned, by its present name."""
+        return self._with(lambda _, ref: _called(session, ref))
+
+    def _with(self, change: Callable[[str | None, str], str]) -> Self:
+        changed: dict[str, Any] = {}
+        for field, kind in self.NAMES.items():
+            named = getattr(self, field)
+            if isinstance(named, list):
+                changed[field] = [change(kind, ref) for ref in named]
+            elif named is not None:
+                changed[field] = change(kind, named)
+        return self.model_copy(update=changed)
 
 
 class Evaluation(Chore):
@@ -48,6 +63,7 @@ class Evaluation(Chore):
     """
 
     KIND = "evaluate"
+    NAMES = {"adapters": "adapter"}
     adapters: Annotated[list[Name], Field(min_length=1)]
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
@@ -60,15 +76,12 @@ class Evaluation(Chore):
         found = {adapters.get(session, ref).backbone_id for ref in self.adapters}
         return found.pop() if len(found) == 1 else None
 
-    def pinned(self, session: Session) -> Evaluation:
-        meant = [_pinned(session, adapters.get(session, ref)) for ref in self.adapters]
-        return self.model_copy(update={"adapters": meant})
-
 
 class Export(Chore):
     """out: the folder, an absolute path; None for <workspace>/exports/…. The rest as `exports.Asked` says."""
 
     KIND = "export"
+    NAMES = {"composition": "composition", "task": "task"}
     composition: Name
     format: Name = "bundle"
     out: Name | None = None
@@ -79,11 +92,23 @@ class Export(Chore):
     def check(self, session: Session) -> int | None:
         return compositions.get(session, self.composition).backbone_id
 
+    def pinned(self, session: Session) -> Export:
+        if self.task is None or not self._is_sum(session):
+            return super().pinned(session)
+        return self.model_copy(update={"task": None}).pinned(session).model_copy(update={"task": self.task})
+
+    def _is_sum(self, session: Session) -> bool:
+        """Whether the task is one of the composition's own sums, whose names never change."""
+        whole = compositions.by_id(session, _meant(session, "composition", self.composition))
+        sums = merges_of(whole.recipe, len(whole.members)) if whole.mode == "merged" else ()
+        return any(each.name == self.task for each in sums)
+
 
 class Rebase(Chore):
     """only: the tasks that are meant, all where none is named; recipe: settings in place of those before."""
 
     KIND = "rebase"
+    NAMES = {"old": "backbone", "new": "backbone", "only": "task"}
     old: Name
     new: Name
     only: list[Name] = Field(default_factory=list)
@@ -101,6 +126,7 @@ class Verification(Chore):
     """ref: one thing and all that it was made from; None for everything."""
 
     KIND = "verify"
+    NAMES = {"ref": None}
     ref: Name | None = None
 
     def check(self, session: Session) -> int | None:
@@ -109,13 +135,21 @@ class Verification(Chore):
         return None
 
 
-def _pinned(session: Session, adapter: AdapterRecord) -> str:
-    """Its digest; its version where others have the same file: a name is never given to something else."""
+def _meant(session: Session, kind: str | None, ref: str) -> int:
+    """The node that a reference means, also by a name of before: that is never given to anything else."""
     try:
-        refs.find(session, "adapter", adapter.digest)
-    except AmbiguousRef:
-        return f"adapter:{adapter.ref}"
-    return adapter.digest
+        return refs.resolve(session, ref, verification.PREFERRED, kind).node_id
+    except Renamed as changed:
+        return refs.resolve(session, changed.args[2], verification.PREFERRED, kind).node_id
+
+
+def _called(session: Session, ref: str) -> str:
+    try:
+        node_id = names.parse(ref).node_id
+    except RefInvalid:  # the database takes any text from whoever writes rows
+        return ref
+    found = None if node_id is None else refs.describe(session, [node_id]).get(node_id)
+    return ref if found is None else found.full_ref
 
 
 Asked = TypeVar("Asked", bound=Chore)
@@ -128,6 +162,25 @@ def read(chore: type[Asked], payload: Mapping[str, Any]) -> Asked:
     except ValidationError as error:
         found = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise JobInvalid(chore.KIND, "; ".join(found)) from error
+
+
+def begun(sessions: Sessions, chore: type[Asked], payload: Mapping[str, Any]) -> tuple[Asked, Asked]:
+    """What a job is to do now that it is begun: pinned, and as people know it. Raises as read and check."""
+    asked = read(chore, payload)
+    with sessions.read() as session:
+        pinned = asked.pinned(session)
+        return pinned, pinned.told(session)
+
+
+def told(session: Session, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload of a job with the present names of what it is pinned to; of a training, as it is."""
+    chore = {each.KIND: each for each in Chore.__subclasses__()}.get(kind)
+    if chore is None:
+        return dict(payload)
+    try:
+        return read(chore, payload).told(session).model_dump(exclude_defaults=True)
+    except JobInvalid:
+        return dict(payload)
 
 
 def schedule(

@@ -14,8 +14,7 @@ from affinery import tensor_files
 from orchestration import datasets, publishing
 from orchestration.services import Services
 from orchestration.tracking import Tracking
-from orchestration.tracking.trainings import key_of
-from registry import adapters, backbones, evaluations, tasks
+from registry import adapters, backbones, evaluations, refs, tasks
 from registry import datasets as recorded
 from registry.metrics import numbers
 from registry.records import (
@@ -50,8 +49,9 @@ class Measured:
         """job_id, fence: of the job that measured it, where one did."""
         return evaluations.record(
             session,
-            adapter=self.adapter.ref,
-            reference=self.adapter.dataset,
+            # By their numbers: either may have another name by now.
+            adapter=refs.fixed(self.adapter.node_id),
+            reference=refs.fixed(self.adapter.dataset_id),
             protocol=self.judgement.protocol,
             results=self.judgement.results,
             job_id=job_id,
@@ -147,7 +147,8 @@ def tell(tracking: Tracking, measured: Measured, evaluation: EvaluationRecord, f
     folder: where the pictures are written first.
     """
     record = measured.adapter
-    if record.job_id is None or not tracking.kept.knows(key := key_of(record.job_id, record.task)):
+    key = record.provenance.get("tracking_key", "")
+    if record.job_id is None or not tracking.kept.knows(key):
         return
     now = int(time.time() * 1000)
     digest = evaluation.protocol_digest[:12]

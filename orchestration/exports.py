@@ -15,7 +15,7 @@ from affinery import tensor_files
 from affinery.errors import BundleInvalid, ConfigInvalid
 from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
-from registry import adapters, backbones, certificates, compositions, retirement, tasks
+from registry import adapters, backbones, certificates, compositions, names, refs, retirement, tasks
 from registry.digests import digest_of
 from registry.records import AdapterRecord, BackboneRecord, CompositionRecord, ExportRecord, TaskRecord
 from registry.session import Sessions
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from affinery.composed import ComposedModel
+    from affinery.formats.contract import Format
+    from orchestration.tracking import Tracking
 
 BUNDLE = "bundle"
 
@@ -50,6 +52,7 @@ class Written:
     """What was written, before it is recorded. difference: between it, loaded back, and the model."""
 
     composition: str
+    composition_id: int
     format: str
     path: Path
     digest: str
@@ -70,7 +73,7 @@ def export(
 def record(session: Session, written: Written) -> ExportRecord:
     return compositions.record_export(
         session,
-        composition=written.composition,
+        composition=refs.fixed(written.composition_id),  # it may have another name by now
         format=written.format,
         digest=written.digest,
         path=str(written.path),
@@ -86,8 +89,19 @@ def write(sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Pa
     folder = folder_for(found, asked, exports_folder)
     if asked.format == BUNDLE:
         digest, size_bytes = write_composition(sessions, store, found, folder, asked.backbone)
-        return Written(found.ref, BUNDLE, folder, digest, size_bytes)
+        return Written(found.ref, found.node_id, BUNDLE, folder, digest, size_bytes)
     return _write_format(sessions, store, found, asked, folder)
+
+
+def tell(tracking: Tracking, sessions: Sessions, written: Written) -> None:
+    """MLflow, of an export that it can serve."""
+    from orchestration.mlflow_models import NAME
+    from orchestration.tracking import exports as told
+
+    if written.format == NAME:
+        with sessions.read() as session:
+            found = compositions.get(session, refs.fixed(written.composition_id))
+        told.tell(tracking, found.ref, written.digest, _facts(sessions, found), written.path)
 
 
 def refuse(session: Session, record: CompositionRecord, unverified: bool = False) -> None:
@@ -113,13 +127,13 @@ def _write_format(
     sessions: Sessions, store: BlobStore, record: CompositionRecord, asked: Asked, folder: Path
 ) -> Written:
     """Writes a format of others beside its place, loads it back, compares, and gives it its name."""
-    from affinery.formats import format_named
     from affinery.formats.contract import Shipment, checked
 
-    form = format_named(asked.format)
+    form = _format(sessions, store, record, asked.format)
     if os.path.lexists(folder):
         raise ConfigInvalid(str(folder), "something is there already; choose another with --out.")
-    shipment = Shipment(composed(sessions, store, record), asked.task, _facts(sessions, record))
+    model = composed(sessions, store, record)
+    shipment = Shipment(model, _called(sessions, asked.task), _facts(sessions, record))
     part = folder.with_name(f".{uuid.uuid4().hex}.part")
     part.mkdir()
     try:
@@ -131,7 +145,26 @@ def _write_format(
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Written(record.ref, asked.format, folder, digest, size_bytes, difference, notes)
+    return Written(record.ref, record.node_id, asked.format, folder, digest, size_bytes, difference, notes)
+
+
+def _format(sessions: Sessions, store: BlobStore, record: CompositionRecord, name: str) -> Format:
+    """One of the formats of others. Raises UnknownName."""
+    from affinery.formats import format_named
+    from orchestration.mlflow_models import NAME, MlflowModel
+
+    if name == NAME:
+        return MlflowModel(lambda folder: write_composition(sessions, store, record, folder))
+    return format_named(name, [NAME])
+
+
+def _called(sessions: Sessions, task: str | None) -> str | None:
+    """What the model calls a task: a job says its number, and it may have a new name since."""
+    node_id = None if task is None else names.parse(task).node_id
+    if node_id is None:
+        return task
+    with sessions.read() as session:
+        return tasks.by_id(session, node_id).name
 
 
 def _facts(sessions: Sessions, record: CompositionRecord) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from orchestration import admission, queue
 from orchestration.additions import full_recipe
 from orchestration.conditions import check_architecture, facts
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of, started_fresh
-from registry import backbones, beginnings, tasks
+from registry import backbones, beginnings, renaming, tasks
 from registry.beginnings import Beginning
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
 from registry.session import Sessions
@@ -60,7 +60,8 @@ def rebase(
     if dry_run or not any(step.action == "schedule" for step in plan.steps):
         return plan
     with sessions.begin() as session:
-        # Planned anew: somebody may have recorded something meanwhile.
+        # Planned anew: somebody may have recorded something meanwhile. Names stay until it is written.
+        renaming.take_turns(session, alone=False)
         plan = plan_rebase(session, store, old, new, only=only, given=given, warm=warm)
         return schedule_rebase(session, plan)
 
@@ -78,7 +79,7 @@ def plan_rebase(
     """What would be done, task by task; nothing is written."""
     before, after = backbones.get(session, old), backbones.get(session, new)
     if before.node_id == after.node_id:
-        raise ConfigInvalid("rebase", f"{old!r} and {new!r} are the same backbone, {before.ref}.")
+        raise ConfigInvalid("rebase", f"old and new are the same backbone, {before.ref}.")
     found = tasks.list_all(session, backbone=before.ref)
     chosen = _chosen(session, before, found, only)
     there = {
@@ -92,10 +93,11 @@ def _chosen(
     session: Session, backbone: BackboneRecord, found: Sequence[TaskRecord], only: Sequence[str]
 ) -> list[TaskRecord]:
     by_name = {task.name: task for task in found}
-    for name in only:
-        if tasks.get(session, name).name not in by_name:
+    meant = dict.fromkeys(tasks.get(session, ref).name for ref in only)
+    for name in meant:
+        if name not in by_name:
             raise ConfigInvalid("--task", f"{name!r} is not on {backbone.ref}.{near(name, by_name)}")
-    return [by_name[tasks.get(session, name).name] for name in dict.fromkeys(only)] if only else list(found)
+    return [by_name[name] for name in meant] if only else list(found)
 
 
 def _step(

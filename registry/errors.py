@@ -93,7 +93,7 @@ class RefInvalid(RegistryError, UserError):
 
     def __str__(self) -> str:
         ref, reason = self.args
-        forms = "name, name@version, name@alias, kind:name@version or a digest"
+        forms = "name, name@version, name@alias, kind:name@version, a digest or node:number"
         return f"{ref!r} is not a reference: {reason} Write {forms}."
 
 

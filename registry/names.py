@@ -15,6 +15,7 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 # Control, format (which turn the direction of text or hide in it), lone surrogates, line and paragraph ends.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"  # Persian words and joined emoji are written with these
+NODE = "node"
 KINDS = (
     *("adapter", "backbone", "certificate", "composition", "dataset", "evaluation", "export", "run", "task"),
 )
@@ -86,13 +87,17 @@ def _forbidden_place(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A reference as written: its kind, and its version or alias, where they were given."""
+    """A reference as written: its kind, and its version or alias, where they were given.
+
+    node_id: where it names nothing and gives a node's number; name is empty then.
+    """
 
     text: str
     name: str
     kind: str | None = None
     version: int | None = None
     alias: str | None = None
+    node_id: int | None = None
 
     @property
     def may_be_digest(self) -> bool:
@@ -109,6 +114,8 @@ def parse(text: str) -> Ref:
             raise RefInvalid(text, f"it holds the control character U+{ord(character):04X}.")
     if ":" in rest:
         kind, _, rest = rest.partition(":")
+        if kind == NODE:
+            return Ref(text, "", node_id=_node_id(text, rest))
         if kind not in KINDS:
             raise RefInvalid(text, f"{kind!r} is not one of {', '.join(KINDS)}.")
     if "@" in rest:
@@ -127,6 +134,12 @@ def _version(text: str, number: str) -> int:
     if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:19]) < 2**31 and len(digits) < 11):
         shown = number if len(number) <= 40 else number[:37] + "…"
         raise RefInvalid(text, f"{shown!r} is neither a version number, which is 1 or more, nor an alias.")
+    return int(digits)
+
+
+def _node_id(text: str, digits: str) -> int:
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19 and int(digits) > 0):
+        raise RefInvalid(text, "a node's number is 1 or more.")
     return int(digits)
 
 

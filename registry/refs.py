@@ -4,7 +4,8 @@
     digits@2             a version
     digits@champion      an alias of a task's adapters
     dataset:digits@1     any of these with its kind, which is never ambiguous
-    3f9a2c               six digits or more of a digest; a name wins over it
+    3f9a2c               six digits or more of a digest; a name wins over it, also one that was changed
+    node:17              the thing of this number in this registry, whatever it is called, now and later
 
 Several answers are refused with the candidates; none, with the nearest known names; a name that was changed,
 with what to write now.
@@ -21,7 +22,7 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry import names, renaming
-from registry.errors import AllRetired, AmbiguousRef, NotFound, Renamed
+from registry.errors import AllRetired, AmbiguousRef, NotFound, RefInvalid, Renamed, article
 from registry.models import (
     Adapter,
     AliasMove,
@@ -78,8 +79,16 @@ def find(session: Session, kind: str, ref: str) -> int:
     return resolve(session, ref, kind=kind).node_id
 
 
+def fixed(node_id: int) -> str:
+    """The reference that means this node for ever, in this registry."""
+    return f"{names.NODE}:{node_id}"
+
+
 def _nothing(session: Session, wanted: names.Ref, kind: str | None) -> NotFound:
     """Why nothing answers: it is called otherwise now, all of it is retired, or there is no such thing."""
+    if wanted.node_id is not None:
+        last = session.scalar(select(func.max(Node.id))) or 0
+        return NotFound("recorded thing", wanted.text, [f"numbers up to {last}"])
     kind = wanted.kind or kind
     said = "" if wanted.version is None and wanted.alias is None else f"@{wanted.version or wanted.alias}"
     named = renaming.KINDS if kind is None else (_NAMED_BY.get(kind, kind),)
@@ -105,8 +114,14 @@ def in_use() -> ColumnElement[bool]:
 
 
 def _answers(session: Session, wanted: names.Ref, kind: str | None) -> list[NodeRecord]:
+    if wanted.node_id is not None:
+        found = list(describe(session, [wanted.node_id]).values())
+        if found and kind not in (None, found[0].kind):
+            reason = f"it is {found[0].full_ref}, and {article(kind or '')} {kind} is wanted."
+            raise RefInvalid(wanted.text, reason)
+        return found
     found = _by_name(session, wanted, kind)
-    if not found and wanted.may_be_digest:
+    if not found and wanted.may_be_digest and not renaming.was_a_name(session, wanted.name):
         return list(describe(session, _by_digest(session, wanted.name.lower(), kind)).values())
     return found
 

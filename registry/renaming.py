@@ -49,6 +49,8 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
 def bearer(session: Session, ref: str) -> tuple[str, str]:
     """What a reference without a version is the name of: (kind, name). Raises as rename does."""
     wanted = names.parse(ref)
+    if wanted.node_id is not None:
+        raise RefInvalid(ref, "a name is to be changed, and this is a number.")
     if wanted.version is not None or wanted.alias is not None:
         raise RefInvalid(ref, "a name belongs to all versions: write it without one.")
     if wanted.kind is not None and wanted.kind not in KINDS:
@@ -102,6 +104,12 @@ def called_now(session: Session, kind: str, name: str) -> str | None:
         return None
     query = select(Renaming.name).where(Renaming.kind == kind, Renaming.origin == first)
     return session.scalar(query.order_by(Renaming.id.desc()).limit(1))
+
+
+def was_a_name(session: Session, name: str) -> bool:
+    """Whether something once had this name, of whatever kind."""
+    query = select(Renaming.id).where(Renaming.kind.in_(KINDS), Renaming.was == name).limit(1)
+    return session.scalar(query) is not None
 
 
 def names_ever(session: Session, kind: str, name: str) -> set[str]:

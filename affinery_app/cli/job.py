@@ -58,7 +58,7 @@ def list_page(
         )
         ways = obstacles(session, jobs, machine())
     if as_json:
-        emit([job.to_json() | {"obstacle": ways.get(job.id)} for job in jobs])
+        emit([job.in_brief() | {"obstacle": ways.get(job.id)} for job in jobs])
         return
     table(
         COLUMNS,
@@ -73,16 +73,18 @@ def list_page(
 def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """One job: what it is to do, where it stands and why, and every attempt."""
     from affinery_app.wiring import open_workspace
-    from orchestration import queue
+    from orchestration import chores, queue
     from orchestration.obstacles import obstacles
     from orchestration.planner import machine
 
     with open_workspace(workspace).sessions.read() as session:
         record = queue.get(session, job)
+        asked = chores.told(session, record.kind, record.payload)
         tries = queue.attempts(session, record.id)
         obstacle = obstacles(session, [record], machine()).get(record.id)
     if as_json:
-        emit(record.to_json() | {"obstacle": obstacle, "tries": [each.to_json() for each in tries]})
+        told = {"obstacle": obstacle, "tries": [each.to_json() for each in tries]}
+        emit(record.to_json() | ({} if record.kind == "train" else {"asked": asked}) | told)
         return
     room = record.resources()
     fields(
@@ -92,7 +94,7 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
             ("state", record.state),
             ("what", standing(record, obstacle)),
             ("tasks", record.tasks or None),
-            *([] if record.kind == "train" else [("asked", json.dumps(record.payload, ensure_ascii=False))]),
+            *([] if record.kind == "train" else [("asked", json.dumps(asked, ensure_ascii=False))]),
             ("after", [need[:8] for need in record.needs] or None),
             ("strategy", record.strategy or "chosen where it runs"),
             ("takes", f"{room.cpus:g} processors, {room.gpus:g} GPUs"),
@@ -232,7 +234,7 @@ def watch(
 
 def _tell(job: JobRecord, facts: tuple[Any, ...], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(job.to_json(), ensure_ascii=False), flush=True)
+        print(json.dumps(job.in_brief(), ensure_ascii=False), flush=True)
     else:
         number, short, _, state, tasks, progress, what = facts
         print(f"{number} {short} {state:<9} {', '.join(tasks)}  {progress}  {what}".rstrip(), flush=True)

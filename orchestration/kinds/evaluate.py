@@ -22,7 +22,8 @@ class Evaluate:
     needs_ray: ClassVar[bool] = False
 
     def run(self, attempt: Attempt) -> None:
-        asked, found = chores.read(chores.Evaluation, attempt.job.payload), []
+        asked, _ = chores.begun(attempt.services.sessions, chores.Evaluation, attempt.job.payload)
+        found = []
         for done, ref in enumerate(asked.adapters):
             attempt.tell.progress(ProgressLine(done, len(asked.adapters), {}, time.time()))
             found.append(evaluations.measure(attempt.services, ref, asked, attempt.stage))

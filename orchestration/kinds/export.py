@@ -20,15 +20,16 @@ class Export:
 
     def run(self, attempt: Attempt) -> None:
         services = attempt.services
-        chore = chores.read(chores.Export, attempt.job.payload)
+        chore, told = chores.begun(services.sessions, chores.Export, attempt.job.payload)
         out = None if chore.out is None else Path(chore.out)
         asked = exports.Asked(
             chore.composition, chore.format, out, chore.task, chore.unverified, chore.backbone
         )
-        attempt.stage(f"writing {chore.composition} as {chore.format}")
+        attempt.stage(f"writing {told.composition} as {chore.format}")
         written = exports.write(services.sessions, services.store, asked, services.exports)
-        told = asdict(written) | {"path": str(written.path), "notes": list(written.notes)}
-        attempt.complete(told, lambda session: exports.record(session, written))
+        result = asdict(written) | {"path": str(written.path), "notes": list(written.notes)}
+        attempt.complete(result, lambda session: exports.record(session, written))
+        exports.tell(services.tracking, services.sessions, written)
 
 
 KIND = Export()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from orchestration import chores, rebase
 from orchestration.kinds.contract import Attempt
+from registry import renaming
 
 
 class Rebase:
@@ -20,11 +21,12 @@ class Rebase:
 
     def run(self, attempt: Attempt) -> None:
         services = attempt.services
-        asked = chores.read(chores.Rebase, attempt.job.payload)
-        attempt.stage(f"planning what becomes of {asked.old} on {asked.new}")
+        asked, told = chores.begun(services.sessions, chores.Rebase, attempt.job.payload)
+        attempt.stage(f"planning what becomes of {told.old} on {told.new}")
         result: dict[str, Any] = {}
 
         def write(session: Session) -> None:
+            renaming.take_turns(session, alone=False)  # names are read, and written of, in many steps
             plan = rebase.plan_rebase(
                 session,
                 services.store,

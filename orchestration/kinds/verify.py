@@ -23,7 +23,7 @@ class Verify:
 
     def run(self, attempt: Attempt) -> None:
         services = attempt.services
-        asked = chores.read(chores.Verification, attempt.job.payload)
+        asked, _ = chores.begun(services.sessions, chores.Verification, attempt.job.payload)
         attempt.stage("reading every row and every byte")
         told = 0.0
 

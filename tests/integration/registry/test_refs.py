@@ -17,6 +17,7 @@ from registry import (
     errors,
     exports,
     refs,
+    renaming,
     tasks,
 )
 from registry.session import Sessions
@@ -111,3 +112,36 @@ def test_a_wrong_name_among_thousands_is_answered_with_the_near_one(ledger: Sess
         world.dataset(session, "zebras")
     with ledger.read() as session, pytest.raises(errors.NotFound, match="Did you mean 'zebras'"):
         datasets.get(session, "zebra")
+
+
+def test_a_number_means_its_node_whatever_it_is_called_and_nothing_else(told: Sessions) -> None:
+    with told.begin() as session:
+        meant = adapters.get(session, "digits@1")
+        ref = refs.fixed(meant.node_id)
+        world.task(session, str(meant.node_id))  # a task whose name is the number
+        renaming.rename(session, "task:digits", "numerals")
+        assert (ref, adapters.get(session, ref).ref) == (f"node:{meant.node_id}", "numerals@1")
+        assert refs.resolve(session, ref).full_ref == "adapter:numerals@1"
+        with pytest.raises(errors.RefInvalid, match=r"it is adapter:numerals@1, and a task is wanted"):
+            tasks.get(session, ref)
+        with pytest.raises(errors.NotFound, match="numbers up to"):
+            refs.resolve(session, "node:99999")
+        for odd in ("node:", "node:0", "node:-1", "node:x", "node:1@2", "node:²", f"node:{'9' * 30}"):
+            with pytest.raises(errors.RefInvalid):
+                refs.resolve(session, odd)
+        with pytest.raises(errors.RefInvalid, match="a name is to be changed"):
+            renaming.rename(session, ref, "figures")
+
+
+def test_an_old_name_that_looks_like_a_digest_never_comes_to_mean_one(told: Sessions) -> None:
+    with told.begin() as session:
+        digest = adapters.get(session, "digits@1").digest
+        world.dataset(session, digest[:8])
+        renaming.rename(session, f"dataset:{digest[:8]}", "letters")
+    with told.read() as session:
+        for ask in (lambda: refs.resolve(session, digest[:8]), lambda: adapters.get(session, digest[:8])):
+            with pytest.raises(errors.NotFound):
+                ask()
+        with pytest.raises(errors.Renamed, match="letters"):
+            refs.resolve(session, digest[:8])
+        assert adapters.get(session, digest[:9]).ref == "digits@1"
