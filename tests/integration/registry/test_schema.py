@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, inspect, make_url, select, text
+from sqlalchemy.orm import Session
 
 import migrations.guards
 from migrations import guards_0001
-from registry import adapters, errors, guards, invariants, protection, tasks
+from registry import (
+    adapters,
+    beginnings,
+    compositions,
+    errors,
+    evaluations,
+    exports,
+    guards,
+    invariants,
+    protection,
+    tasks,
+)
 from registry.models import Base, Job, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
 from tests import first_schema
@@ -226,7 +238,12 @@ def test_a_registry_of_the_first_schema_is_brought_up_with_what_it_holds(
         engine.dispose()
 
 
-LATER = {"0002": ("tag", "note", "alias_move"), "0003": ("request",), "0004": ("schedule", "queue_limit")}
+LATER = {
+    "0002": ("tag", "note", "alias_move"),
+    "0003": ("request",),
+    "0004": ("schedule", "queue_limit"),
+    "0005": ("evaluation", "figure", "renaming"),
+}
 
 
 @pytest.mark.parametrize("revision", KNOWN[:-1])
@@ -262,7 +279,32 @@ def test_a_registry_of_any_earlier_schema_becomes_one_that_verifies(
         assert list(protection.protected(engine)) == []
         with sessions(engine).read() as session:
             assert list(invariants.broken(session)) == []
+            _means_what_it_meant(session, revision)
         engine.dispose()
+
+
+def _means_what_it_meant(session: Session, revision: str) -> None:
+    """What was recorded under the earlier schema is found, under the names that it had last."""
+    named = revision >= "0005"
+    first, whole = ("numerals", "everything") if named else ("digits", "all")
+    assert [each.ref for each in adapters.list_all(session)] == [f"{first}@1", "faces@1"]
+    assert [(each.ref, each.members) for each in compositions.list_all(session)] == [
+        (f"{whole}@1", (f"{first}@1",))
+    ]
+    assert exports.get(session, whole).path == "/all"
+    awaited = session.scalars(select(Job.id).where(Job.awaited))
+    assert set(awaited) == {need for _, need in first_schema.NEEDS}
+    if revision >= "0002":
+        assert adapters.get(session, f"{first}@champion").ref == f"{first}@1"
+    if named:
+        with pytest.raises(errors.Renamed, match="numerals"):
+            tasks.get(session, "digits")
+        (found,) = evaluations.list_for(session, "numerals")
+        assert found.results["kid"] == {"mean": 0.5}
+        successor = tasks.get(session, "digits.dit-2")
+        assert (successor.backbone, successor.predecessor) == ("transformer@2", "numerals")
+        assert (successor.dataset, successor.state) == ("digits@2", "scheduled")
+        assert beginnings.of(session, "again")[successor.node_id].warm_start_id == 5
 
 
 def _count(connection: Connection, table: str) -> int:
