@@ -99,15 +99,27 @@ class JobRecord:
             own.memory_bytes if self.memory_bytes is None else self.memory_bytes,
         )
 
+    def in_brief(self) -> dict[str, Any]:
+        """What a list says of it: where it stands, not what it was given nor what came of it."""
+        whole = self.to_json()
+        told = {name: value for name, value in (self.progress or {}).items() if name != "result"}
+        return {name: whole[name] for name in BRIEF} | {"progress": told or None, "error": self.error}
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON, with recipe; instants in ISO 8601."""
+        """The fields as plain JSON; instants in ISO 8601."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         plain = {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in values.items()
         }
         lists = {"tasks": list(self.tasks), "needs": list(self.needs)}
-        return plain | lists | {"recipe": self.recipe}
+        return plain | lists
+
+
+BRIEF = (
+    *("number", "id", "kind", "state", "tasks", "strategy", "priority", "submitted_by", "needs", "waits"),
+    *("created_at", "run_at", "heartbeat_at", "owner", "request", "attempts"),
+)
 
 
 @dataclass(frozen=True)

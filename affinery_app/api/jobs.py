@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
@@ -13,7 +13,7 @@ from orchestration import queue
 from orchestration.jobs import AttemptRecord, JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-Job = shape(JobRecord, recipe=dict[str, Any])
+Job = shape(JobRecord)
 Attempt = shape(AttemptRecord)
 JobId = Annotated[
     str, Path(max_length=64, pattern="^[0-9a-zA-Z._-]+$", description="An id, how one begins, or a number.")

@@ -50,7 +50,7 @@ def run(
     with space.sessions.read() as session:
         found = queue.list_all(session)
     if as_json:
-        emit([job.to_json() for job in found])
+        emit([job.in_brief() for job in found])
     elif listing:
         table(
             ["job", "state", "tasks", "strategy", "attempts", "error"],

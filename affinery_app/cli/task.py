@@ -252,7 +252,7 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
         versions = adapters.list_all(session, task=record.name)
     if as_json:
         learnt = [version.to_json() for version in versions]
-        emit(record.to_json() | {"jobs": [job.to_json() for job in jobs], "adapters": learnt})
+        emit(record.to_json() | {"jobs": [job.in_brief() for job in jobs], "adapters": learnt})
         return
     fields(
         [

@@ -107,7 +107,7 @@ def allowed(session: Session, defaults: Mapping[str, Capacity]) -> list[ColumnEl
         if row.scope == "resource":
             need = needed(row.key, defaults)
             used = session.scalars(select(func.coalesce(func.sum(need), 0)).where(running)).one()
-            conditions.append(need <= row.most - used)
+            conditions.append(need <= row.most - float(used))  # a Decimal, where PostgreSQL adds up bytes
     return conditions
 
 

@@ -43,7 +43,8 @@ def test_tasks_of_two_kinds_are_added_together_with_the_settings_of_each(
     kinds = ("--kind", "lora", "--kind", "vpt-deep", "--rank", 2, "--alpha", 4, "--targets", "qkv,proj")
     more = ("--set", "depth=1", "--set", "gated=false", "--set", "lr=0.003", "--steps", 7)
     job = answer(capsys, "task", "add", "shapes", "shades", "--backbone", "tiny", *kinds, *more, "-w", space)
-    assert (job["recipe"]["steps"], job["recipe"]["lr"], job["recipe"]["mask_ratio"]) == (7, 0.003, 0.5)
+    recipe = job["payload"]["recipe"]
+    assert (recipe["steps"], recipe["lr"], recipe["mask_ratio"]) == (7, 0.003, 0.5)
     tasks = {task["name"]: task for task in answer(capsys, "task", "list", "-w", space)}
     assert tasks["shapes"]["kind"] == "lora"
     assert tasks["shapes"]["config"] == {"targets": ["qkv", "proj"], "rank": 2, "alpha": 4.0}
