@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,17 @@ LEARNED = tiny.spec(config={"width": 16, "depth": 2, "heads": 2, "patch": 4, "le
 SPECS = {"dit": tiny.spec(), "dit with a variance": LEARNED, "unet": unet_spec(), "text unet": text_spec()}
 
 
-def possible(name: str, spec: BackboneSpec) -> bool:
+def possible(name: str, estimator: Estimator) -> bool:
     """Whether a kind is defined on a backbone."""
     try:
-        Estimator(spec).count(name, {})
+        estimator.count(name, {})
     except ConfigInvalid:
         return False
     return True
 
 
-CASES = [(name, backbone) for name in kinds() for backbone, spec in SPECS.items() if possible(name, spec)]
+ON = {backbone: Estimator(spec) for backbone, spec in SPECS.items()}
+CASES = [(name, backbone) for name in kinds() for backbone in SPECS if possible(name, ON[backbone])]
 every_kind_on_every_backbone = pytest.mark.parametrize(("name", "backbone"), CASES)
 
 
@@ -62,9 +64,15 @@ def settings(name: str) -> dict[str, Any]:
     return {"rank": 2} if "rank" in kind(name).config({}).to_dict() else {}
 
 
-def cost(name: str, spec: BackboneSpec) -> Cost:
-    ratio = KEPT if spec.arch == "dit" else 0.0
-    return Estimator(spec, Setup(CLASSES, BATCH, ratio)).cost(name, settings(name))
+@cache
+def estimator(backbone: str) -> Estimator:
+    spec = SPECS[backbone]
+    return Estimator(spec, Setup(CLASSES, BATCH, KEPT if spec.arch == "dit" else 0.0))
+
+
+@cache
+def cost(name: str, backbone: str) -> Cost:
+    return estimator(backbone).cost(name, settings(name))
 
 
 def learner(name: str, spec: BackboneSpec) -> ComposedModel:
@@ -103,7 +111,7 @@ def real_step(model: ComposedModel, tokens: int, masked: bool) -> Step:
 
 @every_kind_on_every_backbone
 def test_a_step_without_weights_costs_what_a_real_one_does(name: str, backbone: str) -> None:
-    found = cost(name, SPECS[backbone])
+    found = cost(name, backbone)
     model = learner(name, SPECS[backbone])
     assert real_step(model, found.step.tokens, masked=False) == found.step
     if found.masked is not None:
@@ -113,7 +121,7 @@ def test_a_step_without_weights_costs_what_a_real_one_does(name: str, backbone: 
 
 @every_kind_on_every_backbone
 def test_the_adapter_file_has_the_estimated_bytes(name: str, backbone: str) -> None:
-    found = cost(name, SPECS[backbone])
+    found = cost(name, backbone)
     adapter = learner(name, SPECS[backbone]).adapter("task")
     assert len(adapter_bytes(adapter)) == found.file_bytes
     assert adapter.parameters == found.parameters
@@ -121,7 +129,7 @@ def test_the_adapter_file_has_the_estimated_bytes(name: str, backbone: str) -> N
 
 @pytest.mark.parametrize("name", kinds())
 def test_training_keeps_the_estimated_states(name: str) -> None:
-    found = cost(name, tiny.spec())
+    found = cost(name, "dit")
     model = ComposedModel(tiny.backbone(), FINGERPRINT)
     config = kind(name).config(settings(name)).to_dict()
     meta = tiny.meta("task", (4, 4 + CLASSES), kind=name, config=config, backbone=FINGERPRINT)
