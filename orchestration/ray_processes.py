@@ -29,8 +29,8 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
-"""glibc keeps what it has for the next step. By itself it gives every tensor of 32 MB or more back to the system,
-and the next one is paid again page by page: up to a fifth of a step."""
+"""glibc keeps what it has for the next step. By itself it gives every tensor of 32 MB or more back to the
+system, and the next one is paid again page by page: up to a fifth of a step."""
 FOR_WATCHING = ("ray.train.torch",)
 FOR_TRAINING = ("ray.train.torch", "trainers.session", "timm.layers", "diffusers.schedulers")
 AFTER_TRAINING = (

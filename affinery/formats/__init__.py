@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ def formats() -> list[str]:
     )
 
 
-def format_named(name: str) -> Format:
-    """One format. Raises UnknownName."""
+def format_named(name: str, others: Sequence[str] = ()) -> Format:
+    """One format. others: the names of those that are not here. Raises UnknownName."""
     if name not in formats():
-        raise UnknownName("export format", name, ["bundle", *formats()])
+        raise UnknownName("export format", name, sorted(["bundle", *formats(), *others]))
     found: Format = import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FormatOption = Annotated[
     str,
-    typer.Option("--format", help="bundle, diffusers, dit, onnx, safetensors or torch-export."),
+    typer.Option("--format", help="bundle, diffusers, dit, mlflow, onnx, safetensors or torch-export."),
 ]
 ExportTaskOption = Annotated[
     str | None, typer.Option("--task", help="The task, for a format that takes one.")
@@ -149,6 +149,7 @@ def export(
     if sign is not None and file_format != exports.BUNDLE:
         raise ConfigInvalid("--sign", "only a bundle is signed.")
     record, written = exports.export(space.sessions, space.store, asked, space.exports)
+    exports.tell(space.tracking, space.sessions, written)
     if sign is not None:
         from affinery.signing import sign as sign_bundle
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from affinery.tensor_files import sha256_file
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+log = logging.getLogger(__name__)
 KEY_TAG, REF_TAG, DIGEST_TAG = "affinery.key", "affinery.ref", "affinery.digest"
 PARENT_TAG = "mlflow.parentRunId"
 MISSING_TAG = "affinery.missing_artifact"
@@ -189,7 +191,11 @@ def _register(
 
 
 def _model(client: MlflowClient, run_id: str, key: str, operation: Mapping[str, Any]) -> None:
-    """A logged model of files that are text, registered."""
+    """A logged model of files that are text, and of a folder's; registered. None, if the folder is gone."""
+    folder = operation.get("folder")
+    if folder is not None and not Path(folder).is_dir():
+        log.warning("%s is gone before MLflow could be told of it.", folder)
+        return
     experiment = client.get_run(run_id).info.experiment_id
     known = client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
     if known:
@@ -202,7 +208,8 @@ def _model(client: MlflowClient, run_id: str, key: str, operation: Mapping[str, 
     with TemporaryDirectory(prefix="affinery-") as scratch:
         for name, text in operation["files"].items():
             (Path(scratch) / name).write_text(text, encoding="utf-8")
-        client.log_model_artifacts(model.model_id, scratch)
+        for each in (scratch, folder) if folder is not None else (scratch,):
+            client.log_model_artifacts(model.model_id, each)
     client.finalize_logged_model(model.model_id, "READY")
     # By its place: `models:/…` would be looked up in whatever MLflow this process has as its default.
     place = str(model.artifact_location)

@@ -128,11 +128,21 @@ class Tracking:
         self.kept.append(key, {"op": "register", "name": name, "path": path, "tags": dict(tags)})
 
     def log_model(
-        self, key: str, title: str, kind: str, name: str, tags: Mapping[str, str], files: Mapping[str, str]
+        self,
+        key: str,
+        title: str,
+        kind: str,
+        name: str,
+        tags: Mapping[str, str],
+        files: Mapping[str, str],
+        folder: Path | None = None,
     ) -> None:
-        """A logged model made of files of text, and a version of the registered model `name` from it."""
+        """A logged model made of files of text, and a version of the registered model `name` from it.
+
+        folder: one whose files belong to it too. It is read when MLflow is told, not copied now.
+        """
         told = {"title": title, "type": kind, "name": name, "tags": dict(tags), "files": dict(files)}
-        self.kept.append(key, {"op": "model", **told})
+        self.kept.append(key, {"op": "model", **told, "folder": None if folder is None else str(folder)})
 
     def finish(self, key: str, status: str = "FINISHED") -> None:
         """Ends a run and tries to bring MLflow up to date at once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +168,24 @@ def test_a_format_is_compared_recorded_and_never_half_there(space: Services) -> 
     assert (record.format, record.digest, record.path) == ("safetensors", written.digest, str(written.path))
     with pytest.raises(ConfigInvalid, match="something is there already"):
         ship(space, format="safetensors", task="low")
+
+
+def test_an_mlflow_model_is_registered_with_its_lineage_and_loaded_from_there(space: Services) -> None:
+    import mlflow.pyfunc
+
+    compose(space, "shapes", "shades")
+    written = ship(space, format="mlflow")
+    assert written.difference == 0
+    for _ in range(2):  # told twice, it is there once
+        exports.tell(space.tracking, space.sessions, written)
+    assert space.tracking.flush()
+    client = space.tracking.client()
+    (version,) = client.search_model_versions("name='model.all'")
+    assert version.tags["affinery.ref"] == "all@1"
+    assert "shades@1" in json.loads(version.tags["affinery.members"])
+    found = mlflow.pyfunc.load_model(version.source)
+    (row,) = found.predict([{"task": "shades", "label": "y", "steps": 2}])
+    assert base64.b64decode(row["image"]).startswith(b"\x89PNG")
 
 
 def test_a_bundle_without_its_backbone_takes_it_from_elsewhere(space: Services, tiny_backbone: Path) -> None:
