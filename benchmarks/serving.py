@@ -1,28 +1,35 @@
-"""Requests of many tasks drawn together against one by one, and a mixed pass against a bare one.
+"""Requests of many tasks drawn together: over one by one, over PEFT's adapters swapped; and a mixed pass.
 
     python -m benchmarks.serving [--quick] [--json FILE]
 
-Both sides draw the same images from the same model, in turns. p95 is of the time from when all requests are
-there to when each has its images.
+Both sides draw the same images from the same weights, in turns; their images are compared first. p95 is of
+the time from when all requests are there to when each has its images. PEFT, one pipeline with its adapters
+loaded, sets the request's adapter and draws. It has no Affiner, so beside it our tasks are the same LoRAs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import peft
 import torch
+from torch import Tensor
 
+from affinery.adapters.files import read_adapter
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.serving.engine import Ask, Engine
-from benchmarks.timing import CLOCKS, Figure, Spread, show, write
+from benchmarks.adapters import FINGERPRINT, Adapters, Size, build
+from benchmarks.timing import CLOCKS, Figure, Spread, Stopwatch, show, write
 from tests import tiny_models as tiny
 
 TASKS, REQUESTS, BATCH = 8, 32, 16
@@ -30,6 +37,7 @@ ROUNDS, QUICK_ROUNDS = 7, 3
 STEPS, QUICK_STEPS = 10, 4
 WIDTH, DEPTH, RANK = 192, 6, 8  # at 64 tokens
 FORWARD_TARGET = 1.15  # times the bare backbone
+SWAPPING_TARGET = 2.0
 
 
 def model_of(tasks: int) -> ComposedModel:
@@ -41,10 +49,78 @@ def model_of(tasks: int) -> ComposedModel:
     return model
 
 
-def asks(steps: int) -> list[Ask]:
-    """One image each, the tasks in turn."""
+def asks(steps: int, called: str = "t{}", row: int | None = None) -> list[Ask]:
+    """One image each, the tasks in turn. row: of the class table; each task's own first where not given."""
     settings = SamplerSettings(steps, 2.0)
-    return [Ask(f"t{i % TASKS}", (4 + 2 * (i % TASKS),), (i,), settings) for i in range(REQUESTS)]
+    numbers = [i % TASKS for i in range(REQUESTS)]
+    rows = [4 + 2 * number if row is None else row for number in numbers]
+    return [Ask(called.format(number), (rows[i],), (i,), settings) for i, number in enumerate(numbers)]
+
+
+class Swapped:
+    """PEFT's adapters on one backbone; the active one draws."""
+
+    def __init__(self, bench: Adapters) -> None:
+        folders = [bench.theirs(number) for number in range(TASKS)]
+        self.peft = peft.PeftModel.from_pretrained(
+            copy.deepcopy(bench.backbone), folders[0], adapter_name="lora 0"
+        )
+        for number, folder in enumerate(folders[1:], 1):
+            self.peft.load_adapter(folder, f"lora {number}")
+        self.peft.eval()
+        self.model = ComposedModel(self.peft.base_model.model, tiny.FINGERPRINT)
+
+    def draw(self, ask: Ask) -> Tensor:
+        self.peft.set_adapter(ask.task)
+        return sample(self.model, [Draw(None, ask.rows[0], ask.seeds[0])], ask.settings)
+
+    def one_by_one(self, wanted: list[Ask], waits: list[float]) -> None:
+        start = time.perf_counter()
+        for ask in wanted:
+            self.draw(ask)
+            waits.append(time.perf_counter() - start)
+
+
+def against_swapping(clock: Stopwatch, rounds: int, steps: int, folder: Path) -> Iterator[Figure]:
+    """32 requests over 8 LoRAs, micro-batched by the engine, over PEFT's one after another."""
+    size = Size(WIDTH, DEPTH, 6, 8, RANK, BATCH, rounds)
+    files = Adapters(folder, build(size), size)
+    theirs = Swapped(files)
+    model = ComposedModel(copy.deepcopy(files.backbone), FINGERPRINT)
+    for number in range(TASKS):
+        model.load(read_adapter(files.ours("lora", number)))
+    wanted = asks(steps, "lora {}", row=1)
+    for ask in wanted[:TASKS]:
+        own = sample(model, [Draw(ask.task, ask.rows[0], ask.seeds[0])], ask.settings)
+        apart = float((own - theirs.draw(ask)).abs().max())
+        changed = float(
+            (own - sample(model, [Draw(None, ask.rows[0], ask.seeds[0])], ask.settings)).abs().max()
+        )
+        if not (apart <= 1e-4 and changed >= 1e-2):
+            raise SystemExit(
+                f"{ask.task}: images differ by {apart:.1e}; the task changes them by {changed:.1e}."
+            )
+    waits: tuple[list[float], list[float]] = ([], [])
+    engine = Engine(model, BATCH, REQUESTS)
+    try:
+        ratio = clock.over(
+            lambda: together(engine, wanted, waits[0]),
+            {"swapped": lambda: theirs.one_by_one(wanted, waits[1])},
+            rounds,
+        )["swapped"]
+    finally:
+        engine.stop()
+    yield Figure(
+        "throughput over PEFT's adapters swapped",
+        "×",
+        Spread.of(ratio),
+        None,
+        SWAPPING_TARGET,
+        more_is_better=True,
+    )
+    yield Figure(
+        "p95 of a request's wait, beside PEFT's", "s", Spread.of([p95(waits[0])]), Spread.of([p95(waits[1])])
+    )
 
 
 def together(engine: Engine, wanted: list[Ask], waits: list[float]) -> None:
@@ -99,7 +175,10 @@ def figures(rounds: int, steps: int) -> list[Figure]:
         )["alone"]
     finally:
         engine.stop()
+    with TemporaryDirectory() as folder:
+        swapped = list(against_swapping(clock, rounds, steps, Path(folder)))
     return [
+        *swapped,
         Figure("throughput over drawing one by one", "×", Spread.of(slower), more_is_better=True),
         Figure("p95 of a request's wait", "s", Spread.of([p95(ours)]), Spread.of([p95(theirs)])),
         Figure("a mixed pass over a bare one", "×", Spread.of(forward), target=FORWARD_TARGET),
