@@ -1,9 +1,12 @@
-"""Fixtures that tests in several folders share."""
+"""Fixtures that tests in several folders share, and the order in which their files are handed out."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 # As the command line does, before torch is loaded: threads that wait do not starve Ray's processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -13,3 +16,51 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.postgres",)
+HERE = Path(__file__).parent
+LONGEST = (
+    "integration/team/test_team.py",
+    "acceptance/test_demo.py",
+    "integration/faults/test_processes.py",
+    "integration/orchestration/test_cluster.py",
+    "integration/orchestration/test_worker.py",
+    "integration/orchestration/test_interruptions.py",
+    "integration/orchestration/test_ray_faults.py",
+    "integration/orchestration/test_conditions.py",
+    "integration/orchestration/test_local_ray.py",
+    "integration/orchestration/test_ray_processes.py",
+    "integration/orchestration/test_queue_clocks.py",
+    "integration/faults/test_publishing.py",
+    "integration/test_queue_benchmark.py",
+    "integration/test_benchmarks.py",
+    "unit/affinery/test_formats.py",
+)
+"""The files that take longest, which are begun first where several processes share the work.
+
+Begun last, one of them would keep one process busy while the others have nothing left to do.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    places = {HERE / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in places), "LONGEST names a file that is not there"
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has brought up, which takes it ten seconds."""
+    from orchestration.tracking import open_tracking
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    open_tracking(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", folder / "spool").prepare()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import learning_world as world
+
+    return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")

@@ -223,9 +223,11 @@ def train_here(services: Services, job_id: str) -> Path:
 
     from orchestration.kinds.train import plan_of
     from orchestration.planner import processors
+    from trainers.plan import TrainingPlan
     from trainers.session import TrainingSession
 
-    _, plan = plan_of(services, job(services, job_id))
+    _, made = plan_of(services, job(services, job_id))
+    plan = TrainingPlan.from_json(made.to_json())  # as a Ray worker is told it
     folder = services.runs / job_id / "attempt-1" / "ray" / "checkpoint"
     threads = torch.get_num_threads()
     torch.set_num_threads(processors())  # as a Ray worker does

@@ -125,19 +125,6 @@ def make_world(
     return World(services, job.id, found)
 
 
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has brought up, which takes it ten seconds."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    open_tracking(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", folder / "spool").prepare()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")
-
-
 class S3Server:
     """A server that speaks S3, with the bucket `faults`. It may go away and come back."""
 

@@ -9,21 +9,7 @@ import pytest
 
 from orchestration.local_ray import LocalRay, address_in
 from orchestration.services import Services
-from orchestration.tracking import open_tracking
 from tests import learning_world as world
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has brought up, which takes it ten seconds."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    open_tracking(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", folder / "spool").prepare()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")
 
 
 @pytest.fixture

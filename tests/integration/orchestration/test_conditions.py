@@ -1,4 +1,8 @@
-"""Tasks beyond classes, through the queue, Ray and the certificate: conditions, captions, sizes, latents."""
+"""Tasks beyond classes, through the queue and the certificate: conditions, captions, sizes, latents.
+
+One of them is trained by Ray, whose workers train whatever a plan says; the plans of the others go the same
+way through their JSON, and are trained in this process.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,6 @@ from tests import learning_world as world
 from tests import tiny_unets
 from trainers.conditions import canny, condition_record
 from trainers.replay import replay
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 RECIPE = {"steps": 8, "batch": 4, "warmup": 2}
 CANNY = condition_record("canny")
@@ -83,7 +85,7 @@ SPECS = {
 
 
 @pytest.fixture
-def space(tmp_path: Path, services: Services, local_ray: str, monkeypatch: pytest.MonkeyPatch) -> Services:
+def space(tmp_path: Path, services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
     """A workspace with three U-Nets, a folder of told pictures and one of classes; few samples are judged."""
     monkeypatch.setattr(publishing, "JUDGED_SAMPLES", 16)
     for name, spec in SPECS.items():
@@ -92,12 +94,18 @@ def space(tmp_path: Path, services: Services, local_ray: str, monkeypatch: pytes
         )
     world.add_dataset(services, told_folder(tmp_path / "shapes"), "shapes")
     world.add_dataset(services, world.image_folder(tmp_path / "letters", "a", "b"), "letters")
-    return replace(services, ray_address=local_ray)
+    return services
 
 
 def learn(services: Services, names: list[str], sources: list[str], **given: Any) -> world.Heard:
+    job = schedule(services, names, sources, **given)
+    if services.ray_address is None:
+        world.train_here(services, job.id)
+    return published(services)
+
+
+def published(services: Services) -> world.Heard:
     heard = world.Heard()
-    schedule(services, names, sources, **given)
     assert world.worker_here(services, heard).drain() == 1, heard.failures
     return heard
 
@@ -113,11 +121,13 @@ def bundle(services: Services, folder: Path, *members: str) -> ComposedModel:
     return load_bundle(folder)
 
 
+@pytest.mark.ray
 def test_a_condition_a_map_and_a_class_task_are_learnt_proved_and_drawn_from_one_bundle(
-    space: Services, tmp_path: Path
+    space: Services, local_ray: str, tmp_path: Path
 ) -> None:
+    with_ray = replace(space, ray_address=local_ray)
     first = learn(
-        space, ["edges", "letters"], ["shapes", "letters"], backbone="pixels", conditions=[CANNY, None]
+        with_ray, ["edges", "letters"], ["shapes", "letters"], backbone="pixels", conditions=[CANNY, None]
     )
     second = learn(space, ["depths"], ["shapes"], backbone="pixels", conditions=[DEPTH])
     assert first.published_refs == ["edges@1", "letters@1"]
@@ -165,8 +175,8 @@ def test_a_latent_backbone_encodes_once_and_draws_pictures(space: Services, tmp_
     learn(space, ["shapes"], ["shapes"], backbone="latents", conditions=[DEPTH])
     kept = {path: path.stat().st_mtime_ns for path in space.cache.rglob("*.safetensors")}
     assert len([path for path in kept if path.parent == space.cache]) == 1
-    additions.schedule_again(space.sessions, ["shapes"], RECIPE)
-    assert world.worker_here(space, world.Heard()).drain() == 1
+    world.train_here(space, additions.schedule_again(space.sessions, ["shapes"], RECIPE).id)
+    published(space)
     assert {path: path.stat().st_mtime_ns for path in space.cache.rglob("*.safetensors")} == kept
     model = bundle(space, tmp_path / "bundle", "shapes@2")
     depth = torch.zeros(1, 16, 16)
@@ -176,11 +186,9 @@ def test_a_latent_backbone_encodes_once_and_draws_pictures(space: Services, tmp_
 
 def test_a_task_of_twice_the_size_is_learnt_on_a_transformer(space: Services, tmp_path: Path) -> None:
     world.add_dataset(space, world.image_folder(tmp_path / "digits", "0", "1"), "digits")
-    schedule(space, ["small"], ["digits"], backbone="tiny")
-    schedule(space, ["large"], ["digits"], backbone="tiny", image_size=32)
-    heard = world.Heard()
-    assert world.worker_here(space, heard).drain() == 2, heard.failures
-    assert [certificate.level for certificate in heard.certificates] == ["bit-exact"] * 2
+    small = learn(space, ["small"], ["digits"], backbone="tiny")
+    large = learn(space, ["large"], ["digits"], backbone="tiny", image_size=32)
+    assert [certificate.level for certificate in small.certificates + large.certificates] == ["bit-exact"] * 2
     model = bundle(space, tmp_path / "bundle", "small", "large")
     for name, side in (("small", 16), ("large", 32)):
         drawn = sample(model, [Draw(name, model.task(name).row("1"), 1)], SamplerSettings(3, 2.0))
