@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 
 def save_checkpoint(training: CoTraining, folder: Path) -> None:
-    """Writes what trains, its averages, the optimizer's moments, every random stream, and where tasks stand.
+    """Writes what trains, its averages, the optimizer's moments, every random stream, where tasks stand, and
+    what the last pass measured of their layers.
 
     Each task's tensors are its own, however tasks lie beside each other in memory. What safetensors files
     lie in the folder already, the finished adapters, belong to the checkpoint.
@@ -44,6 +45,9 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
             state = training.optimizer.state.get(parameter, {})
             tensors |= {f"{moment}.{i}.{name}": state[moment] for moment in MOMENTS if moment in state}
         tensors[f"stream.{i}"] = learner.stream.generator.get_state()
+        for layer, bank in training.banks(learner).items():
+            if bank.measured is not None:
+                tensors[f"measured.{i}.{layer}"] = bank.measured
     for i, task in enumerate(training.finished):
         tensors |= {f"finished.{i}.{name}": t for name, t in training.finished[task].tensors.items()}
     body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
@@ -130,6 +134,9 @@ def restore_checkpoint(training: CoTraining, folder: Path) -> None:
                     taken = torch.tensor(float(learner.standing.taken), device=parameter.device)
                     training.optimizer.state[parameter] = {"step": taken, **moments}
             learner.stream.generator.set_state(tensors[f"stream.{i}"])
+            for layer, bank in training.banks(learner).items():
+                measured = tensors.get(f"measured.{i}.{layer}")
+                bank.findings = bank.kind.recalled(None if measured is None else measured.to(training.device))
     training.step = step
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.adapters.routing import Plan
+from affinery.adapters.sites import Bank
 from affinery.composed import ComposedModel
 from affinery.diffusion.objective import l_simple, without_variance
 from affinery.diffusion.schedule import NoiseSchedule
@@ -130,6 +131,10 @@ class CoTraining:
             if learner.name == name:
                 return learner
         raise UnknownName("task in this training", name, [learner.name for learner in self.learners])
+
+    def banks(self, learner: Learner) -> dict[str, Bank]:
+        """By layer, the tensors of a task and of those in its group."""
+        return self.model.banks(self.model.groups[self.model.task(learner.name).group])
 
     @property
     def tasks(self) -> list[TaskData]:
@@ -259,7 +264,7 @@ class CoTraining:
                 some = [learner for learner in self.learners if learner.masked == masked]
                 if some:
                     self._passes(some, masked, losses, gradients)
-            self.ranks.sum([losses, *gradients])
+            self._share(losses, gradients)
             self._drop_rounding()
             self._clip()
             for group in self.optimizer.param_groups:
@@ -305,6 +310,16 @@ class CoTraining:
             else:
                 found = self.graphs.run((names, self.model.looked()), compute, inputs, gradients)
             losses.index_add_(0, where, found.to(losses))
+
+    def _share(self, losses: Tensor, gradients: list[Tensor]) -> None:
+        """All processes go on with the same numbers, so that what one of them saves is the state of all."""
+        if self.ranks.count == 1:
+            return
+        banks = (bank for group in self.model.groups.values() for bank in self.model.banks(group).values())
+        measured = [bank.measured for bank in banks if bank.measured is not None]
+        self.ranks.sum([losses, *gradients, *measured])
+        for one in measured:
+            one.div_(self.ranks.count)
 
     def _plan(self, names: tuple[str, ...], each: int) -> Plan:
         """How a batch with so many samples of each task is computed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,6 +17,9 @@ WHOLE_NUMBERS = {
     "accumulate": (1, 1_000_000),
     "patience": (0, 100_000_000),
 }
+FRACTIONS = {"mask_ratio", "unmasked_share", "label_dropout", "ema_decay"}
+POSITIVE = {"lr", "class_lr", "clip_norm"}
+LARGEST = sys.float_info.max
 CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
     "recompute": ("none", "cheap", "block"),
@@ -75,17 +78,19 @@ class Recipe:
 
     def _check_numbers(self) -> None:
         for name, (least, most) in WHOLE_NUMBERS.items():
-            if not least <= getattr(self, name) <= most:
-                raise ConfigInvalid(
-                    name, f"{getattr(self, name)} is not a whole number from {least} to {most}."
-                )
-        for name in ("mask_ratio", "unmasked_share", "label_dropout", "ema_decay"):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ConfigInvalid(name, f"{value!r} is not a whole number from {least} to {most}.")
+        for name in FRACTIONS | POSITIVE | {"weight_decay"}:
+            if type(getattr(self, name)) not in (int, float):
+                raise ConfigInvalid(name, f"{getattr(self, name)!r} is not a number.")
+        for name in sorted(FRACTIONS):
             value = getattr(self, name)
             if not 0 <= value <= 1 or (value == 1 and name != "unmasked_share"):
                 raise ConfigInvalid(name, f"{value} is not between 0 and 1.")
         if not 0 <= self.weight_decay < 1e3:
             raise ConfigInvalid("weight_decay", f"{self.weight_decay} is not zero or a positive number.")
-        for name in ("lr", "class_lr", "clip_norm"):
+        for name in sorted(POSITIVE):
             if not 0 < getattr(self, name) < 1e6:
                 raise ConfigInvalid(name, f"{getattr(self, name)} is not a positive number.")
 
@@ -104,7 +109,7 @@ class Recipe:
                 typed[name] = value
                 continue
             whole = isinstance(known[name].default, int)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
             if not number or (whole and value != int(value)):
                 raise ConfigInvalid(name, f"{value!r} is not a {'whole number' if whole else 'number'}.")
             typed[name] = int(value) if whole else float(value)

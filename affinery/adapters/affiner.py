@@ -293,6 +293,9 @@ class Affiner(Kind[AffinerConfig]):
             overlap = None if bank.findings is None else bank.findings.overlap
             bank.findings = Findings(low > NEAR_ZERO, size > DROWNED, overlap)
 
+    def recalled(self, measured: Tensor | None) -> Findings | None:
+        return None if measured is None else Findings(overlap=measured)
+
     def learning_rates(self) -> dict[str, float]:
         return {"s": 1.0}
 

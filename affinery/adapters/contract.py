@@ -151,6 +151,10 @@ class Kind(ABC, Generic[C]):
     def look(self, banks: Sequence[Bank]) -> None:
         """Before each pass that learns: the one place where a kind may wait for values on the device."""
 
+    def recalled(self, measured: Tensor | None) -> Any:
+        """A layer's findings, where its last pass measured this (`Bank.measured`), in whatever process."""
+        return None
+
     def run(
         self,
         site: Site,

@@ -48,6 +48,11 @@ class Bank(nn.Module):
         return len(self.stack(next(iter(self.shapes))))
 
     @property
+    def measured(self) -> Tensor | None:
+        """() what the last pass that learnt found out, by which the next one goes."""
+        return None if self.findings is None else cast("Tensor | None", self.findings.overlap)
+
+    @property
     def learns(self) -> bool:
         return bool(self.exposed) or any(stack.requires_grad for stack in self.parameters())
 

@@ -241,6 +241,28 @@ def test_with_every_setting_a_broken_training_ends_with_the_same_bytes(
     assert [adapter_bytes(a) for a in first.finish()] == [adapter_bytes(a) for a in second.finish()]
 
 
+@pytest.mark.parametrize("when", [1, 4])
+def test_layers_whose_branch_drowns_w_x_go_on_from_a_checkpoint_with_the_same_bytes(
+    when: int, tmp_path: Path
+) -> None:
+    recipe = replace(MASKED, precision="bf16")
+    first = training([DIGITS, LETTERS], recipe)
+    banks = [bank for learner in first.learners for bank in first.banks(learner).values()]
+    with torch.no_grad():
+        for bank in banks:
+            bank.exposed["s"].fill_(60.0)
+    steps(first, when)
+    save_checkpoint(first, tmp_path)
+    second = training([DIGITS, LETTERS], recipe)
+    steps(second, 2)  # of findings of its own, nothing is left
+    restore_checkpoint(second, tmp_path)
+    first.model.look()
+    assert any(bank.findings.drowned for bank in banks)
+    for run in (first, second):
+        run.run()
+    assert [adapter_bytes(a) for a in first.finish()] == [adapter_bytes(a) for a in second.finish()]
+
+
 def test_half_precision_passes_train_32_bit_tensors_near_those_of_full_precision() -> None:
     recipe = replace(MASKED, steps=12, mask_ratio=0.0)
     run = training([DIGITS], replace(recipe, precision="bf16"))

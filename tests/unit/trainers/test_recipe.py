@@ -29,11 +29,11 @@ def test_what_is_no_number_is_refused_for_every_setting(name: str, value: object
 @pytest.mark.parametrize(
     ("name", "values"),
     {
-        "steps": (0, -1, 1.5, 1e300),
+        "steps": (0, -1, 1.5, 1e300, 10**400),
         "batch": (0, -1, 1.5, 10**9),
         "warmup": (-1, 0.5),
         "seed": (-1, 2**63, 0.5),
-        "lr": (0, -1e-3, 1e6, NAN, INFINITE),
+        "lr": (0, -1e-3, 1e6, 10**400, NAN, INFINITE),
         "class_lr": (0, -1e-3, 1e6, NAN, INFINITE),
         "clip_norm": (0, -1, NAN, INFINITE),
         "weight_decay": (-0.1, 1e3, NAN, INFINITE),
@@ -60,6 +60,18 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: tuple[object
 def test_values_out_of_range_are_refused_in_the_constructor_too(name: str) -> None:
     with pytest.raises(ConfigInvalid, match=f"^{name}: "):
         replace(Recipe(), **{name: -1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+@pytest.mark.parametrize("value", ["12", True, None, [1], NAN])
+def test_what_is_no_number_is_refused_in_the_constructor_too(name: str, value: object) -> None:
+    with pytest.raises(ConfigInvalid, match=f"^{name}: "):
+        replace(Recipe(), **{name: value})  # type: ignore[arg-type]
+
+
+def test_half_a_step_is_refused_in_the_constructor() -> None:
+    with pytest.raises(ConfigInvalid, match=r"^steps: 2\.5 is not a whole number"):
+        Recipe(steps=2.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
