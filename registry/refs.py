@@ -221,9 +221,10 @@ def _known(session: Session, wanted: names.Ref, kind: str | None) -> list[str]:
     """What a person may have meant: of a name that is there its versions and aliases, else names like it."""
     kind = wanted.kind or kind
     kinds = [each for each in _VERSIONED if kind in (None, each)]
-    there = [ref for each in kinds for ref in _versions(session, each, wanted.name)]
+    there = {each: found for each in kinds if (found := _versions(session, each, wanted.name))}
     if there and (wanted.version is not None or wanted.alias is not None):
-        return [*there, *_aliases(session, wanted.name)]
+        said = (ref if len(there) == 1 else f"{each}:{ref}" for each, refs in there.items() for ref in refs)
+        return [*said, *(_aliases(session, wanted.name) if kind in (None, "adapter") else ())]
     known: set[str] = set()
     for each in kinds:
         name = _VERSIONED[each][1]

@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry import names
-from registry.errors import AmbiguousRef, NameTaken, NotFound, RefInvalid, TaskHeld
-from registry.models import JobTask, Renaming, Series, Task
+from registry.errors import AmbiguousRef, NameTaken, NotFound, RecordInvalid, RefInvalid, TaskHeld
+from registry.models import Composition, CompositionMember, JobTask, Renaming, Series, Task
 from registry.records import RenamingRecord
 
 KINDS = ("backbone", "dataset", "task", "composition")
@@ -26,8 +26,8 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
     """Change the name of what ref means; all that is made of it keeps its digest and its lineage.
 
     ref is a name (kind:name where several kinds have it), without a version: all versions change together.
-    Raises NotFound, AmbiguousRef, RefInvalid, NameInvalid, NameTaken and, for a task that a job holds,
-    TaskHeld.
+    Raises NotFound, AmbiguousRef, RefInvalid, NameInvalid, NameTaken and, of a task, TaskHeld while a job
+    holds it, and RecordInvalid where a composition of it has a sum of that name.
     """
     take_turns(session, alone=True)
     kind, called = bearer(session, ref)
@@ -39,6 +39,8 @@ def rename(session: Session, ref: str, name: str) -> RenamingRecord:
         raise NameTaken(kind, name)
     if kind == "task" and _is_held(session, called):
         raise TaskHeld(called)
+    if kind == "task" and (whole := _summed_as(session, called, name)):
+        raise RecordInvalid("The new name", f"{whole} has a sum of that name beside the task {called!r}")
     row = Renaming(kind=kind, origin=source, was=called, name=name)
     session.add(row)
     session.flush()
@@ -134,6 +136,20 @@ def _was_other(session: Session, kind: str, name: str, source: str) -> bool:
 def _is_held(session: Session, task: str) -> bool:
     query = select(JobTask.job_id).join(Task, Task.node_id == JobTask.task_id)
     return session.scalar(query.where(Task.name == task, JobTask.live).limit(1)) is not None
+
+
+def _summed_as(session: Session, task: str, name: str) -> str | None:
+    """A composition of the task in which a sum has this name: both would be asked for by it."""
+    query = (
+        select(Composition.name, Composition.version, Composition.recipe)
+        .join(CompositionMember, CompositionMember.composition_id == Composition.node_id)
+        .join(Task, Task.node_id == CompositionMember.task_id)
+        .where(Task.name == task, Composition.mode == "merged")
+    )
+    for row in session.execute(query):
+        if any(each["name"] == name for each in row.recipe["merges"]):
+            return f"{row.name}@{row.version}"
+    return None
 
 
 def _known(session: Session, kinds: Iterable[str]) -> list[str]:

@@ -84,7 +84,8 @@ def test_an_alias_that_does_not_exist_is_answered_with_those_that_do(told: Sessi
     with told.read() as session:
         with pytest.raises(errors.NotFound, match="Did you mean 'digits@champion'") as caught:
             refs.resolve(session, "digits@champoin")
-        assert {"digits@1", "digits@2", "digits@champion"} <= set(caught.value.args[2])
+        known = ["adapter:digits@2", "adapter:digits@1", "dataset:digits@1", "digits@champion"]
+        assert caught.value.args[2] == known
         with pytest.raises(errors.NotFound):
             datasets.get(session, "digits@champion")
     with told.begin() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from affinery.merge_recipe import Merge, Weight, recipe_of
 from registry import adapters, backbones, compositions, errors, invariants, refs, renaming, retirement
 from registry.session import Sessions
 from tests import registry_world as world
@@ -48,3 +49,19 @@ def test_a_bare_name_means_the_latest_that_is_not_retired(ledger: Sessions) -> N
         assert refs.resolve(session, "digits", prefer=("task",)).kind == "task"
         retirement.restore(session, "digits@2")
         assert adapters.get(session, "digits").ref == "digits@2"
+
+
+def test_a_task_never_has_the_name_of_a_sum_that_it_is_shipped_with(ledger: Sessions) -> None:
+    sums = recipe_of([Merge("ink", ((0, Weight(0.5)), (1, Weight(0.5))))])
+    with ledger.begin() as session:
+        world.backbone(session)
+        for name in ("digits", "faces", "birds"):
+            world.learnt(session, name)
+        compositions.register(
+            session, name="all", backbone="dit", mode="merged", recipe=sums, members=["digits", "faces"]
+        )
+        with pytest.raises(
+            errors.RecordInvalid, match="all@1 has a sum of that name beside the task 'digits'"
+        ):
+            renaming.rename(session, "task:digits", "ink")
+        renaming.rename(session, "task:birds", "ink")
