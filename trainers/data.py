@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from affinery.errors import ConfigInvalid
 from trainers.conditions import maker, published
 from trainers.latents import kept
-from trainers.packs import IMAGES, Manifest, read_manifest
+from trainers.packs import IMAGES, PackedImage, read_manifest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,7 +125,8 @@ def load_split(
     """A pack's images, and their conditions where one is asked for. Raises DatasetChanged or ConfigInvalid.
 
     Every class keeps an image to learn from: where chance would hold all of its few images back, none is.
-    cache: where conditions that a model draws are kept, so that it draws them once.
+    cache: where what is decoded or drawn is kept, so that it is made once; it is mapped from there, and only
+    what is indexed is read.
     """
     manifest = read_manifest(pack)
     held = [is_held_out(image.sha256) for image in manifest.images]
@@ -134,24 +135,48 @@ def load_split(
         if rows and all(held[i] for i in rows):
             for i in rows:
                 held[i] = False
-    pixels = np.empty((len(manifest.images), channels, size, size), np.uint8)
+    # Those to learn from come first, so that both parts are one stretch of what is kept.
+    images = [manifest.images[i] for i in sorted(range(len(held)), key=lambda i: held[i])]
+    shape = (len(images), channels, size, size)
     with zipfile.ZipFile(pack / IMAGES) as archive:
-        for i, image in enumerate(manifest.images):
-            pixels[i] = _decoded(archive, image.entry, size, channels)
-        drawn = None if condition is None else _conditions(archive, manifest, pixels, condition, cache)
-    labels = np.array([image.label for image in manifest.images], np.int64)
-    captions = [image.text or "" for image in manifest.images]
-    kept_back = np.array(held)
+        pixels = _bytes(
+            cache,
+            f"{manifest.digest}/images/{shape}",
+            shape,
+            lambda: (_decoded(archive, image.entry, size, channels) for image in images),
+        )
+        drawn = (
+            None
+            if condition is None
+            else _conditions(archive, images, manifest.digest, pixels, condition, cache)
+        )
+    labels = torch.tensor([image.label for image in images], dtype=torch.long)
+    captions = [image.text or "" for image in images]
 
-    def part(chosen: np.ndarray) -> Images:
+    def part(chosen: slice) -> Images:
         return Images(
-            torch.from_numpy(pixels[chosen]),
-            torch.from_numpy(labels[chosen]),
-            tuple(captions[i] for i in chosen.nonzero()[0]) if any(captions) else (),
-            None if drawn is None else torch.from_numpy(drawn[chosen]),
+            pixels[chosen],
+            labels[chosen],
+            tuple(captions[chosen]) if any(captions) else (),
+            None if drawn is None else drawn[chosen],
         )
 
-    return Split(part(~kept_back), part(kept_back))
+    learnt = held.count(False)
+    return Split(part(slice(learnt)), part(slice(learnt, None)))
+
+
+def _bytes(
+    cache: Path | None, key: str, shape: tuple[int, ...], made: Callable[[], Iterable[np.ndarray]]
+) -> Tensor:
+    """Pictures in one tensor of bytes: mapped from the cache, or in memory where there is none."""
+    if cache is not None:
+        return kept(
+            cache, key, shape, lambda: (torch.from_numpy(one.copy())[None] for one in made()), torch.uint8
+        )
+    found = torch.empty(shape, dtype=torch.uint8)
+    for place, one in zip(found.numpy(), made(), strict=True):
+        place[:] = one
+    return found
 
 
 def _decoded(
@@ -165,30 +190,29 @@ def _decoded(
 
 def _conditions(
     archive: zipfile.ZipFile,
-    manifest: Manifest,
-    pixels: np.ndarray,
+    images: Sequence[PackedImage],
+    digest: str,
+    pixels: Tensor,
     condition: Mapping[str, Any],
     cache: Path | None,
-) -> np.ndarray:
+) -> Tensor:
     """(n, C', size, size) bytes: cut from the dataset's maps, or drawn from the images as they are learnt."""
     size, channels = pixels.shape[-1], int(condition["channels"])
-    if condition["source"] == "maps":
+
+    def cut() -> Iterator[np.ndarray]:
         blended = condition["name"] != "segmentation"
-        found = np.empty((len(pixels), channels, size, size), np.uint8)
-        for i, image in enumerate(manifest.images):
+        for image in images:
             if image.condition is None:
                 raise ConfigInvalid(
                     "condition", f"{image.source_name} has no map of {condition['name']} in its dataset."
                 )
-            found[i] = _decoded(archive, image.condition.entry, size, channels, blended)
-        return found
+            yield _decoded(archive, image.condition.entry, size, channels, blended)
 
-    def drawn() -> Iterator[Tensor]:
+    def drawn() -> Iterator[np.ndarray]:
         draw = maker(condition)
         for image in pixels:
-            yield torch.from_numpy(draw(image))[None].float()
+            yield draw(image.numpy()).astype(np.uint8)
 
-    if condition["source"] == "canny" or cache is None:
-        return torch.cat(list(drawn())).byte().numpy()
-    key = f"{manifest.digest}/conditions/{json.dumps(published(condition), sort_keys=True)}/{pixels.shape}"
-    return kept(cache, key, (len(pixels), channels, size, size), drawn).byte().numpy()
+    made = cut if condition["source"] == "maps" else drawn
+    key = f"{digest}/conditions/{json.dumps(published(condition), sort_keys=True)}/{tuple(pixels.shape)}"
+    return _bytes(cache, key, (len(images), channels, size, size), made)

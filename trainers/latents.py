@@ -24,6 +24,7 @@ from affinery.tensor_files import NotSafetensors, read_header, written_whole
 BATCH = 16  # fixed: a latent's last bits may depend on the batch that it is encoded in
 KEY = "affinery.latents"
 NAME = "latents"
+TYPES = {torch.float32: ("F32", np.float32), torch.uint8: ("U8", np.uint8)}
 
 OnProgress = Callable[[int, int], None]
 
@@ -92,13 +93,19 @@ def captions(backbone: Backbone, texts: Sequence[str], folder: Path, dataset_dig
     return kept(folder, key, (len(texts), text.length, text.width), batches)
 
 
-def kept(folder: Path, key: str, shape: tuple[int, ...], batches: Callable[[], Iterator[Tensor]]) -> Tensor:
-    """What was kept under a key before; else it is made, batch by batch, and kept."""
+def kept(
+    folder: Path,
+    key: str,
+    shape: tuple[int, ...],
+    batches: Callable[[], Iterator[Tensor]],
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What was kept under a key before; else it is made, batch by batch, and kept. dtype: one of `TYPES`."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-    found = _mapped(path, key, shape)
+    found = _mapped(path, key, shape, dtype)
     if found is None:
-        _write(path, key, shape, batches())
-        found = _mapped(path, key, shape)
+        _write(path, key, shape, dtype, batches())
+        found = _mapped(path, key, shape, dtype)
     if found is None:
         raise OSError(f"{path} is not what was just written to it; is the disk sound?")
     return found
@@ -113,32 +120,35 @@ def _batches(backbone: Backbone, images: Tensor, on_progress: OnProgress | None)
             on_progress(start + len(batch), len(images))
 
 
-def _mapped(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:
+def _mapped(path: Path, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
     """The latents in a file; None where there is none, or not exactly these."""
     try:
         header = read_header(path)
     except (OSError, NotSafetensors):
         return None
     entry = header.tensors.get(NAME)
-    if header.metadata.get(KEY) != key or entry is None or (entry.dtype, entry.shape) != ("F32", shape):
+    name, numbers = TYPES[dtype]
+    if header.metadata.get(KEY) != key or entry is None or (entry.dtype, entry.shape) != (name, shape):
         return None
     if 0 in shape:
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=dtype)
     # Copy on write: the file is never changed, and torch need not warn of memory that it must not write to.
-    return torch.from_numpy(np.memmap(path, np.float32, mode="c", offset=entry.start, shape=shape))
+    return torch.from_numpy(np.memmap(path, numbers, mode="c", offset=entry.start, shape=shape))
 
 
-def _write(path: Path, key: str, shape: tuple[int, ...], batches: Iterator[Tensor]) -> None:
+def _write(
+    path: Path, key: str, shape: tuple[int, ...], dtype: torch.dtype, batches: Iterator[Tensor]
+) -> None:
     """Writes a cache file batch by batch, so that a dataset's latents need not fit into memory."""
     with written_whole(path) as part, part.open("wb") as file:
-        _write_header(file, key, shape)
+        _write_header(file, key, shape, dtype)
         for batch in batches:
             file.write(batch.contiguous().numpy().data)
 
 
-def _write_header(file: BinaryIO, key: str, shape: tuple[int, ...]) -> None:
-    size = 4 * int(np.prod(shape, dtype=np.int64))
-    entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}
+def _write_header(file: BinaryIO, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    entry = {"dtype": TYPES[dtype][0], "shape": list(shape), "data_offsets": [0, size]}
     header = json.dumps({"__metadata__": {KEY: key}, NAME: entry}).encode()
     header += b" " * (-len(header) % 8)  # the tensor starts at a multiple of eight, as the format asks
     file.write(len(header).to_bytes(8, "little") + header)

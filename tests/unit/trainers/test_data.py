@@ -345,3 +345,24 @@ def test_a_manifest_is_plain_json(tmp_path: Path) -> None:
         "mode": "L",
         "source_name": "class 0/0.png",
     }
+
+
+def test_what_was_decoded_once_is_mapped_from_the_cache_and_not_decoded_again(tmp_path: Path) -> None:
+    many = {"a": [picture(i) for i in range(30)], "b": [picture(i + 90) for i in range(10)]}
+    folder, cache = pack(tmp_path / "pack", many), tmp_path / "cache"
+    plain, first = load_split(folder, 4, 3), load_split(folder, 4, 3, cache=cache)
+    [file] = cache.iterdir()
+    before = file.read_bytes()
+    with zipfile.ZipFile(folder / IMAGES, "w"):
+        pass  # nothing is left in it to decode
+    again = load_split(folder, 4, 3, cache=cache)
+    for split in (first, again):
+        for ours, expected in ((split.train, plain.train), (split.held_out, plain.held_out)):
+            assert len(expected.images) > 0
+            assert torch.equal(ours.images, expected.images)
+            assert torch.equal(ours.labels, expected.labels)
+    again.train.images.zero_()
+    assert file.read_bytes() == before
+    with pytest.raises(KeyError):
+        load_split(folder, 8, 3, cache=cache)  # another size is decoded anew
+    assert list(cache.iterdir()) == [file]
