@@ -22,7 +22,7 @@ from orchestration.queue import holding, limits
 from orchestration.services import Services
 from orchestration.talk import Teller, unpacked
 from orchestration.worker import Worker
-from registry import evaluations, exports, tasks
+from registry import evaluations, exports, renaming, tasks
 from registry.digests import digest_of
 from registry.errors import NotFound
 from tests import learning_world as world
@@ -281,3 +281,34 @@ def test_what_a_limit_or_a_machine_keeps_from_ever_running_is_told(space: Servic
         closed.id: "never runs: no job of the backbone tiny@1 may run; "
         "affinery queue limit set backbone '*' MORE",
     }
+
+
+def test_what_jobs_name_may_be_called_otherwise_by_the_time_they_are_done(space: Services) -> None:
+    measure, ship, check = (add(space, each) for each in (EVALUATE, EXPORT, chores.Verification(ref="alone")))
+    late = add(space, chores.Verification(ref="composition:alone@1"), after=[measure.id])
+    rebase = add(space, REBASE)
+    with space.sessions.begin() as session:
+        for ref, name in (
+            ("task:shapes", "forms"),
+            ("composition:alone", "single"),
+            ("backbone:tiny", "small"),
+        ):
+            renaming.rename(session, ref, name)
+    heard = world.Heard()
+    worker = world.worker_here(space, heard)
+    while world.job(space, rebase.id).state in (
+        "queued",
+        "running",
+    ):  # its training, which comes then, needs Ray
+        worker.run_next()
+    told = [world.job(space, job.id) for job in (measure, ship, check, late, rebase)]
+    assert [job.state for job in told] == ["done"] * 5, heard.failures
+    judged, exported, sound, later, moved = ((job.progress or {})["result"] for job in told)
+    assert list(judged) == ["forms@1"]
+    assert exported["composition"] == "single@1"
+    assert sound["sound"]
+    assert later["sound"]
+    assert [(step["task"], step["learner"]) for step in moved["tasks"]] == [("forms", "forms.small-2")]
+    with space.sessions.read() as session:
+        assert [each.ref for each in exports.list_all(session)] == ["single@1"]
+        assert len(evaluations.list_for(session, "forms")) == 1
