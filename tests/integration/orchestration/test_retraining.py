@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,27 +17,71 @@ from orchestration.rebase import plan_rebase, rebase
 from orchestration.services import Services
 from orchestration.upgrades import changed_classes, upgrade
 from registry import adapters, backbones, datasets, evaluations, lineage, tasks
+from registry.session import connect, sessions
 from tests import learning_world as world
 from tests.learnt_space import learn
+from tests.postgres import copy_of, named, on_server
 from tests.tiny_unets import built, unet_spec
 
 
-@pytest.fixture
-def space(services: Services, tiny_backbone: Path, tmp_path: Path) -> Services:
-    """Two tasks on tiny@1, of which one is learnt, and a tiny@2 of other weights."""
+@dataclass(frozen=True)
+class Template:
+    """A workspace to be copied. database: the PostgreSQL that holds its registry, where that is no file."""
+
+    folder: Path
+    server: str | None = None
+    database: str | None = None
+
+    def copy(self, folder: Path) -> Iterator[Services]:
+        shutil.copytree(self.folder, folder)
+        here = world.open_space(folder)
+        if self.server is None or self.database is None:
+            yield here
+        else:
+            for url in copy_of(self.server, self.database):
+                yield replace(here, sessions=sessions(connect(url)))
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def learnt(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    sqlite_template: Path,
+    mlflow_template: Path,
+    tiny_backbone: Path,
+) -> Template:
+    """Two tasks on tiny@1, of which one is learnt, and a tiny@2 of other weights; on either engine."""
     import torch
 
+    folder = tmp_path_factory.mktemp("learnt")
+    made = Template(folder / "space")
+    services = world.make_space(made.folder, sqlite_template, mlflow_template, tiny_backbone)
+    if request.param == "postgresql":
+        server, empty = (request.getfixturevalue(f"postgres_{what}") for what in ("url", "template"))
+        made = Template(made.folder, server, "affinery_retraining")
+        on_server(server, f"CREATE DATABASE {made.database} TEMPLATE {empty}")
+        services = replace(services, sessions=sessions(connect(named(server, "affinery_retraining"))))
+        additions.add_backbone(services.sessions, services.store, tiny_backbone, "tiny")
     for seed, name in enumerate(("shapes", "shades")):
-        world.add_dataset(services, world.image_folder(tmp_path / name, "x", "y", seed=seed), name)
+        world.add_dataset(services, world.image_folder(folder / name, "x", "y", seed=seed), name)
         world.schedule(services, name, steps=2)
-    learn(services, tmp_path / "learnt")
+    learn(services, folder / "files")
     newer = load_backbone(tiny_backbone)
     with torch.no_grad():
         for parameter in newer.parameters():
             parameter.add_(0.01)
-    save_backbone(newer, tmp_path / "newer")
-    additions.add_backbone(services.sessions, services.store, tmp_path / "newer", "tiny")
-    return services
+    save_backbone(newer, folder / "newer")
+    additions.add_backbone(services.sessions, services.store, folder / "newer", "tiny")
+    services.sessions.engine.dispose()
+    return made
+
+
+@pytest.fixture
+def space(learnt: Template, tmp_path: Path) -> Iterator[Services]:
+    """A copy of it."""
+    for services in learnt.copy(tmp_path / "space"):
+        yield services
+        services.sessions.engine.dispose()
 
 
 def test_a_new_version_of_a_backbone_is_made_from_the_one_before(space: Services) -> None:
