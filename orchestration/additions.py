@@ -15,6 +15,7 @@ from affinery.errors import ConfigInvalid
 from affinery.merge_recipe import Merge, Weight, recipe_of
 from orchestration import admission, queue, there_already
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
+from orchestration.errors import KeyTaken
 from orchestration.jobs import JobRecord, Order
 from orchestration.needs import Need
 from orchestration.queue import schedules
@@ -23,6 +24,7 @@ from orchestration.uploads import uploading
 from registry import adapters, backbones, beginnings, blobs, compositions, datasets, tasks
 from registry import names as naming
 from registry.beginnings import Beginning
+from registry.errors import NotFound, Renamed
 from registry.records import (
     AdapterRecord,
     BackboneRecord,
@@ -183,7 +185,7 @@ def schedule(
 
     The arguments are those of Wanted. data: where datasets lie, to check beforehand what they hold; on_note:
     told what is worth knowing of it. key: an idempotency key; a second call with it returns the first's job
-    and registers nothing. Raises TaskExists, ConfigInvalid, NotFound …; then nothing was written.
+    and registers nothing. Raises TaskExists, KeyTaken, ConfigInvalid, NotFound …; then nothing was written.
     """
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     if not isinstance(kind, str) and len(kinds) != len(names):
@@ -241,6 +243,21 @@ def _note_change(session: Session, wanted: Wanted, there: JobRecord, on_note: Ca
     if other:
         names = ", ".join(f"{name} {there.recipe[name]!r} and not {asked[name]!r}" for name in other)
         on_note(f"job {there.number} ({', '.join(there.tasks)}) is there already and stays as it is: {names}")
+
+
+def _check_same(session: Session, wanted: Wanted, there: JobRecord) -> None:
+    """Raises KeyTaken where a key stands for a job of other tasks: nothing would become of these."""
+    if sorted(there.tasks) != sorted(_called_now(session, name) for name in wanted.names):
+        raise KeyTaken(wanted.key, there.number, there.tasks, wanted.names)
+
+
+def _called_now(session: Session, name: str) -> str:
+    try:
+        return tasks.get(session, name).name
+    except Renamed as changed:
+        return tasks.get(session, changed.args[2]).name
+    except NotFound:
+        return name
 
 
 @dataclass(frozen=True)
@@ -301,6 +318,8 @@ def _schedule_all(
 ) -> list[Scheduled]:
     known = queue.lock_keys(session, [each.key for each, _ in wanted if each.key is not None])
     for each, ready in wanted:
+        if each.key in known:
+            _check_same(session, each, known[each.key])
         if each.adopt and each.key is not None and ready is not None and each.key not in known:
             there = there_already.job_of(session, each.names, each.backbone, each.sources, ready.kinds)
             if there is not None:

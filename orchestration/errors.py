@@ -101,6 +101,18 @@ class PlanInvalid(OrchestrationError, UserError):
         return "\n  ".join([f"{path} cannot be read as a plan; nothing was scheduled:", *found])
 
 
+class KeyTaken(OrchestrationError, UserError):
+    """An idempotency key that another job has. Args: key, that job's number, its tasks, the new ones."""
+
+    def __str__(self) -> str:
+        key, number, there, wanted = self.args
+        of = f" ({', '.join(there)})" if there else ""
+        return (
+            f"The key {key!r} is that of job {number}{of}; {', '.join(wanted)} cannot be scheduled with it. "
+            f"Nothing was scheduled. Choose another key."
+        )
+
+
 class WorkersDied(OrchestrationError):
     """A job has outlived too many of its workers. Args: how many."""
 

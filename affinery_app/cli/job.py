@@ -296,7 +296,7 @@ def retry(
     )
 
 
-@app.command("priority")
+@app.command("priority", context_settings={"ignore_unknown_options": True})  # -5 is a priority
 def priority(
     job: JobArgument,
     value: Annotated[int, typer.Argument(help="Higher runs first; usual is 0.")],

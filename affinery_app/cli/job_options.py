@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +45,17 @@ RunAtOption = Annotated[
     ),
 ]
 JobArgument = Annotated[str, typer.Argument(help="The job's number, its id, or a unique beginning of that.")]
+LARGEST_GIB = 2.0**32
+
+
+def moment(run_at: datetime | None) -> datetime | None:
+    """A time that was typed, in UTC. Raises ConfigInvalid where that is in no calendar."""
+    from affinery.errors import ConfigInvalid
+
+    try:
+        return None if run_at is None else run_at.astimezone(UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise ConfigInvalid("--run-at", f"{run_at:%Y-%m-%dT%H:%M} is too far away.") from error
 
 
 def submitter() -> str:
@@ -63,12 +74,14 @@ def job_fields(
     gpus: float | None,
     memory_gib: float | None,
 ) -> dict[str, Any]:
-    """Fields of an Order. Raises UnknownName."""
-    from affinery.errors import UnknownName
+    """Fields of an Order. Raises UnknownName and ConfigInvalid."""
+    from affinery.errors import ConfigInvalid, UnknownName
     from orchestration.jobs import STRATEGIES
 
     if strategy is not None and strategy not in STRATEGIES:
         raise UnknownName("strategy", strategy, list(STRATEGIES))
+    if memory_gib is not None and memory_gib > LARGEST_GIB:
+        raise ConfigInvalid("--memory", f"{memory_gib:g} GiB is no amount.")
     return {
         "priority": priority,
         "strategy": strategy,

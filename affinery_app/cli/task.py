@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +27,7 @@ from affinery_app.cli.job_options import (
     StrategyOption,
     WorkersOption,
     job_fields,
+    moment,
 )
 from affinery_app.cli.kind_options import (
     AlphaOption,
@@ -45,6 +45,7 @@ app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help
 
 @app.command("add")
 def add(
+    asked: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(help="One task, or several to learn together (co-trained).")
     ] = None,
@@ -110,10 +111,11 @@ def add(
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None}
     job = job_fields(priority, strategy, workers, cpus, gpus, memory)
-    job |= {"run_at": None if run_at is None else run_at.astimezone(UTC)}
+    job |= {"run_at": moment(run_at)}
     if plan is not None:
-        if names or backbone or dataset or kind or recipe or settings or after or key or memory or run_at:
-            raise ConfigInvalid("--from", "the plan says all of it; beside it goes only --dry-run.")
+        if beside := _beside_plan(asked):
+            told = f"the plan says all of it; beside it goes only --dry-run, and not {', '.join(beside)}."
+            raise ConfigInvalid("--from", told)
         wanted = wanted_of(read_plan(plan), plan, submitted_by=job["submitted_by"])
     else:
         if not names or backbone is None:
@@ -165,6 +167,24 @@ def add(
             "",
         )
         following("affinery run", "affinery job watch")
+
+
+BESIDE_PLAN = frozenset(("plan", "dry_run", "workspace", "as_json"))
+
+
+def _beside_plan(asked: typer.Context) -> list[str]:
+    """What was typed that a plan would leave unheard."""
+    typed = [
+        each
+        for each in asked.command.params
+        if each.name not in BESIDE_PLAN and _was_typed(asked, str(each.name))
+    ]
+    return [each.opts[0] for each in typed]
+
+
+def _was_typed(asked: typer.Context, name: str) -> bool:
+    source = asked.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command("train")

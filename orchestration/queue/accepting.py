@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from orchestration.errors import JobsWaitForEachOther, NeedNotMet, OverLimit, TaskIsBusy, TasksDoNotMatch
 from orchestration.jobs import DEAD, JobRecord, Order
-from orchestration.queue import clock, limits
+from orchestration.queue import amounts, clock, limits
 from orchestration.queue.listing import by_ids, chunks, get
 from orchestration.queue.waiting import ring
 from registry import tasks
@@ -55,7 +55,8 @@ def enqueue(
 
     payload: what the job is to do; {"recipe": recipe} if it is not given. after: jobs to be done before it.
     key: an idempotency key; a second call with it returns the first's job. given: further fields of an Order.
-    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound, NeedNotMet, OverLimit and the registry's NotFound.
+    Raises TaskIsBusy, TasksDoNotMatch, JobNotFound, NeedNotMet, OverLimit,
+    ConfigInvalid for an amount that cannot be, and the registry's NotFound.
     """
     content = {"recipe": dict(recipe or {})} if payload is None else payload
     order = Order(
@@ -115,6 +116,8 @@ def _known(session: Session, keys: Sequence[str]) -> dict[str, str]:
 
 def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]) -> None:
     """others: ids in the batch whose jobs are there already under another id."""
+    for order in orders:
+        amounts.check(order)
     learners = _learners(session, {name for order in orders for name in order.tasks})
     for order in orders:
         if order.kind == "train":

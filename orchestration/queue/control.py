@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 from orchestration.errors import JobIsOver, NeedNotMet, TaskIsBusy
 from orchestration.jobs import DEAD, JobRecord
 from orchestration.queue import clock
+from orchestration.queue.amounts import check_priority
 from orchestration.queue.holding import mark_hopeless
 from orchestration.queue.listing import by_ids, get
 from orchestration.queue.waiting import ring
@@ -85,7 +86,8 @@ def retry(
 
 
 def prioritise(session: Session, job_id: str, priority: int, by: str | None = None) -> JobRecord:
-    """Jobs of a higher priority are taken first; usual is 0. Raises JobIsOver."""
+    """Jobs of a higher priority are taken first; usual is 0. Raises JobIsOver and ConfigInvalid."""
+    check_priority(priority)
     row = _locked(session, job_id)
     if row.state == "done" or row.state in DEAD:
         raise JobIsOver(row.id, row.state, "moved")

@@ -64,6 +64,8 @@ def put(session: Session, scope: str, key: str, most: float) -> Limit:
 
 def remove(session: Session, scope: str, key: str) -> None:
     """Raises NotFound."""
+    if scope == "backbone" and key != EACH and session.get(QueueLimit, (scope, key)) is None:
+        key = backbones.get(session, key).ref
     gone = delete(QueueLimit).where(QueueLimit.scope == scope, QueueLimit.key == key)
     if not session.execute(gone.returning(QueueLimit.key)).first():
         raise NotFound("limit", f"{scope} {key}", [f"{each.scope} {each.key}" for each in list_all(session)])

@@ -22,6 +22,7 @@ from orchestration.errors import ScheduleInvalid, TaskIsBusy
 from orchestration.jobs import JobRecord, Order
 from orchestration.queue import clock
 from orchestration.queue.accepting import enqueue_all
+from orchestration.queue.amounts import check_priority
 from registry import events, names, tasks
 from registry.digests import plain
 from registry.errors import NotFound
@@ -68,7 +69,7 @@ def add(
     priority: int = 0,
     submitted_by: str | None = None,
 ) -> ScheduleRecord:
-    """Raises ScheduleInvalid, NameInvalid, NotFound and what would refuse its jobs."""
+    """Raises ScheduleInvalid, NameInvalid, NotFound, ConfigInvalid and what would refuse its jobs."""
     name = names.checked("schedule", name)
     if session.scalar(select(Schedule.id).where(Schedule.name == name)) is not None:
         raise ScheduleInvalid(name, "there is one of this name; remove it first: affinery schedule rm")
@@ -86,7 +87,7 @@ def add(
         together=together,
         task_ids=[task.node_id for task in found],
         payload=plain("The schedule's recipe", {"recipe": dict(recipe)}),
-        priority=priority,
+        priority=check_priority(priority),
         submitted_by=submitted_by,
         created_at=moment,
         next_run_at=next_time(name, cron, timezone, moment),
@@ -106,6 +107,8 @@ def next_time(name: str, cron: str, timezone: str, after: datetime) -> datetime:
     except (KeyError, ValueError, OSError) as error:
         reason = f"there is no time zone {timezone!r}; write one like UTC or Europe/Berlin"
         raise ScheduleInvalid(name, reason) from error
+    if len(cron.split()) != 5:  # CronSim takes a sixth, of seconds; the queue does not fire so often
+        raise ScheduleInvalid(name, f"{cron!r} is no cron expression; write five fields, like '0 3 * * *'")
     try:
         return next(CronSim(cron, after.astimezone(zone))).astimezone(UTC)
     except CronSimError as error:

@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "LimitInvalid": ("resource:cups", "there is no such resource"),
     "ScheduleInvalid": ("nightly", "there is no zone 'Moon'"),
     "PlanInvalid": ("plan.yaml", ["line 3, jobs[0].steps: it is no number"]),
+    "KeyTaken": ("nightly", 3, ("digits",), ("letters",)),
     "WorkersDied": (5,),
     "StageMoved": ("dit@1",),
     "DataUnwritable": ("/data", "No space left on device"),
