@@ -43,7 +43,11 @@ def listing(
             raise DatasetInvalid(str(source), reason)
         (scratch / "archive").mkdir(parents=True)
         folder, notes = archives.unpack(source, scratch / "archive", unpacking)
-        found = _folder(folder, scratch, split, columns, unpacking)
+        try:
+            found = _folder(folder, scratch, split, columns, unpacking)
+        except DatasetInvalid as error:  # the folder is gone by the time anybody reads of it
+            place, reason = (str(each).replace(str(scratch / "archive"), str(source)) for each in error.args)
+            raise DatasetInvalid(place, reason) from error
         return replace(found, notes=notes + found.notes)
     return _folder(source, scratch, split, columns, unpacking)
 

@@ -404,3 +404,14 @@ def test_a_contact_sheet_shows_every_class(data: Path, images: Path) -> None:
     assert sheet.size[1] > 2 * 64
     first_row = sheet.crop((180, 30, sheet.width, 94))
     assert len(set(first_row.convert("L").tobytes())) > 10
+
+
+def test_an_archive_without_images_is_called_by_its_own_name_and_not_by_where_it_was_unpacked(
+    data: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.zip"
+    zipfile.ZipFile(empty, "w").close()
+    with pytest.raises(DatasetInvalid, match="there is no image in it") as caught:
+        add(data, empty)
+    assert caught.value.args[0] == str(empty)
+    assert ".incoming" not in str(caught.value)
