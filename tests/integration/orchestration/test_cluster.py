@@ -56,6 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         told.setenv("RAY_AUTH_MODE", "token")
         told.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         told.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        told.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # nobody waits for what it still does
         told.setenv("OMP_NUM_THREADS", "1")
         told.setenv("PYTHONUNBUFFERED", "1")
         told.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

@@ -207,7 +207,8 @@ def test_no_upload_is_left_open(learnt: Learnt) -> None:
 def test_an_adapter_trained_beside_another_equals_the_one_trained_alone(learnt: Learnt) -> None:
     services = learnt.services
     with services.sessions.begin() as session:
-        queue.enqueue(session, ["shades"], learnt.jobs["pair"].recipe)
+        job = queue.enqueue(session, ["shades"], learnt.jobs["pair"].recipe)
+    world.train_here(services, job.id)
     heard = world.Heard()
     assert world.worker_here(services, heard).drain() == 1
     assert heard.published_refs == ["shades@2"]
