@@ -136,7 +136,7 @@ def _unfold(paths: Sequence[Path], folder: Path, columns: Columns, advance: Call
         for file in found
     ]
     notes = ["no labels: the dataset is learnt as one without classes"] if bare else []
-    if empty := len(named) - len(order):
+    if named and (empty := len(named) - len(order)):
         notes.append(f"{empty} of its {len(named)} classes have no image and were left out")
     return Listing(tuple(order), sorted(moved, key=by_class), notes)
 

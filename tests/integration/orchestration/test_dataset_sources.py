@@ -415,3 +415,12 @@ def test_an_archive_without_images_is_called_by_its_own_name_and_not_by_where_it
         add(data, empty)
     assert caught.value.args[0] == str(empty)
     assert ".incoming" not in str(caught.value)
+
+
+def test_parquet_whose_schema_names_no_classes_is_told_of_none_that_are_missing(
+    data: Path, images: Path
+) -> None:
+    path = images.parent / "bare.parquet"
+    content = sorted(images.rglob("*.png"))[0].read_bytes()
+    parquet.write_table(pyarrow.table({"image": [content], "label": ["x"]}), path)
+    assert not any("left out" in note for note in add(data, path).notes)
