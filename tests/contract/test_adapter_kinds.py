@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -96,6 +97,7 @@ def site_of(layer: str, dtype: torch.dtype = torch.float32) -> tuple[Site, Tenso
     return Site(module.to(dtype).requires_grad_(False), role, 0), torch.randn(6, *shape).to(dtype)
 
 
+@cache
 def defined(name: str, layer: str) -> bool:
     try:
         return bool(kind(name).parts(site_of(layer)[0], kind(name).config({})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,22 @@ from torch import Tensor
 from affinery.adapters import kind, kinds
 from affinery.adapters.files import Adapter, AdapterMeta, adapter_bytes, read_adapter
 from affinery.backbones import architectures
+from affinery.backbones.contract import Backbone
 from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid, UnknownName
 from tests import tiny_models as tiny
 from tests.contract.test_backbones import EXAMPLES, batch, built
 
 
+@cache
+def backbone(arch: str) -> Backbone:
+    """One for all tests that only look at it."""
+    return built(arch)
+
+
 def fits(name: str, arch: str) -> bool:
     try:
-        return bool(kind(name).choose(built(arch).sites(), kind(name).config({})))
+        return bool(kind(name).choose(backbone(arch).sites(), kind(name).config({})))
     except ConfigInvalid:
         return False
 
@@ -46,6 +54,7 @@ def model_of(arch: str) -> ComposedModel:
     return ComposedModel(built(arch), tiny.FINGERPRINT)
 
 
+@cache
 def trained(name: str, arch: str, task: str = "one", at: int = 0, seed: int = 1) -> Adapter:
     """An adapter as training leaves it: no tensor as it was at the start."""
     model = model_of(arch)
@@ -84,8 +93,8 @@ class Inputs:
         )
 
     def plain(self, arch: str, rows: list[int]) -> Tensor:
-        backbone = built(arch)
-        return backbone.denoise(self.x, self.t, backbone.class_table[torch.tensor(rows)], text=self.text)
+        plain = backbone(arch)
+        return plain.denoise(self.x, self.t, plain.class_table[torch.tensor(rows)], text=self.text)
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
@@ -120,7 +129,7 @@ def test_training_changes_the_task_and_not_a_bit_of_the_backbone(name: str, arch
         optimizer.step()
     assert all(bool(stack[0].isfinite().all()) for stack in stacks)
     after = model.frozen_state()
-    assert after.keys() == before.keys() == built(arch).state_dict().keys()
+    assert after.keys() == before.keys() == backbone(arch).state_dict().keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     moved = inputs.through(model, [inputs.first] * 4, ["one"] * 4)
     assert not torch.equal(moved, inputs.plain(arch, [model.null_row] * 4))
@@ -251,6 +260,7 @@ def test_half_precision_passes_train_full_precision_tensors(name: str, arch: str
 @everywhere
 def test_folded_a_task_draws_the_same_and_unfolding_is_exact_to_the_bit(name: str, arch: str) -> None:
     model, inputs = model_of(arch), Inputs(arch)
+    own = adapter_bytes(trained(name, arch))
     model.load(trained(name, arch))
     model.load(trained("lora", arch, "other", 2))
     rows: list[int] = [inputs.first] * 4
@@ -269,7 +279,7 @@ def test_folded_a_task_draws_the_same_and_unfolding_is_exact_to_the_bit(name: st
     assert after.keys() == frozen.keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in frozen.items())
     assert torch.equal(inputs.through(model, rows, ["one"] * 4), before)
-    assert adapter_bytes(model.adapter("one")) == adapter_bytes(trained(name, arch))
+    assert adapter_bytes(model.adapter("one")) == own
 
 
 @pytest.mark.parametrize("arch", architectures())
