@@ -8,6 +8,7 @@ together gives what training alone gives, to rounding. Tasks may join and leave 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -447,6 +448,8 @@ def halved(precision: str, device: torch.device) -> bool:
 def reproducible(wanted: bool) -> Iterator[None]:
     """Only algorithms that sum in the same order every time; others raise."""
     before = torch.are_deterministic_algorithms_enabled()
+    if wanted:  # what cuBLAS must be told; it reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted or before)
     try:
         yield

@@ -98,6 +98,13 @@ class Findings:
     drowned: bool = False
     overlap: Tensor | None = None
 
+    def measure(self, overlap: Tensor) -> None:
+        """Always in the same memory: a pass that is played back writes where the one recorded did."""
+        if self.overlap is None:
+            self.overlap = overlap
+        else:
+            self.overlap.copy_(overlap)
+
     @property
     def form(self) -> tuple[bool | None, bool]:
         return self.divisible, self.drowned
@@ -166,7 +173,7 @@ class Lean(torch.autograd.Function):
                 da = scaled / torch.where(scale.abs() > NEAR_ZERO, scale, 1)
                 da[:, near] = token_sums(dy[..., near], y0_near, wide) - _at(ctx.bias, near) * sum_dy[:, near]
         if half in HALVES:
-            ctx.findings.overlap = branch.norm() / da.norm().clamp_min(TINY)
+            ctx.findings.measure(branch.norm() / da.norm().clamp_min(TINY))
         return (
             torch.bmm(dhidden, down.to(half)) if ctx.needs_input_grad[0] else None,
             _times(dy, a) if ctx.needs_input_grad[1] else None,
@@ -252,7 +259,8 @@ class Affiner(Kind[AffinerConfig]):
         axis, bias = channel_axis(layer, y), layer.bias
         out = y
         if "a" in parts:
-            out = y * spread(1 + parts["a"], y, axis)
+            scale = spread(parts["a"], y, axis)
+            out = torch.addcmul(y, y, scale) if y.dtype in HALVES else y * (1 + scale)
             if bias is not None:
                 out = out - spread(parts["a"] * bias.to(y.dtype), y, axis)
         if "b" in parts:
@@ -289,7 +297,6 @@ class Affiner(Kind[AffinerConfig]):
         ]
         smallest, sizes = torch.stack([least, torch.stack(overlaps).to(least)]).tolist()
         for bank, low, size in zip(known, smallest, sizes, strict=True):
-            # A pass that is played back writes its overlaps where the one that was recorded did.
             overlap = None if bank.findings is None else bank.findings.overlap
             bank.findings = Findings(low > NEAR_ZERO, size > DROWNED, overlap)
 
