@@ -51,34 +51,51 @@ def nothing_left_of(mark: str) -> bool:
     return False
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the demo was interrupted in the middle of its training, and then run again."""
-    space = tmp_path_factory.mktemp("demo") / "workspace with a space"
-    command = [*AFFINERY, "demo", "--steps", STEPS, "-w", str(space)]
-    mark = f"AFFINERY_TEST_MARK={space.parent}"
-    first = subprocess.Popen(
-        command,
+def begun(space: Path, until: str) -> subprocess.Popen[str]:
+    """A demo that runs, as soon as it has said this."""
+    process = subprocess.Popen(
+        [*AFFINERY, "demo", "--steps", STEPS, "-w", str(space)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | dict([mark.split("=")]),
+        env=os.environ | dict([mark_of(space).split("=")]),
     )
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "step 1/" in line:
-            break
-    first.send_signal(signal.SIGINT)
-    rest = first.stdout.read()
-    assert first.wait(90) == 130, rest
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if until in line:
+            return process
+    raise AssertionError(said)
+
+
+def mark_of(space: Path) -> str:
+    return f"AFFINERY_TEST_MARK={space.parent}"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose demo was interrupted in its training, killed as it went on, and then run again."""
+    space = tmp_path_factory.mktemp("demo") / "workspace with a space"
+    interrupted = begun(space, "step 1/")
+    interrupted.send_signal(signal.SIGINT)
+    rest, _ = interrupted.communicate(timeout=90)
+    assert interrupted.returncode == 130, rest
     assert "goes on from here" in rest
-    assert nothing_left_of(mark)
+    assert nothing_left_of(mark_of(space))
+    killed = begun(space, "going on from step")
+    killed.kill()
+    killed.wait()
+    assert [job["state"] for job in listed("run", "--list", "-w", space)] == ["running", "queued"]
     done = affinery("demo", "--steps", STEPS, "-w", space)
+    assert "going on from step" in done.stderr
     assert "certificate (bit-exact): nothing older changed" in done.stderr
     return space
 
 
-def test_an_interrupted_demo_finishes_when_it_is_run_again_and_every_task_is_learnt_once(demo: Path) -> None:
+def test_a_demo_interrupted_and_killed_finishes_when_it_is_run_again_and_every_task_is_learnt_once(
+    demo: Path,
+) -> None:
     assert [(task["name"], task["state"]) for task in listed("task", "list", "-w", demo)] == [
         ("digits", "learnt"),
         ("letters", "learnt"),
@@ -273,33 +290,3 @@ def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path) 
         assert listed("task", "show", "digits", "-w", demo)["state"] == "learnt"
     finally:
         pack.write_bytes(whole)
-
-
-def test_a_demo_killed_outright_finishes_when_it_is_run_again(tmp_path: Path) -> None:
-    space = tmp_path / "killed"
-    first = subprocess.Popen(
-        [*AFFINERY, "demo", "--steps", "400", "-w", str(space)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert first.stderr is not None
-    for line in first.stderr:
-        if "step 4" in line or "step 5" in line:  # a checkpoint of the 400 steps is there by then
-            break
-    first.kill()
-    first.wait()
-    time.sleep(1)
-    jobs = listed("run", "--list", "-w", space)
-    assert jobs[0]["state"] == "running"
-    affinery("job", "cancel", jobs[1]["id"], "-w", space)
-    first_again = subprocess.Popen([*AFFINERY, "run", "-w", str(space)], stderr=subprocess.PIPE, text=True)
-    assert first_again.stderr is not None
-    talk = ""
-    for line in first_again.stderr:
-        talk += line
-        if "going on from step" in line:
-            break
-    first_again.send_signal(signal.SIGINT)
-    first_again.communicate(timeout=90)
-    assert "going on from step" in talk, talk
