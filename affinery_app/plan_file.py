@@ -14,6 +14,7 @@ What a job does not say itself is as the file says for all. docs/guides/queue.md
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from orchestration.additions import Wanted
 from orchestration.errors import PlanInvalid
+from orchestration.queue.amounts import LONGEST_KEY, key_of
 
 LARGEST_BYTES = 1 << 20
 _Place = tuple[int | str, ...]
@@ -33,6 +35,18 @@ def _named(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, (str, dict)) else value
+
+
+def _moment(value: Any) -> datetime:
+    """In UTC; a time without a zone is this machine's."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        raise ValueError("it is no time, as 2030-01-31T03:00+01:00 is one")
+    try:
+        return value.astimezone(UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError("it is too far away") from error
 
 
 class _Part(BaseModel):
@@ -68,7 +82,8 @@ class PlannedJob(_Part):
     memory_bytes: Annotated[int, Field(ge=0)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     max_attempts: Annotated[int, Field(ge=1)] = 5
-    key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    run_at: Annotated[datetime, BeforeValidator(_moment)] | None = None
+    key: Annotated[str, Field(min_length=1, max_length=LONGEST_KEY)] | None = None
 
     @property
     def called(self) -> str:
@@ -134,6 +149,7 @@ def wanted_of(plan: Plan, path: Path, **job: Any) -> list[Wanted]:
             "gpus": entry.gpus,
             "memory_bytes": entry.memory_bytes,
             "timeout_seconds": entry.timeout_seconds,
+            "run_at": entry.run_at,
             "priority": plan.priority if entry.priority is None else entry.priority,
         }
         names = tuple(task.name for task in entry.tasks)
@@ -151,7 +167,7 @@ def wanted_of(plan: Plan, path: Path, **job: Any) -> list[Wanted]:
                 conditions=tuple(task.condition for task in entry.tasks),
                 image_size=entry.image_size,
                 after=tuple(places[need] for need in entry.after),
-                key=entry.key or f"plan:{'+'.join(names)}",
+                key=entry.key or key_of("plan", names),
                 adopt=entry.key is None,
                 job=job | own | needs,
             )

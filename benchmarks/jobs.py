@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer steps and jobs, about a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--settle", type=float, default=8.0, help="seconds between jobs, to make ready in")
+    parser.add_argument("--settle", type=float, default=20.0, help="seconds between jobs, to make ready in")
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
     steps, jobs = (QUICK_STEPS, QUICK_JOBS) if chosen.quick else (STEPS, JOBS)

@@ -245,10 +245,10 @@ def _note_change(session: Session, wanted: Wanted, there: JobRecord, on_note: Ca
         on_note(f"job {there.number} ({', '.join(there.tasks)}) is there already and stays as it is: {names}")
 
 
-def _check_same(session: Session, wanted: Wanted, there: JobRecord) -> None:
+def _check_same(session: Session, key: str | None, names: Sequence[str], there: JobRecord) -> None:
     """Raises KeyTaken where a key stands for a job of other tasks: nothing would become of these."""
-    if sorted(there.tasks) != sorted(_called_now(session, name) for name in wanted.names):
-        raise KeyTaken(wanted.key, there.number, there.tasks, wanted.names)
+    if sorted(there.tasks) != sorted(_called_now(session, name) for name in names):
+        raise KeyTaken(key, there.number, there.tasks, names)
 
 
 def _called_now(session: Session, name: str) -> str:
@@ -319,7 +319,7 @@ def _schedule_all(
     known = queue.lock_keys(session, [each.key for each, _ in wanted if each.key is not None])
     for each, ready in wanted:
         if each.key in known:
-            _check_same(session, each, known[each.key])
+            _check_same(session, each.key, each.names, known[each.key])
         if each.adopt and each.key is not None and ready is not None and each.key not in known:
             there = there_already.job_of(session, each.names, each.backbone, each.sources, ready.kinds)
             if there is not None:
@@ -369,13 +369,15 @@ def schedule_again(
     names: Sequence[str],
     recipe: Mapping[str, Any],
     warm_starts: Sequence[str] | None = None,
+    key: str | None = None,
     **job: Any,
 ) -> JobRecord:
     """Queues tasks that are registered already: after a failure, or for a next version of their adapters.
 
     warm_starts: the adapters that they begin from, one a task; () for the latest version of each that is in
-    use, None where they begin afresh. job: as queue.enqueue takes it. Raises NotFound, ConfigInvalid for one
-    from which a task cannot begin.
+    use, None where they begin afresh. key: an idempotency key, whose job is returned where there is one.
+    job: as queue.enqueue takes it. Raises NotFound, KeyTaken, and ConfigInvalid for one from which a task
+    cannot begin.
     """
     full: dict[str, Any] = {}
     with sessions.read() as session:
@@ -387,8 +389,12 @@ def schedule_again(
                 workers = job.get("workers", 1)
                 job["memory_bytes"] = admission.of_tasks(session, backbone, found, full, workers)
     with sessions.begin() as session:
+        known = queue.lock_keys(session, [] if key is None else [key])
+        if key in known:
+            _check_same(session, key, names, known[key])
+            return known[key]
         older = _older(session, found, warm_starts)
-        record = queue.enqueue(session, names, full, **job)
+        record = queue.enqueue(session, names, full, key=key, **job)
         for task, start in zip(found, older, strict=True):
             if start is not None:
                 beginnings.write(session, record.id, task.node_id, Beginning(warm_start_id=start))

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from affinery.merge_recipe import merges_of
 from orchestration import queue
 from orchestration.additions import Scheduled
-from orchestration.errors import JobInvalid
-from orchestration.jobs import Order
+from orchestration.errors import JobInvalid, KeyTaken
+from orchestration.jobs import JobRecord, Order
 from registry import adapters, backbones, compositions, names, refs, tasks, verification
 from registry.errors import RefInvalid, Renamed
 from registry.session import Sessions
@@ -189,7 +189,8 @@ def schedule(
     """Queues it. job: further fields of an Order. Raises what `check` raises; then nothing was written."""
     with sessions.begin() as session:
         known = queue.lock_keys(session, [] if key is None else [key])
-        if key in known:
+        if key is not None and key in known:
+            _check_same(session, key, chore, known[key])
             return Scheduled(known[key], False)
         backbone = None if after else chore.check(session)
         # What its needs are still to make cannot be looked up yet: then it stays as it was written.
@@ -198,3 +199,13 @@ def schedule(
             str(uuid.uuid4()), chore.KIND, (), payload, tuple(after), key, backbone_id=backbone, **job
         )
         return Scheduled(queue.enqueue_all(session, [order])[0], True)
+
+
+def _check_same(session: Session, key: str, chore: Chore, there: JobRecord) -> None:
+    """Raises KeyTaken where a key stands for another job: nothing would become of this one."""
+    same = there.kind == chore.KIND
+    if same:
+        was = read(type(chore), there.payload)
+        same = was == chore or was.told(session) == chore.told(session) or was == chore.pinned(session)
+    if not same:
+        raise KeyTaken(key, there.number, there.tasks or (there.kind,), (chore.KIND,))

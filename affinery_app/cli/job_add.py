@@ -24,7 +24,9 @@ from affinery_app.cli.job_options import (
     GpusOption,
     KeyOption,
     PriorityOption,
+    RunAtOption,
     TimeoutOption,
+    moment,
     submitter,
 )
 from affinery_app.cli.kind_options import parsed
@@ -51,12 +53,13 @@ def evaluate(
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     timeout: TimeoutOption = None,
+    run_at: RunAtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples of adapters, measure them, and record the figures under their protocol."""
     chore = chore_of(adapters, samples, seed, steps, guidance, extractor, condition_model)
-    room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout}
+    room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout, "run_at": moment(run_at)}
     _schedule(chore, after, priority, key, workspace, as_json, room)
 
 
@@ -75,6 +78,7 @@ def export(
     priority: PriorityOption = 0,
     key: KeyOption = None,
     timeout: TimeoutOption = None,
+    run_at: RunAtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +88,8 @@ def export(
     asked = {"composition": ref, "format": file_format, "task": task, "unverified": unverified}
     asked |= {"backbone": backbone, "out": None if out is None else str(out.absolute())}
     chore = read(Export, asked)
-    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+    room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
+    _schedule(chore, after, priority, key, workspace, as_json, room)
 
 
 @app.command("rebase")
@@ -103,6 +108,7 @@ def rebase(
     priority: PriorityOption = 0,
     key: KeyOption = None,
     timeout: TimeoutOption = None,
+    run_at: RunAtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +117,8 @@ def rebase(
 
     given = {"old": old, "new": new, "only": task or [], "recipe": parsed(settings or []), "warm": not cold}
     chore = read(Rebase, given)
-    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+    room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
+    _schedule(chore, after, priority, key, workspace, as_json, room)
 
 
 @app.command("verify")
@@ -124,6 +131,7 @@ def verify(
     priority: PriorityOption = 0,
     key: KeyOption = None,
     timeout: TimeoutOption = None,
+    run_at: RunAtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,7 +139,8 @@ def verify(
     from orchestration.chores import Verification, read
 
     chore = read(Verification, {"ref": ref})
-    _schedule(chore, after, priority, key, workspace, as_json, {"timeout_seconds": timeout})
+    room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
+    _schedule(chore, after, priority, key, workspace, as_json, room)
 
 
 def _schedule(

@@ -102,6 +102,7 @@ def _described(
     """What it does, what it takes, how it would be trained here, and how long such jobs took here."""
     from orchestration import needs, planner
     from orchestration.errors import TooLarge
+    from orchestration.obstacles import obstacles
     from orchestration.queue.history import pace
     from registry import backbones
 
@@ -114,6 +115,7 @@ def _described(
             needs.check_fits(need, recipe, here.memory_bytes, "this machine")
     except TooLarge as error:
         refused = str(error)
+    refused = refused or obstacles(session, [job], here).get(job.id)
     known = pace(session, backbone.node_id)
     return {
         "tasks": [task.name for task in learners],

@@ -25,6 +25,7 @@ from affinery_app.cli.job_options import (
     PriorityOption,
     RunAtOption,
     StrategyOption,
+    TimeoutOption,
     WorkersOption,
     job_fields,
     moment,
@@ -92,6 +93,7 @@ def add(
     gpus: GpusOption = None,
     memory: MemoryOption = None,
     run_at: RunAtOption = None,
+    timeout: TimeoutOption = None,
     key: KeyOption = None,
     dry_run: Annotated[
         bool,
@@ -111,7 +113,7 @@ def add(
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None}
     job = job_fields(priority, strategy, workers, cpus, gpus, memory)
-    job |= {"run_at": moment(run_at)}
+    job |= {"run_at": moment(run_at), "timeout_seconds": timeout}
     if plan is not None:
         if beside := _beside_plan(asked):
             told = f"the plan says all of it; beside it goes only --dry-run, and not {', '.join(beside)}."
@@ -191,6 +193,7 @@ def _was_typed(asked: typer.Context, name: str) -> bool:
 def train(
     names: Annotated[list[str], typer.Argument(help="Tasks that are there already; several train together.")],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples a task and step.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the training, as NAME=VALUE.")
@@ -209,6 +212,9 @@ def train(
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     memory: MemoryOption = None,
+    run_at: RunAtOption = None,
+    timeout: TimeoutOption = None,
+    key: KeyOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,9 +222,10 @@ def train(
     from affinery_app.wiring import open_workspace
     from orchestration.additions import schedule_again
 
-    given: dict[str, Any] = {"steps": steps, "seed": seed}
+    given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
     asked = job_fields(priority, strategy, workers, cpus, gpus, memory)
+    asked |= {"run_at": moment(run_at), "timeout_seconds": timeout, "key": key}
     older = begin_from or (() if warm_start else None)
     sessions = open_workspace(workspace).sessions
     job = schedule_again(sessions, names, recipe, older, after=after or (), **asked)
@@ -226,7 +233,15 @@ def train(
         emit(job.to_json())
         return
     strategy = job.strategy or "chosen where it runs"
-    fields([("job", job.id), ("tasks", job.tasks), ("strategy", strategy), ("steps", job.recipe["steps"])])
+    fields(
+        [
+            ("job", f"{job.number} ({job.id})"),
+            ("state", job.state),
+            ("tasks", job.tasks),
+            ("strategy", strategy),
+            ("steps", job.recipe["steps"]),
+        ]
+    )
     following("affinery run", "affinery job watch")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
+from affinery.errors import ConfigInvalid
 from orchestration.errors import JobsWaitForEachOther, NeedNotMet, OverLimit, TaskIsBusy, TasksDoNotMatch
 from orchestration.jobs import DEAD, JobRecord, Order
 from orchestration.queue import amounts, clock, limits
@@ -122,6 +123,7 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
     for order in orders:
         if order.kind == "train":
             _check_together([learners[name] for name in order.tasks])
+            _check_strategy(order)
     _check_free(session, orders, learners)
     _check_memory(session, orders)
     needs = _needs(session, orders, others)
@@ -142,6 +144,18 @@ def _accept(session: Session, orders: Sequence[Order], others: Mapping[str, str]
         for chunk in chunks(values):
             session.execute(insert(table), chunk)
     ring(session)
+
+
+def _check_strategy(order: Order) -> None:
+    """Raises ConfigInvalid where a job would be trained otherwise than it says."""
+    count = len(order.tasks)
+    if order.strategy == "co-trained" and count == 1:
+        raise ConfigInvalid("strategy", f"{order.tasks[0]!r} is alone in its job; co-trained takes several.")
+    if order.strategy == "sequential" and count > 1:
+        one_by_one = "for one after another schedule each by itself (--apart)"
+        raise ConfigInvalid("strategy", f"the {count} tasks of one job train together; {one_by_one}.")
+    if order.strategy in ("sequential", "parallel") and order.workers > 1:
+        raise ConfigInvalid("strategy", f"{order.workers} workers of one training are data-parallel.")
 
 
 def _member(order: Order, learner: _Learner) -> dict[str, Any]:

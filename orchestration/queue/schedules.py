@@ -22,7 +22,7 @@ from orchestration.errors import ScheduleInvalid, TaskIsBusy
 from orchestration.jobs import JobRecord, Order
 from orchestration.queue import clock
 from orchestration.queue.accepting import enqueue_all
-from orchestration.queue.amounts import check_priority
+from orchestration.queue.amounts import check_priority, key_of
 from registry import events, names, tasks
 from registry.digests import plain
 from registry.errors import NotFound
@@ -192,7 +192,7 @@ def _fire(session: Session, row: Schedule, at: datetime) -> list[JobRecord]:
             str(uuid.uuid4()),
             tasks=tuple(name for name, _ in members),
             payload=row.payload,
-            key=f"schedule:{row.id}:{stamp}:{'+'.join(name for name, _ in members)}",
+            key=key_of(f"schedule:{row.id}:{stamp}", (name for name, _ in members)),
             priority=row.priority,
             submitted_by=row.submitted_by,
             schedule_id=row.id,

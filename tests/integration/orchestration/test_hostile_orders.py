@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def known(ledger: Sessions) -> tuple[list[str], int]:
         ("--gpus", "inf", "gpus: inf is no amount"),
         ("--memory", "inf", "--memory: inf GiB is no amount"),
         ("--memory", "1e300", "--memory: 1e+300 GiB is no amount"),
+        ("--key", "", "key: has 0 characters"),
+        ("--key", "k" * 201, "key: has 201 characters"),
+        ("--strategy", "co-trained", "strategy: 'letters' is alone in its job"),
         ("--run-at", "9999-12-31T23:59-12:00", "--run-at: 9999-12-31T23:59 is too far away"),
         ("--run-at", "0001-01-01T00:00+12:00", "--run-at: "),
     ],
@@ -149,3 +153,88 @@ def test_a_limit_is_taken_away_by_the_name_by_which_it_was_set(space: Workspace)
         assert limits.list_all(session) == []
         with pytest.raises(NotFound):
             limits.remove(session, "backbone", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"strategy": "sequential"}, "the 2 tasks of one job train together"),
+        ({"strategy": "parallel", "workers": 3}, "3 workers of one training are data-parallel"),
+    ],
+)
+def test_a_strategy_that_would_not_be_followed_is_refused(
+    space: Workspace, given: dict[str, object], told: str
+) -> None:
+    before = known(space.sessions)
+    with pytest.raises(ConfigInvalid, match=told):
+        additions.schedule(
+            space.sessions,
+            ["one", "two"],
+            ["digits", "letters"],
+            backbone="tiny",
+            kind="affiner",
+            config={},
+            recipe={},
+            **given,  # type: ignore[arg-type]
+        )
+    assert known(space.sessions) == before
+
+
+def test_a_rehearsal_says_what_would_keep_a_job_from_running(
+    space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["letters", "--backbone", "tiny", "--gpus", "700", "--workspace", space.folder, "--dry-run"]
+    assert typed("task", "add", *asked) == 0
+    assert "waits for a larger worker" in capfd.readouterr().err
+
+
+def test_a_training_again_with_its_key_is_the_same_job_and_other_tasks_are_refused(
+    space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add(space, "marks", "letters")
+    add(space, "seals", "letters")
+    with space.sessions.begin() as session:
+        for job in queue.list_all(session):
+            if set(job.tasks) & {"marks", "seals"}:
+                queue.cancel(session, job.id)
+    later = ["--run-at", "2099-01-31T03:00+00:00", "--timeout", "60", "--key", "again", "--json"]
+    told = []
+    for _ in range(2):
+        assert typed("task", "train", "marks", *later, "--workspace", space.folder) == 0
+        told.append(json.loads(capfd.readouterr().out))
+    assert told[0]["id"] == told[1]["id"]
+    assert told[0]["run_at"].startswith("2099-01-31T03:00")
+    assert typed("task", "train", "seals", "--key", "again", "--workspace", space.folder) == 2
+    assert "'again' is that of job" in capfd.readouterr().err
+
+
+def test_a_key_of_a_training_or_of_another_chore_schedules_no_chore(
+    space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = ["--workspace", space.folder]
+    assert typed("job", "add", "verify", "--key", "first", *there) == 2
+    assert "'first' is that of job 1 (digits); verify cannot" in capfd.readouterr().err
+    later = ["--run-at", "2099-01-31T03:00", *there]
+    assert typed("job", "add", "verify", "task:digits", "--key", "check", *later) == 0
+    assert typed("job", "add", "verify", "task:digits", "--key", "check", *there) == 0
+    capfd.readouterr()
+    assert typed("job", "add", "verify", "--key", "check", *there) == 2
+    assert "'check' is that of job" in capfd.readouterr().err
+
+
+def test_a_plan_says_when_and_a_long_list_of_tasks_has_a_key_too(
+    space: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"a task with a rather long name, number {number}" for number in range(8)]
+    plan = tmp_path / "plan.yaml"
+    tasks_of = "".join(f"\n      - {{name: '{name}', dataset: letters}}" for name in names)
+    plan.write_text(f"backbone: tiny\njobs:\n  - run_at: 2099-01-31T03:00+01:00\n    tasks:{tasks_of}\n")
+    found = []
+    for _ in range(2):
+        assert typed("task", "add", "--from", plan, "--workspace", space.folder, "--json") == 0
+        found.append(json.loads(capfd.readouterr().out)[0])
+    assert [job["new"] for job in found] == [True, False]
+    assert found[0]["run_at"].startswith("2099-01-31T02:00")
+    plan.write_text("backbone: tiny\njobs:\n  - task: digits\n    run_at: 7\n")
+    assert typed("task", "add", "--from", plan, "--workspace", space.folder) == 2
+    assert "line 4, jobs[0].run_at" in capfd.readouterr().err
