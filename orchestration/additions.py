@@ -237,11 +237,20 @@ def schedule_all(
 
 
 def _note_change(session: Session, wanted: Wanted, there: JobRecord, on_note: Callable[[str], None]) -> None:
-    """A job that was accepted stays as it is; that another recipe stands beside its key is told."""
-    asked = full_recipe(backbones.get(session, wanted.backbone), wanted.recipe)
+    """A job that was accepted stays as it is; another recipe, backbone or kind beside its key is told."""
+    chosen = backbones.get(session, wanted.backbone)
+    asked = full_recipe(chosen, wanted.recipe)
     other = sorted(name for name, value in asked.items() if there.recipe.get(name, value) != value)
-    if other:
-        names = ", ".join(f"{name} {there.recipe[name]!r} and not {asked[name]!r}" for name in other)
+    told = [f"{name} {there.recipe[name]!r} and not {asked[name]!r}" for name in other]
+    learners = [tasks.get(session, name) for name in there.tasks]
+    if any(task.backbone_id != chosen.node_id for task in learners):
+        told.append(f"on {learners[0].backbone} and not {chosen.ref}")
+    several = len(wanted.kinds) == len(learners)
+    kinds = wanted.kinds if several else wanted.kinds[:1] * len(learners)
+    pairs = zip(learners, kinds, strict=True)
+    told += [f"{task.name} as {task.kind} and not {kind}" for task, kind in pairs if task.kind != kind]
+    if told:
+        names = ", ".join(told)
         on_note(f"job {there.number} ({', '.join(there.tasks)}) is there already and stays as it is: {names}")
 
 

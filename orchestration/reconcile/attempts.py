@@ -17,7 +17,6 @@ from orchestration.ray_train import PLAN, PROGRESS
 from orchestration.reconcile.findings import Finding, Progress
 from orchestration.services import Services
 from orchestration.tracking import Tracking
-from orchestration.tracking.trainings import key_of
 
 NAME = "attempts"
 STAYS = frozenset((LOG, PLAN, PROGRESS))
@@ -26,14 +25,14 @@ STAYS = frozenset((LOG, PLAN, PROGRESS))
 def reconcile(services: Services, dry_run: bool, on_progress: Progress) -> Iterator[Finding]:
     with services.sessions.read() as session:
         jobs = {job.id: job for job in queue.list_all(session)}
-    learnt = _learnt_last(jobs)
+    learnt, awaited = _learnt_last(jobs), _awaited(services.tracking)
     folders = sorted(path for path in services.runs.glob("*") if path.is_dir())
     for done, folder in enumerate(folders, start=1):
         job = jobs.get(folder.name)
         if job is None:
             mend = f"if no other registry uses {services.runs}: delete the folder"
             yield Finding(NAME, str(folder), "the registry has no such job", mend=mend)
-        elif (why := _over(job, learnt)) and not _waiting(services.tracking, job, folder):
+        elif (why := _over(job, learnt)) and not any(path.is_relative_to(folder) for path in awaited):
             yield from _cleared(folder, why, dry_run)
         on_progress(done, len(folders))
 
@@ -53,13 +52,10 @@ def _over(job: JobRecord, learnt: Mapping[str, int]) -> str | None:
     return None
 
 
-def _waiting(tracking: Tracking, job: JobRecord, folder: Path) -> bool:
-    """Whether a file of the folder is still to be uploaded: one of which the spool could make no copy."""
-    for key in {key_of(job.id, task) for task in job.tasks}.intersection(tracking.kept.pending()):
-        told = (each["path"] for each in tracking.kept.operations(key) if each["op"] == "artifact")
-        if any(Path(path).is_relative_to(folder) for path in told):
-            return True
-    return False
+def _awaited(tracking: Tracking) -> list[Path]:
+    """Files that are still to be uploaded and of which the spool could make no copy."""
+    told = (each for key in tracking.kept.pending() for each in tracking.kept.operations(key))
+    return [Path(each["path"]) for each in told if each["op"] == "artifact"]
 
 
 def _cleared(folder: Path, why: str, dry_run: bool) -> Iterator[Finding]:

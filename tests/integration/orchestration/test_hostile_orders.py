@@ -130,6 +130,14 @@ def test_a_key_of_one_job_schedules_no_other_tasks_and_says_so(space: Workspace)
     assert known(space.sessions) == before
 
 
+def test_what_stands_differently_beside_a_key_that_is_known_is_told(space: Workspace) -> None:
+    notes: list[str] = []
+    asked = {"backbone": "tiny", "kind": "lora", "config": {}, "recipe": {"steps": 9}, "key": "first"}
+    additions.schedule(space.sessions, ["digits"], ["digits"], on_note=notes.append, **asked)  # type: ignore[arg-type]
+    assert "stays as it is: steps" in notes[0]
+    assert notes[0].endswith("digits as affiner and not lora")
+
+
 def test_a_key_is_known_again_after_its_task_was_renamed(space: Workspace) -> None:
     first = add(space, "signs", "letters", key="signs")
     with space.sessions.begin() as session:
