@@ -12,11 +12,12 @@ import pytest
 
 from affinery.backbones.files import load_backbone, save_backbone
 from affinery.errors import ConfigInvalid
-from orchestration import additions, queue
+from orchestration import additions, chores, queue
 from orchestration.rebase import plan_rebase, rebase
 from orchestration.services import Services
 from orchestration.upgrades import changed_classes, upgrade
-from registry import adapters, backbones, datasets, evaluations, lineage, tasks
+from orchestration.worker import Worker
+from registry import adapters, backbones, datasets, evaluations, lineage, renaming, tasks, verification
 from registry.session import connect, sessions
 from tests import learning_world as world
 from tests.learnt_space import learn
@@ -190,3 +191,34 @@ def test_a_task_is_trained_again_from_an_adapter_that_is_named(space: Services, 
     assert (record.ref, record.warm_start) == ("shades@2", "shapes@1")
     additions.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ())
     assert learn(space, tmp_path / "last")[0].warm_start == "shades@2"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_worker_upgrades_a_task_and_then_learns_it_anew_on_another_backbone(
+    space: Services, tmp_path: Path, local_ray: str
+) -> None:
+    """The one job waits for the other; meanwhile everything that they name gets another name."""
+    world.add_dataset(space, world.image_folder(tmp_path / "more", "x", "y", each=9, seed=5), "shapes")
+    with space.sessions.begin() as session:
+        (waiting,) = queue.list_all(session, states=("queued",))
+        queue.cancel(session, waiting.id)
+    (moved,) = upgrade(space.sessions, ["shapes"], given={"steps": 2})
+    assert moved.step.job is not None
+    anew = chores.Rebase(old="tiny@1", new="tiny@2", only=["shapes"])
+    job = chores.schedule(space.sessions, anew, after=[moved.step.job]).job
+    with space.sessions.begin() as session:
+        renaming.rename(session, "backbone:tiny", "small")
+        renaming.rename(session, "dataset:shapes", "forms")
+    heard = world.Heard()
+    assert Worker(replace(space, ray_address=local_ray), heard).drain() == 3, heard.failures
+    assert heard.published_refs == ["shapes@2", "shapes.small-2@1"]
+    assert world.job(space, job.id).state == "done"
+    with space.sessions.read() as session:
+        upgraded, successor = (adapters.get(session, ref) for ref in heard.published_refs)
+        assert (upgraded.dataset, upgraded.warm_start) == ("forms@2", "shapes@1")
+        assert (successor.backbone, successor.dataset) == ("small@2", "forms@2")
+        assert successor.warm_start == "shapes@2"
+        assert tasks.get(session, "shapes.small-2").predecessor == "shapes"
+    assert verification.verify(space.sessions.engine, space.store).findings == []
