@@ -46,7 +46,7 @@ try:
     from ray.train.v2._internal.constants import get_env_vars_to_propagate
     shared = get_env_vars_to_propagate()
     folder = here._folder
-    until = time.monotonic() + 120
+    until = time.monotonic() + 60
     while list(folder.glob(ray_processes.TOKEN + "*")) and time.monotonic() < until:
         time.sleep(0.1)
     ahead = begun() - before
