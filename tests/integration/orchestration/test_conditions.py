@@ -22,6 +22,7 @@ from affinery.bundle import load_bundle
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
+from affinery.tensor_files import read_header
 from orchestration import additions, exports, publishing
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
@@ -174,7 +175,9 @@ def test_captions_are_learnt_on_a_backbone_that_takes_them(space: Services, tmp_
 def test_a_latent_backbone_encodes_once_and_draws_pictures(space: Services, tmp_path: Path) -> None:
     learn(space, ["shapes"], ["shapes"], backbone="latents", conditions=[DEPTH])
     kept = {path: path.stat().st_mtime_ns for path in space.cache.rglob("*.safetensors")}
-    assert len([path for path in kept if path.parent == space.cache]) == 1
+    headers = [read_header(path) for path in kept if path.parent == space.cache]
+    dtypes = sorted(entry.dtype for header in headers for entry in header.tensors.values() if entry.shape[1:])
+    assert dtypes == ["F32", "U8", "U8"]  # latents; the images and their depth, decoded
     world.train_here(space, additions.schedule_again(space.sessions, ["shapes"], RECIPE).id)
     published(space)
     assert {path: path.stat().st_mtime_ns for path in space.cache.rglob("*.safetensors")} == kept
