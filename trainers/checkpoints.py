@@ -47,7 +47,7 @@ def save_checkpoint(training: CoTraining, folder: Path) -> None:
         tensors[f"stream.{i}"] = learner.stream.generator.get_state()
         for layer, bank in training.banks(learner).items():
             if bank.measured is not None:
-                tensors[f"measured.{i}.{layer}"] = bank.measured
+                tensors[f"measured.{i}.{layer}"] = bank.measured.clone()  # tasks of one group share it
     for i, task in enumerate(training.finished):
         tensors |= {f"finished.{i}.{name}": t for name, t in training.finished[task].tensors.items()}
     body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})

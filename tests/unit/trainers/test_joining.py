@@ -242,18 +242,19 @@ def test_with_every_setting_a_broken_training_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("when", [1, 4])
+@pytest.mark.parametrize("beside", [LETTERS, TWIN], ids=["another-group", "the-same-group"])
 def test_layers_whose_branch_drowns_w_x_go_on_from_a_checkpoint_with_the_same_bytes(
-    when: int, tmp_path: Path
+    beside: TaskData, when: int, tmp_path: Path
 ) -> None:
     recipe = replace(MASKED, precision="bf16")
-    first = training([DIGITS, LETTERS], recipe)
+    first = training([DIGITS, beside], recipe)
     banks = [bank for learner in first.learners for bank in first.banks(learner).values()]
     with torch.no_grad():
         for bank in banks:
             bank.exposed["s"].fill_(60.0)
     steps(first, when)
     save_checkpoint(first, tmp_path)
-    second = training([DIGITS, LETTERS], recipe)
+    second = training([DIGITS, beside], recipe)
     steps(second, 2)  # of findings of its own, nothing is left
     restore_checkpoint(second, tmp_path)
     first.model.look()
