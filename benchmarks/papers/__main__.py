@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def made(out: Path, profile: Profile, name: str) -> Bench:
-    """Prepares the data and pretrains both backbones, as far as they are not there."""
-    every = {*profile.datasets, profile.ablated, profile.pretraining, *(n for o in profile.orders for n in o)}
-    packs = prepare(out, sorted(every))
-    backbones = {}
-    for arch in ("dit", "unet"):
+def made(out: Path, profile: Profile, name: str, wanted: list[Table], forgetting: bool) -> Bench:
+    """Prepares the data and pretrains the backbones that these tables need, as far as they are not there."""
+    cells = [cell for table in wanted for row in table.rows for each in row.cells.values() for cell in each]
+    archs = {cell.backbone for cell in cells} | ({"dit"} if forgetting else set())
+    pretrained = sorted(archs - ({"dit"} if profile.shipped else set()))
+    names = {cell.dataset for cell in cells} | ({profile.pretraining} if pretrained else set())
+    packs = prepare(out, sorted(names | {n for order in profile.orders for n in order if forgetting}))
+    backbones = {"dit": shipped_backbone()} if profile.shipped and "dit" in archs else {}
+    for arch in pretrained:
         size = f"{profile.size}x{profile.channels}-{profile.width}-{profile.pretraining_steps}"
         file = out / "backbones" / f"{arch}-{profile.pretraining}-{size}.safetensors"
         backbones[arch] = pretrain(
@@ -51,11 +55,16 @@ def made(out: Path, profile: Profile, name: str) -> Bench:
             channels=profile.channels,
             width=profile.width,
             steps=profile.pretraining_steps,
-            batch=min(128, 16 * profile.batch),
+            batch=profile.pretraining_batch,
             on_step=partial(_pretrained, arch),
         )
-    sampling = Sampling(profile.samples, profile.sampler_steps)
+    sampling = Sampling(profile.samples, profile.sampler_steps, profile.guidance)
     return Bench(out / name, backbones, packs, sampling)
+
+
+def shipped_backbone() -> Path:
+    """The transformer that comes with Affinery."""
+    return Path(str(files("affinery_app") / "assets" / "backbones" / "tiny-dit.safetensors"))
 
 
 def _pretrained(arch: str, step: int, of: int, loss: float) -> None:
@@ -71,7 +80,10 @@ def chosen(profile: Profile, only: list[str] | None) -> tuple[list[Table], bool]
     return [each for each in every if not only or each.name in only], not only or SEQUENCES in only
 
 
-def computed(bench: Bench, wanted: list[Table]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+def computed(
+    bench: Bench, wanted: list[Table], kept: bool
+) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """By table, row and dataset, the cells. kept: those that are there, computing none."""
     listed = [
         (table.name, row.name, dataset, cell)
         for table in wanted
@@ -82,7 +94,9 @@ def computed(bench: Bench, wanted: list[Table]) -> dict[tuple[str, str, str], li
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for number, (table, row, dataset, cell) in enumerate(listed, 1):
         began = time.perf_counter()
-        one = bench.measured(cell)
+        one = bench.known(cell) if kept else bench.measured(cell)
+        if one is None:
+            continue
         say(f"[{number}/{len(listed)}] {table}: {row} on {dataset}, {time.perf_counter() - began:.1f} s")
         found.setdefault((table, row, dataset), []).append(one)
     return found
@@ -112,19 +126,21 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="where packs, backbones and cells are kept")
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--profile", choices=[*PROFILES], default="small", help="how long everything takes")
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything: --profile quick")
+    parser.add_argument("--kept", action="store_true", help="compute nothing: a page of what is there")
     parser.add_argument("--steps", type=int, help="training steps of every cell")
     parser.add_argument("--seeds", type=int, help="seeds of every cell")
     parser.add_argument("--pretraining-steps", type=int, help="steps of pretraining both backbones")
     parser.add_argument("--only", nargs="*", metavar="TABLE", help="only these tables")
     parser.add_argument("--page", type=Path, help="the page to write (default: OUT/results.md)")
     args = parser.parse_args()
-    name = "quick" if args.quick else "small"
+    name = "quick" if args.quick else args.profile
     given = {"steps": args.steps, "seeds": args.seeds, "pretraining_steps": args.pretraining_steps}
     profile = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
     wanted, forgetting = chosen(profile, args.only)
-    bench = made(args.out, profile, name)
-    found = computed(bench, wanted)
+    bench = made(args.out, profile, name, wanted, forgetting)
+    found = computed(bench, wanted, args.kept)
     forgotten = sequences(bench, profile) if forgetting else []
     target = args.page or args.out / "results.md"
     pictures = target.with_name(f"{target.stem}-pictures")
@@ -137,7 +153,7 @@ def main() -> None:
 
 def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -> Facts:
     words = ["python -m benchmarks.papers --out runs/papers"]
-    words += ["--quick"] if args.quick else []
+    words += [] if name == "small" else [f"--profile {name}"]
     for option in ("steps", "seeds", "pretraining_steps"):
         value = getattr(args, option)
         words += [] if value is None else [f"--{option.replace('_', '-')} {value}"]

@@ -88,6 +88,11 @@ class Bench:
         tensor_files.write_whole(path, json.dumps(made, indent=1, ensure_ascii=False).encode())
         return made
 
+    def known(self, cell: Cell) -> dict[str, Any] | None:
+        """A cell's figures, where they are there."""
+        path = self.out / "cells" / f"{self.key(cell)}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
     def measured(self, cell: Cell) -> dict[str, Any]:
         """A cell's figures, trained and measured where they are not there yet."""
         key = self.key(cell)

@@ -12,7 +12,11 @@ CANNY = {"name": "canny", "channels": 1, "source": "canny", "low": 100, "high": 
 
 @dataclass(frozen=True)
 class Profile:
-    """How long everything takes. rank: the Affiner's d, ranks: those of its ablation."""
+    """How long everything takes. rank: the Affiner's d, ranks: those of its ablation.
+
+    pretraining: the dataset that both backbones are pretrained on; shipped: the transformer is the one that
+    comes with Affinery instead. guidance: of all samples.
+    """
 
     steps: int
     batch: int
@@ -27,8 +31,11 @@ class Profile:
     width: int
     pretraining: str
     pretraining_steps: int
+    pretraining_batch: int = 128
     rank: int = 8
     ranks: tuple[int, ...] = (1, 4, 16, 64)
+    guidance: float = 2.0
+    shipped: bool = False
 
 
 PROFILES = {
@@ -43,7 +50,27 @@ PROFILES = {
         width=48,
         pretraining="letters",
         pretraining_steps=3,
+        pretraining_batch=64,
         ranks=(1, 4),
+    ),
+    # The shipped transformer, about an hour and a half of one processor.
+    "short": Profile(
+        *(300, 32, 200, 15, 2),
+        datasets=("twemoji", "animals", "letters", "digits"),
+        ablated="digits",
+        orders=(
+            ("digits", "letters", "animals"),
+            ("letters", "animals", "digits"),
+            ("animals", "digits", "letters"),
+        ),
+        size=16,
+        channels=1,
+        width=192,
+        pretraining="noto",
+        pretraining_steps=800,
+        pretraining_batch=32,
+        guidance=1.5,
+        shipped=True,
     ),
     "small": Profile(
         *(2000, 64, 500, 50, 2),
@@ -107,6 +134,7 @@ def methods(profile: Profile) -> list[Method]:
         Method("Adapt-Sequential", "adaptformer-sequential", {}, 3e-3),
         Method("VPT-Deep", "vpt-deep", {"depth": 4}, 3e-3),
         Method("DiffScaler (transformer)", "affiner", affiner, 3e-3),
+        Method("full fine-tuning (CNN)", "full", {}, 3e-4, backbone="unet"),
         Method("DiffScaler (CNN)", "affiner", affiner, 3e-3, backbone="unet"),
     ]
 
@@ -115,7 +143,8 @@ def tables(profile: Profile) -> list[Table]:
     """Everything that the run computes, a table after the other."""
     every = {method.name: method for method in methods(profile)}
     ours = every["DiffScaler (transformer)"]
-    first = ("full fine-tuning", "LoRA r = 8", "DiffFit", ours.name, "DiffScaler (CNN)")
+    first = ("full fine-tuning", "LoRA r = 8", "DiffFit", ours.name)
+    cnn = ("full fine-tuning (CNN)", "DiffScaler (CNN)")
     second = (
         "Adapt-Parallel",
         "Adapt-Sequential",
@@ -173,6 +202,12 @@ def tables(profile: Profile) -> list[Table]:
         Table("gamma", "Where γ is", "DiffFit, Table 4 a, b", gamma),
         Table("rates", "Learning rate of DiffFit", "DiffFit, Table 4 d", ladder),
         Table("masks", "Masking ratio", "DiffScaler, §3.3", masks),
+        Table(
+            "cnn",
+            "The same on a CNN",
+            "DiffScaler, Table 1, the rows of the CNN",
+            [row(every[n], profile.datasets) for n in cnn],
+        ),
     ]
 
 
