@@ -23,9 +23,10 @@ import torch
 from affinery import tensor_files
 from affinery.backbones.files import load_backbone
 from benchmarks.papers.backbones import pretrain
-from benchmarks.papers.cells import Bench, Cell, Sampling, sequence
+from benchmarks.papers.cells import Bench, Cell, Sampling
 from benchmarks.papers.data import prepare
 from benchmarks.papers.page import Facts, page, sheets
+from benchmarks.papers.sequences import sequence
 from benchmarks.papers.tables import PROFILES, Profile, Table, tables
 from trainers.packs import read_manifest
 

@@ -6,28 +6,37 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from affinery import tensor_files
-from affinery.adapters.files import Adapter, adapter_bytes, read_adapter
+from affinery.adapters.files import Adapter, AdapterMeta, read_adapter
 from affinery.backbones.files import inspect_backbone, load_backbone
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import SamplerSettings
+from benchmarks.papers.variants import changed
 from registry.digests import digest_of
+from trainers.conditions import published
 from trainers.data import Split
 from trainers.evaluation.judging import Judgement, Measuring, judge
+from trainers.loop import CoTraining
 from trainers.packs import read_manifest
 from trainers.pictures import png, tile
 from trainers.plan import PlannedTask, TrainingPlan
 from trainers.recipe import Recipe
 from trainers.session import TrainingSession, adapter_name, load_task
+from trainers.streams import TaskData
 
 VERSION = 2  # of what a cell's JSON holds, and of how it is computed
 SHOWN = 20
+
+
+def _clock() -> float:
+    """Seconds: of a processor, which others beside do not lengthen; with a GPU, of the wall."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training. backbone, dataset: names of the run's; config: of the kind; recipe: of the training."""
+    """One training. backbone, dataset: names of the run's; config: of the kind; recipe: of the training.
+
+    image_size: where it is not the backbone's own; variant: of the backbone, as `variants` names them.
+    """
 
     backbone: str
     dataset: str
@@ -51,6 +63,13 @@ class Cell:
     config: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     condition: dict[str, Any] | None = None
+    image_size: int | None = None
+    variant: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What makes it another cell: a size or a variant only where it has one."""
+        late = {"image_size", "variant"}
+        return {name: value for name, value in asdict(self).items() if name not in late or value is not None}
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class Bench:
         """Changes with everything that the cell's figures depend on."""
         facts = {
             "version": VERSION,
-            "cell": asdict(cell),
+            "cell": cell.facts(),
             "sampling": asdict(self.sampling),
             "backbone": inspect_backbone(self.backbones[cell.backbone]).fingerprint,
             "dataset": read_manifest(self.packs[cell.dataset]).digest,
@@ -103,7 +122,7 @@ class Bench:
             (self.out / "cells" / f"{key}.png").write_bytes(png(tile(judgement.images[:SHOWN], SHOWN)))
             return {
                 "key": key,
-                "cell": asdict(cell),
+                "cell": cell.facts(),
                 "parameters": adapter.parameters,
                 "seconds": seconds,
                 "results": judgement.results,
@@ -127,40 +146,74 @@ class Bench:
             (first, first + len(manifest.classes)),
             manifest.classes,
             cell.condition,
+            cell.image_size,
             warm_start=None if warm_start is None else str(warm_start),
         )
+
+    def model(self, cell: Cell) -> ComposedModel:
+        """A cell's backbone, without a task."""
+        file = self.backbones[cell.backbone]
+        backbone = load_backbone(file)
+        if cell.variant is not None:
+            backbone = changed(backbone, cell.variant)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return ComposedModel(backbone.to(device), inspect_backbone(file).fingerprint)
 
     def train(
         self, cell: Cell, folder: Path, warm_start: Path | None = None
     ) -> tuple[Adapter, float, list[list[float]]]:
         """→ the adapter, the seconds of the training alone, and its loss by steps"""
-        file = self.backbones[cell.backbone]
-        recipe = Recipe.from_dict(cell.recipe)
-        report = max(1, recipe.steps // 50)
-        plan = TrainingPlan(
-            str(file),
-            inspect_backbone(file).fingerprint,
-            (self.planned(cell, warm_start),),
-            recipe,
-            report_every=report,
-            cache=str(self.cache),
-        )
-        training = TrainingSession(plan)
-        began, curve, done = time.perf_counter(), [], False
+        if cell.variant is not None:
+            return self._train_variant(cell)
+        training = self.session(cell, warm_start)
+        began, curve, done = _clock(), [], False
         while not done:
             progress = training.advance()
             curve.append([progress.step, progress.losses[cell.dataset]])
             done = progress.done
-        seconds = time.perf_counter() - began
+        seconds = _clock() - began
         training.save(folder)
         return read_adapter(folder / adapter_name(0)), seconds, curve
 
+    def session(self, cell: Cell, warm_start: Path | None = None, reports: int = 50) -> TrainingSession:
+        """A cell's training before its first step."""
+        file = self.backbones[cell.backbone]
+        recipe = Recipe.from_dict(cell.recipe)
+        return TrainingSession(
+            TrainingPlan(
+                str(file),
+                inspect_backbone(file).fingerprint,
+                (self.planned(cell, warm_start),),
+                recipe,
+                report_every=max(1, recipe.steps // reports),
+                cache=str(self.cache),
+            )
+        )
+
+    def _train_variant(self, cell: Cell) -> tuple[Adapter, float, list[list[float]]]:
+        """No file holds a variant, so there is no session of one: pixels only, and no captions."""
+        model, planned = self.model(cell), self.planned(cell)
+        split = load_task(planned, model.backbone, str(self.cache))
+        meta = AdapterMeta(
+            planned.name,
+            planned.kind,
+            planned.config,
+            model.fingerprint,
+            model.null_row,
+            planned.block,
+            planned.class_names,
+            condition=published(planned.condition),
+            image_size=planned.image_size,
+        )
+        data = TaskData(meta, split.train.images, split.train.labels, None, split.train.conditions)
+        training = CoTraining(model, [data], Recipe.from_dict(cell.recipe))
+        began, curve = _clock(), []
+        training.run(lambda step, losses: curve.append([step, losses[planned.name]]))
+        return training.finish()[0], _clock() - began, curve
+
     def judge(self, cell: Cell, adapter: Adapter) -> Judgement:
         """Measures an adapter on a model of its own."""
-        backbone = load_backbone(self.backbones[cell.backbone])
-        model = ComposedModel(
-            backbone.to("cuda" if torch.cuda.is_available() else "cpu"), adapter.meta.backbone
-        )
+        model = self.model(cell)
         model.load(adapter)
         planned = self.planned(cell)
         split: Split = load_task(planned, model.backbone, str(self.cache))
@@ -174,46 +227,3 @@ class Bench:
             Measuring(how.samples, how.seed, how.extractor),
             self.cache,
         )
-
-
-def sequence(bench: Bench, order: tuple[str, ...], like: Cell) -> dict[str, Any]:
-    """R[stage, task] where one set of layers is trained on, task after task, each with class rows of its own.
-
-    like: backbone, kind, config and recipe; its dataset is not looked at. An older task is drawn with the
-    layers as they are now: what full fine-tuning of one model forgets.
-    """
-    cells = [replace(like, dataset=name) for name in order]
-    keys = [bench.key(cell) for cell in cells]
-    key = hashlib.sha256(json.dumps(["sequence", VERSION, *keys]).encode()).hexdigest()[:20]
-
-    def compute() -> dict[str, Any]:
-        rows, learnt = [], dict[str, Adapter]()
-        warm: Path | None = None
-        folder = bench.out / "adapters" / key
-        backbone = load_backbone(bench.backbones[like.backbone])
-        null_row = backbone.class_table[backbone.spec.null_index].detach()
-        for number, cell in enumerate(cells):
-            adapter, _, _ = bench.train(cell, folder / str(number), warm)
-            learnt[cell.dataset] = adapter
-            rows.append(
-                [_figure(bench, cells[i], _now(learnt[name], adapter)) for i, name in enumerate(learnt)]
-            )
-            # The next task takes the layers over, and begins its own class rows afresh.
-            warm = folder / f"{number}.safetensors"
-            layers = {name: tensor for name, tensor in adapter.tensors.items() if name != "class_rows"}
-            fresh = null_row.expand_as(adapter.tensors["class_rows"])
-            warm.write_bytes(adapter_bytes(Adapter(adapter.meta, layers | {"class_rows": fresh})))
-        return {"order": list(order), "kind": like.kind, "matrix": rows}
-
-    return bench.kept(key, compute)
-
-
-def _now(task: Adapter, layers: Adapter) -> Adapter:
-    """A task's class rows with the layers of the last one trained."""
-    rows = {"class_rows": task.tensors["class_rows"]}
-    return Adapter(task.meta, dict(layers.tensors) | rows)
-
-
-def _figure(bench: Bench, cell: Cell, adapter: Adapter) -> float:
-    results = bench.judge(cell, adapter).results
-    return float(next(value for name, value in results.items() if name.startswith(("FD", "FID"))))

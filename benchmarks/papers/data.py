@@ -12,13 +12,14 @@ The npm packages are fetched with `npm pack` into OUT/packages, unless they lie 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,7 +27,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from trainers.packs import Manifest, PackWriter, read_manifest
+from trainers.packs import IMAGES, Manifest, PackWriter, read_manifest
 
 SHIPPED = ("digits", "letters", "animals")
 VERSION = "16.0.0"
@@ -114,6 +115,27 @@ def emoji(package: Path, asked: Emoji) -> Iterator[tuple[str, str, bytes]]:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield wanted[image], image, file.read()
+
+
+def joined(packs: Mapping[str, Path], out: Path) -> Path:
+    """Several packs as one, whose classes are called NAME/CLASS. → its folder"""
+    manifests = {name: read_manifest(folder) for name, folder in sorted(packs.items())}
+    digests = json.dumps({name: manifest.digest for name, manifest in manifests.items()})
+    target = out / hashlib.sha256(digests.encode()).hexdigest()[:20]
+
+    def images() -> Iterator[tuple[str, str, bytes]]:
+        for name, manifest in manifests.items():
+            with zipfile.ZipFile(packs[name] / IMAGES) as archive:
+                for image in manifest.images:
+                    label = f"{name}/{manifest.classes[image.label]}"
+                    yield label, f"{name}/{image.source_name}", archive.read(image.entry)
+
+    licences, sources = (
+        "; ".join(dict.fromkeys(getattr(manifest, what) for manifest in manifests.values()))
+        for what in ("licence", "source")
+    )
+    write_pack(target, images(), licences, sources)
+    return target
 
 
 def fetched(folder: Path, vendor: str) -> Path:
