@@ -29,6 +29,7 @@ from affinery.errors import AffineryError
 from orchestration import failpoints, local_ray, planner, ray_processes
 from orchestration.errors import DiskFull, RayAddressInvalid, RayUnavailable, Requested, TrainingFailed
 from orchestration.jobs import Capacity
+from orchestration.threads import SPINNING
 
 if TYPE_CHECKING:
     from orchestration.cluster import Submitted
@@ -55,8 +56,7 @@ ENVIRONMENT = {
     # Ray Train sets it for its controller alone; its processes are shared out by their environment, and so
     # none that was made ready would fit.
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
-    # Threads that wait by spinning starve each other as soon as anything else runs: up to ten times slower.
-    "GOMP_SPINCOUNT": "1000",
+    **SPINNING,
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# As the command line does, before torch is loaded: threads that wait do not starve Ray's processes.
+# Before torch is loaded: other tests run beside these, and threads that wait by spinning would starve them.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # A shell has what it starts in the background ignore Ctrl-C, and so all that these tests start:

@@ -108,11 +108,12 @@ def callback(
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted."""
     from affinery.errors import AffineryError
+    from orchestration.threads import SPINNING
 
     # Imports make hundreds of thousands of objects that stay: looking for garbage among them is time lost.
     gc.set_threshold(100_000, 50, 50)
-    # Threads of torch that wait by spinning take the processor from Ray's processes, and from each other.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for name, value in SPINNING.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except AffineryError as error:
