@@ -427,17 +427,20 @@ def _older(session: Session, found: Sequence[TaskRecord], refs: Sequence[str] | 
 def schedule_repeatedly(
     sessions: Sessions, name: str, cron: str, learners: Sequence[str], recipe: Mapping[str, Any], **given: Any
 ) -> ScheduleRecord:
-    """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
-    full = dict(recipe)
+    """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it.
+
+    Raises OverLimit, and what queue.schedules.add does.
+    """
     with sessions.read() as session:
-        found = [tasks.get(session, learner) for learner in learners]
-        if found:
-            full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe)
-        alike = len({task.backbone_id for task in found}) == 1  # else it is refused below
-        for group in [found] if alike and given.get("together") else [[task] for task in found]:
-            admission.of_tasks(session, backbones.by_id(session, group[0].backbone_id), group, full)
+        found = [tasks.get(session, learner) for learner in dict.fromkeys(learners)]
+        takes, full = None, dict(recipe)
+        if len({task.backbone_id for task in found}) == 1:  # else it is refused below
+            backbone = backbones.by_id(session, found[0].backbone_id)
+            full = full_recipe(backbone, recipe)
+            groups = [found] if given.get("together") else [[task] for task in found]
+            takes = admission.of_jobs(session, backbone, groups, full)
     with sessions.begin() as session:
-        return schedules.add(session, name, cron, learners, full, **given)
+        return schedules.add(session, name, cron, learners, full, memory_bytes=takes, **given)
 
 
 def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:

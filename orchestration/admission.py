@@ -47,6 +47,22 @@ def counted(
     return takes
 
 
+def of_jobs(
+    session: Session,
+    backbone: BackboneRecord,
+    jobs: Sequence[Sequence[TaskRecord]],
+    recipe: Mapping[str, Any],
+) -> int:
+    """What each of these trainings counts with, under a limit of now or later: the largest's bytes.
+
+    Raises OverLimit.
+    """
+    found = [needs.of_training(backbone, learners, recipe) for learners in jobs]
+    for learners, need in zip(jobs, found, strict=True):
+        counted(session, [task.name for task in learners], need, recipe)
+    return max(need.least_bytes(recipe) for need in found)
+
+
 def of_tasks(
     session: Session,
     backbone: BackboneRecord,

@@ -187,13 +187,15 @@ def _scan_metadata(folder: Path, metadata: Path) -> Listing:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid on a link."""
+    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid on links and pipes."""
     entries = [
         path for path in sorted(folder.iterdir(), key=lambda p: p.name) if not path.name.startswith(".")
     ]
     for path in entries:
         if path.is_symlink():
             raise DatasetInvalid(str(path), "it is a link; a dataset must hold the files themselves")
+        if not path.is_file() and not path.is_dir():
+            raise DatasetInvalid(str(path), "it is neither a file nor a folder; take it out")
     return entries
 
 
@@ -201,7 +203,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in _entries(folder):
         if path.is_dir():
             yield from _files(path)
-        elif path.is_file():
+        else:
             yield path
 
 

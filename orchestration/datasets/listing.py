@@ -10,7 +10,7 @@ from pathlib import Path
 class Found:
     """An image file. root, file: where it lies; name: what it is called in the source; condition: its map.
 
-    line: where a list beside the images speaks of it, for errors.
+    line: where a list beside the images speaks of it, for errors; row: where it stands in a table.
     """
 
     root: Path
@@ -20,6 +20,7 @@ class Found:
     text: str | None = None
     condition: Found | None = None
     line: str | None = None
+    row: str | None = None
 
     @property
     def path(self) -> Path:
@@ -31,7 +32,9 @@ class Found:
 
     @property
     def place(self) -> str:
-        """How an error names it."""
+        """How an error names it. An image of a table has a name of ours, which tells nobody anything."""
+        if self.row is not None:
+            return self.row
         return self.name if self.line is None else f"{self.name} ({self.line})"
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +111,17 @@ def _unfold(paths: Sequence[Path], folder: Path, columns: Columns, advance: Call
     found: list[Found] = []
     bare = 0
     for path in paths:
-        for row in _read(path, columns, advance):
-            number = len(found)
-            stem = f"{number:08d}"
+        for number, row in enumerate(_read(path, columns, advance)):
+            stem = f"{len(found):08d}"
             label = _label(path, number, row["label"], named)
             bare += label is None
             index = seen.setdefault(NO_CLASSES if label is None else label, len(seen))
-            text, drawn, line = _text(path, number, row["text"]), None, f"row {number + 1}"
+            text, drawn, place = _text(path, number, row["text"]), None, f"{path.name}, row {number + 1}"
             if row["condition"] is not None:
                 file = _write(folder, f"{stem}.condition", row["condition"])
-                drawn = Found(folder, file, index, file, line=line)
+                drawn = Found(folder, file, index, file, row=place)
             file = _write(folder, stem, row["image"])
-            found.append(Found(folder, file, index, file, text, drawn, line))
+            found.append(Found(folder, file, index, file, text, drawn, row=place))
     if not found:
         raise DatasetInvalid(str(paths[0]), "it has no row")
     if 0 < bare < len(found):
@@ -131,10 +130,7 @@ def _unfold(paths: Sequence[Path], folder: Path, columns: Columns, advance: Call
         )
     order = [name for name in named if name in seen] if named else sorted(seen)
     places = {seen[name]: order.index(name) for name in seen}
-    moved = [
-        Found(file.root, file.file, places[file.label], file.name, file.text, file.condition, file.line)
-        for file in found
-    ]
+    moved = [replace(file, label=places[file.label]) for file in found]
     notes = ["no labels: the dataset is learnt as one without classes"] if bare else []
     if named and (empty := len(named) - len(order)):
         notes.append(f"{empty} of its {len(named)} classes have no image and were left out")

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from orchestration.errors import LimitInvalid
 from orchestration.jobs import Capacity
+from orchestration.queue.amounts import LARGEST_BYTES, LONGEST_KEY
 from registry import backbones, events
 from registry.errors import NotFound
 from registry.models import Backbone, Job, QueueLimit
@@ -50,6 +51,12 @@ def put(session: Session, scope: str, key: str, most: float) -> Limit:
         raise LimitInvalid(f"{scope}:{key}", f"there is no such resource; there is {', '.join(RESOURCES)}")
     if scope != "resource" and most != int(most):
         raise LimitInvalid(f"{scope}:{key}", f"{most:g} is no number of jobs")
+    if most > LARGEST_BYTES:
+        raise LimitInvalid(f"{scope}:{key}", f"{most:g} is more than can be counted; without a limit: rm")
+    if not (key.isprintable() and 1 <= len(key) <= LONGEST_KEY and key == key.strip()):
+        shown = key if len(key) <= 40 else f"{key[:40]}…"
+        reason = f"{shown!r} is no name of 1 to {LONGEST_KEY} characters"
+        raise LimitInvalid(scope, reason)
     if scope == "backbone" and key != EACH:
         key = backbones.get(session, key).ref
     row = session.get(QueueLimit, (scope, key), with_for_update=True)

@@ -31,7 +31,7 @@ from registry.models import Adapter, Dataset, Job, Schedule, Task
 
 @dataclass(frozen=True)
 class ScheduleRecord:
-    """A schedule as it stands. together: its tasks train in one job."""
+    """A schedule as it stands. together: its tasks train in one job; memory_bytes: what each counts with."""
 
     id: int
     name: str
@@ -42,6 +42,7 @@ class ScheduleRecord:
     paused: bool
     tasks: tuple[str, ...]
     recipe: dict[str, Any]
+    memory_bytes: int | None
     priority: int
     submitted_by: str | None
     created_at: datetime
@@ -66,6 +67,7 @@ def add(
     timezone: str = "UTC",
     when_changed: bool = False,
     together: bool = False,
+    memory_bytes: int | None = None,
     priority: int = 0,
     submitted_by: str | None = None,
 ) -> ScheduleRecord:
@@ -76,8 +78,8 @@ def add(
     if not learners:
         raise ScheduleInvalid(name, "it names no task; name one with --task")
     found = [tasks.get(session, learner) for learner in dict.fromkeys(learners)]
-    if together and len({task.backbone_id for task in found}) > 1:
-        raise ScheduleInvalid(name, "its tasks are on several backbones and cannot train together")
+    if len({task.backbone_id for task in found}) > 1:  # they have one recipe, and it is a backbone's
+        raise ScheduleInvalid(name, "its tasks are on several backbones; make a schedule for each backbone")
     moment = session.scalars(select(clock.now())).one()
     row = Schedule(
         name=name,
@@ -86,7 +88,7 @@ def add(
         when_changed=when_changed,
         together=together,
         task_ids=[task.node_id for task in found],
-        payload=plain("The schedule's recipe", {"recipe": dict(recipe)}),
+        payload=plain("The schedule's recipe", {"recipe": dict(recipe), "memory_bytes": memory_bytes}),
         priority=check_priority(priority),
         submitted_by=submitted_by,
         created_at=moment,
@@ -191,7 +193,8 @@ def _fire(session: Session, row: Schedule, at: datetime) -> list[JobRecord]:
         order = Order(
             str(uuid.uuid4()),
             tasks=tuple(name for name, _ in members),
-            payload=row.payload,
+            payload={"recipe": row.payload["recipe"]},
+            memory_bytes=row.payload.get("memory_bytes"),
             key=key_of(f"schedule:{row.id}:{stamp}", (name for name, _ in members)),
             priority=row.priority,
             submitted_by=row.submitted_by,
@@ -258,6 +261,7 @@ def _record(row: Schedule, called: Mapping[int, str]) -> ScheduleRecord:
         row.paused,
         tuple(called[task_id] for task_id in row.task_ids),
         row.payload.get("recipe", {}),
+        row.payload.get("memory_bytes"),
         row.priority,
         row.submitted_by,
         row.created_at,

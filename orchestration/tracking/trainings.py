@@ -26,14 +26,14 @@ EXPERIMENT = "affinery"
 SHEET, DATA = "contact-sheet.png", "data"
 
 
-def key_of(job_id: str, task: str = "") -> str:
-    """The key of a task's run in a job, or of the job's own."""
-    return hashlib.sha256(f"{job_id}/{task}".encode()).hexdigest()[:32]
+def key_of(job_id: str, place: int | None = None) -> str:
+    """The key of a job's own run, or of that of its task at a place, whatever that is called by now."""
+    return hashlib.sha256(f"{job_id}/{'' if place is None else place}".encode()).hexdigest()[:32]
 
 
 def keys_of(job: JobRecord) -> dict[str, str]:
     """By task, the keys of a job's runs."""
-    return {task: key_of(job.id, task) for task in job.tasks}
+    return {task: key_of(job.id, place) for place, task in enumerate(job.tasks)}
 
 
 def begin(

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from affinery_app.wiring import create_workspace
 from orchestration import additions, needs, queue
 from orchestration.errors import OverLimit
 from orchestration.jobs import Order
-from orchestration.queue import limits, schedules
+from orchestration.queue import clock, limits, schedules
 from orchestration.services import Services
 from registry import backbones, tasks
+from registry.models import Schedule
 from registry.session import Sessions
 from tests import learning_world as world
 from tests import registry_world as recorded
@@ -78,6 +80,22 @@ def test_a_training_that_can_never_pass_the_limit_is_refused_and_nothing_of_it_i
         assert schedules.list_all(session) == []
     limited(space.sessions, least(space, "shapes"))
     assert world.schedule(space, "shades").memory_bytes == least(space, "shapes")
+
+
+def test_what_a_schedule_fires_counts_under_a_limit_that_was_set_after_it(space: Services) -> None:
+    for name in ("shapes", "shades"):
+        with space.sessions.begin() as session:
+            queue.cancel(session, world.schedule(space, name).id)
+    made = additions.schedule_repeatedly(
+        space.sessions, "nightly", "0 3 * * *", ["shapes", "shades"], world.RECIPE
+    )
+    assert made.memory_bytes == least(space, "shapes")
+    limited(space.sessions, least(space, "shapes"))
+    with space.sessions.begin() as session:
+        session.execute(update(Schedule).values(next_run_at=clock.later(-60)))
+        fired = queue.fire_due(session)
+    assert [job.memory_bytes for job in fired] == [least(space, "shapes")] * 2
+    assert all(job.payload == {"recipe": made.recipe} for job in fired)
 
 
 def test_what_a_training_says_itself_stands_where_the_limit_holds_it(space: Services) -> None:

@@ -176,6 +176,26 @@ def test_columns_of_other_names_are_named(data: Path, images: Path) -> None:
     assert found.classes == ("a", "b", "c")
 
 
+def test_an_image_of_a_table_is_refused_by_its_row_in_its_own_file(
+    data: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hub").mkdir()
+    rows(images, tmp_path / "hub/train-0.parquet", ["a", "b"])
+    cells = [{"bytes": file.read_bytes(), "path": None} for file in sorted(images.rglob("*.png"))]
+    cells[1] = {"bytes": b"no image at all", "path": None}
+    rows(images, tmp_path / "hub/train-1.parquet", ["a", "b"], image=cells)
+    with pytest.raises(DatasetInvalid, match=r"train-1\.parquet, row 2") as refused:
+        add(data, tmp_path / "hub")
+    assert "00000" not in str(refused.value)
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused_and_not_waited_for(data: Path, images: Path) -> None:
+    pipe = next(images.rglob("*.png")).with_name("pipe.png")
+    os.mkfifo(pipe)
+    with pytest.raises(DatasetInvalid, match=r"pipe\.png.*it is neither a file nor a folder"):
+        add(data, images)
+
+
 def test_a_layout_of_splits_gives_the_training_split_and_says_so(data: Path, tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "Validation", "test")):
         image_folder(tmp_path / "hub" / split, "x", "y", each=4 - seed, seed=seed)

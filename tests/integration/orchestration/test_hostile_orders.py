@@ -11,7 +11,7 @@ import pytest
 from affinery.errors import ConfigInvalid
 from affinery_app.wiring import Workspace, create_workspace
 from orchestration import additions, queue
-from orchestration.errors import KeyTaken, ScheduleInvalid
+from orchestration.errors import KeyTaken, LimitInvalid, ScheduleInvalid
 from orchestration.queue import limits, schedules
 from registry import renaming, tasks
 from registry.errors import NotFound
@@ -152,6 +152,36 @@ def test_a_schedule_takes_five_fields_and_not_one_of_seconds(space: Workspace) -
         schedules.add(session, "often", "* * * * * *", ["digits"], {})
     with pytest.raises(ConfigInvalid, match="priority"), space.sessions.begin() as session:
         schedules.add(session, "first", "0 3 * * *", ["digits"], {}, priority=2**40)
+
+
+def test_a_schedule_is_of_one_backbone_whose_recipe_it_has(space: Workspace) -> None:
+    with space.sessions.begin() as session:
+        recorded.backbone(session, "other")
+        recorded.task(session, "elsewhere", "other")
+    with pytest.raises(ScheduleInvalid, match="several backbones; make a schedule for each"):
+        additions.schedule_repeatedly(space.sessions, "nightly", "0 3 * * *", ["digits", "elsewhere"], {})
+
+
+@pytest.mark.parametrize(
+    ("scope", "key", "most", "told"),
+    [
+        ("submitter", "", 1, "is no name"),
+        ("submitter", " ada", 1, "is no name"),
+        ("submitter", "a\x1b[2J", 1, "is no name"),
+        ("submitter", "a" * 5000, 1, "is no name of 1 to 200 characters"),
+        ("resource", "memory_bytes", 1e300, "more than can be counted"),
+        ("submitter", "ada", 1e300, "more than can be counted"),
+        ("submitter", "ada", float("nan"), "is no amount"),
+    ],
+)
+def test_a_limit_that_could_never_mean_anything_is_refused(
+    space: Workspace, scope: str, key: str, most: float, told: str
+) -> None:
+    with pytest.raises(LimitInvalid, match=told) as refused, space.sessions.begin() as session:
+        limits.put(session, scope, key, most)
+    assert len(str(refused.value)) < 200
+    with space.sessions.read() as session:
+        assert limits.list_all(session) == []
 
 
 def test_a_limit_is_taken_away_by_the_name_by_which_it_was_set(space: Workspace) -> None:

@@ -181,7 +181,7 @@ def test_what_mlflow_is_told_of_a_training_at_its_beginning(services: Services, 
 def test_an_adapter_that_is_published_becomes_a_version_of_its_tasks_model_once(
     services: Services, begun: JobRecord, tmp_path: Path
 ) -> None:
-    key = trainings.key_of(begun.id, "shapes")
+    key = trainings.key_of(begun.id, 0)
     (tmp_path / "adapter-0.safetensors").write_bytes(b"tensors")
     services.tracking.log_artifact(key, tmp_path / "adapter-0.safetensors", "adapter")
     published = {field.name: None for field in fields(AdapterRecord)} | {
@@ -233,7 +233,7 @@ def elsewhere(services: Services, uri: str) -> Services:
 
 def test_an_mlflow_that_is_away_is_told_with_what_waits(services: Services, begun: JobRecord) -> None:
     away = elsewhere(services, "http://127.0.0.1:9")
-    away.tracking.set_tags(trainings.key_of(begun.id, "shapes"), {"more": "x"})
+    away.tracking.set_tags(trainings.key_of(begun.id, 0), {"more": "x"})
     (finding,) = found(away, "mlflow")
     assert finding.done is None
     assert "does not answer" in finding.what
