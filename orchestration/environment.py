@@ -37,7 +37,7 @@ def environment_fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "gpus": _gpus(),
+        "gpus": gpu_names(),
         "versions": {name: _version(name) for name in NUMERIC},
         "packages": _packages(),
         "threads": len(os.sched_getaffinity(0)),
@@ -79,7 +79,7 @@ def _processor() -> str:
     return f"{facts.get('model name', platform.machine())} [{' '.join(vectors)}]"
 
 
-def _gpus() -> list[str]:
+def gpu_names() -> list[str]:
     """The NVIDIA GPUs that the driver names, without loading torch for it."""
     return [
         line.partition(":")[2].strip()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affinery_app.cli import job_add
-from affinery_app.cli.job_options import JobArgument, submitter
+from affinery_app.cli.job_options import EveryOption, JobArgument, submitter
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.cli.standing import progress, standing
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What waits, runs and ran; and what is to become of it.", no_args_is_help=True)
 app.add_typer(job_add.app, name="add")
-OPEN = ("queued", "running", "paused")
 LONG = 300
 FOLLOW_SECONDS = 0.5
 COLUMNS = ["job", "id", "kind", "state", "tasks", "progress", "what"]
@@ -47,12 +47,14 @@ def list_page(
     from orchestration.jobs import KINDS, STATES
     from orchestration.obstacles import obstacles
     from orchestration.planner import machine
+    from registry import tasks
 
     for noun, given, known in (("state", state, STATES), ("kind", kind, KINDS)):
         for word in given or []:
             if word not in known:
                 raise UnknownName(noun, word, list(known))
     with open_workspace(workspace).sessions.read() as session:
+        task = None if task is None else tasks.get(session, task).name
         jobs = queue.page(
             session, before=before, limit=limit, states=state or (), kinds=kind or (), task=task
         )
@@ -101,7 +103,7 @@ def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOptio
             ("priority", record.priority),
             ("submitted by", record.submitted_by),
             ("accepted", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"),
-            ("progress", _progress(record) or None),
+            ("progress", progress(record) or None),
             *((f"result: {name}", _short(value)) for name, value in _result(record).items()),
         ]
     )
@@ -170,6 +172,7 @@ def logs(
 def _follow(space: Workspace, job: str) -> None:
     """Prints what each attempt writes while it does. Code 1 where the job is not done in the end."""
     from orchestration import queue
+    from orchestration.jobs import LIVE
 
     printed: dict[int, int] = {}
     told: set[int] = set()
@@ -185,7 +188,7 @@ def _follow(space: Workspace, job: str) -> None:
             if each.ended_at is not None and each.number not in told:
                 told.add(each.number)
                 say(f"Attempt {each.number}: {each.outcome}" + (f". {each.error}" if each.error else ""))
-        if record.state not in OPEN:
+        if record.state not in LIVE:
             break
         time.sleep(FOLLOW_SECONDS)
     say(f"Job {record.number} is {record.state}." + (f" {record.error}" if record.error else ""))
@@ -202,42 +205,20 @@ def watch(
     jobs: Annotated[
         list[str] | None, typer.Argument(help="Which jobs.", show_default="all that are not over")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    every: EveryOption = 2.0,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show jobs as they move, until all are over. Code 1 where one is not done."""
+    """Show jobs as they move, with loss and time left, until all are over. Code 1 where one is not done."""
+    from affinery_app.cli.watching import follow
     from affinery_app.wiring import open_workspace
     from orchestration import queue
 
     sessions = open_workspace(workspace).sessions
     with sessions.read() as session:
         known = [queue.get(session, job) for job in jobs] if jobs else queue.unfinished(session)
-    ids = [job.id for job in known]
-    seen: dict[str, tuple[Any, ...]] = {}
-    while True:
-        with sessions.read() as session:
-            known = queue.by_ids(session, ids)
-        for job in known:
-            facts = _line(job)
-            if seen.get(job.id) != facts:
-                seen[job.id] = facts
-                _tell(job, facts, as_json)
-        if all(job.state not in OPEN for job in known):
-            break
-        time.sleep(every)
-    if not ids:
-        say("Nothing waits and nothing runs.")
-    if any(job.state != "done" for job in known):
+    if not follow(sessions, [job.id for job in known], every, as_json):
         raise typer.Exit(1)
-
-
-def _tell(job: JobRecord, facts: tuple[Any, ...], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(job.in_brief(), ensure_ascii=False), flush=True)
-    else:
-        number, short, _, state, tasks, progress, what = facts
-        print(f"{number} {short} {state:<9} {', '.join(tasks)}  {progress}  {what}".rstrip(), flush=True)
 
 
 @app.command("cancel")
@@ -332,7 +313,7 @@ def _each(
 
 
 def _line(job: JobRecord, obstacle: str | None = None) -> tuple[Any, ...]:
-    return (job.number, job.id[:8], job.kind, job.state, job.tasks, _progress(job), standing(job, obstacle))
+    return (job.number, job.id[:8], job.kind, job.state, job.tasks, progress(job), standing(job, obstacle))
 
 
 def _result(job: JobRecord) -> dict[str, Any]:
@@ -344,27 +325,3 @@ def _short(value: Any) -> str:
     """One part of a result; what is long stands in --json."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONG else f"{text[: LONG - 1]}… (all of it: --json)"
-
-
-def _progress(job: JobRecord) -> str:
-    step, of = (job.progress or {}).get("step"), (job.progress or {}).get("of")
-    return f"{step} / {of}" if step is not None and of else ""
-
-
-def standing(job: JobRecord, obstacle: str | None = None) -> str:
-    """Why a job is where it is, in a few words. obstacle: what keeps it from ever being taken."""
-    from datetime import UTC, datetime
-
-    if obstacle is not None:
-        return obstacle
-    if job.state == "running":
-        asked = f", asked to {job.request} by {job.requested_by}" if job.request else ""
-        return f"by {job.owner}{asked}"
-    if job.state == "queued":
-        if job.waits:
-            return f"waits for {job.waits} job{'s' if job.waits > 1 else ''}"
-        if job.run_at > datetime.now(UTC):
-            again = f" after: {job.error}" if job.error else ""
-            return f"from {job.run_at:%Y-%m-%d %H:%M:%S} UTC on{again}"
-        return "may run"
-    return (job.error or "") if job.state in ("dead", "cancelled") else ""

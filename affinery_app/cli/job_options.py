@@ -44,6 +44,7 @@ RunAtOption = Annotated[
         show_default="at once",
     ),
 ]
+EveryOption = Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")]
 JobArgument = Annotated[str, typer.Argument(help="The job's number, its id, or a unique beginning of that.")]
 LARGEST_GIB = 2.0**32
 

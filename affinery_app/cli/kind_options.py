@@ -27,13 +27,18 @@ PartsOption = Annotated[
 def kind_values(
     rank: int | None, alpha: float | None, targets: Sequence[str] | None, parts: str | None
 ) -> dict[str, Any]:
-    """What was given of the options above, as settings."""
+    """What was given of the options above, as settings. Raises ConfigInvalid for a list of nothing."""
+    from affinery.errors import ConfigInvalid
+
     values = {
         "rank": rank,
         "alpha": alpha,
-        "targets": [one for some in targets or () for one in listed(some)] or None,
+        "targets": None if targets is None else [one for some in targets for one in listed(some)],
         "parts": None if parts is None else listed(parts),
     }
+    for name in ("targets", "parts"):
+        if values[name] == []:
+            raise ConfigInvalid(f"--{name}", "it names nothing; leave it out to take those of the method.")
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -148,22 +148,22 @@ class Screen(Lines):
             self._bars.update(entry, note=doing)
 
     def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
-        self._end_bar(job, "done")
+        self._end_bar(job)
         super().published(job, adapters, certificate)
 
     def done(self, job: JobRecord, result: dict[str, Any]) -> None:
-        self._end_bar(job, "done")
+        self._end_bar(job)
         super().done(job, result)
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self._end_bar(job, "failed")
+        self._end_bar(job)
         super().failed(job, error, state)
 
-    def _end_bar(self, job: JobRecord, note: str) -> None:
+    def _end_bar(self, job: JobRecord) -> None:
+        """Takes it away: what came of the job stands above, as a line."""
         entry = self._entries.pop(job.id, None)
         if self._bars is not None and entry is not None:
-            self._bars.update(entry, note=note)
-            self._bars.stop_task(entry)
+            self._bars.remove_task(entry)
 
 
 class JsonLines(Lines):

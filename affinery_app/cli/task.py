@@ -1,4 +1,4 @@
-"""affinery task add | train | list | show."""
+"""affinery task add | train | list | show | watch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from affinery_app.cli.condition_options import (
 from affinery_app.cli.job_options import (
     AfterOption,
     CpusOption,
+    EveryOption,
     GpusOption,
     KeyOption,
     MemoryOption,
@@ -168,7 +169,7 @@ def add(
             ],
             "",
         )
-        following("affinery run", "affinery job watch")
+        following("affinery run", "affinery task watch")
 
 
 BESIDE_PLAN = frozenset(("plan", "dry_run", "workspace", "as_json"))
@@ -242,7 +243,7 @@ def train(
             ("steps", job.recipe["steps"]),
         ]
     )
-    following("affinery run", "affinery job watch")
+    following("affinery run", "affinery task watch")
 
 
 @app.command("list")
@@ -317,6 +318,31 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
         ],
         "No adapter yet. Train it: affinery run",
     )
+
+
+@app.command("watch")
+def watch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which tasks.", show_default="all with a job that is not over")
+    ] = None,
+    every: EveryOption = 2.0,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what tasks are learning: step, loss and time left, until their jobs are over."""
+    from affinery_app.cli.watching import follow
+    from affinery_app.wiring import open_workspace
+    from orchestration import queue
+    from registry import tasks
+
+    sessions = open_workspace(workspace).sessions
+    with sessions.read() as session:
+        wanted = {tasks.get(session, name).name for name in names or ()}
+        unfinished = queue.unfinished(session)
+    chosen = [job.id for job in unfinished if (wanted & set(job.tasks) if names else job.tasks)]
+    if not follow(sessions, chosen, every, as_json):
+        raise typer.Exit(1)
+    following(f"affinery task show {next(iter(sorted(wanted)), 'NAME')}", "affinery adapter list")
 
 
 def _recognition(metrics: dict[str, Any]) -> str:

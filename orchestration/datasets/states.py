@@ -75,3 +75,17 @@ def _place(data: Path, record: DatasetRecord, remote: Remote) -> Place:
     if found.missing:
         return Place(remote.name, remote.default, LACKING, "it does not have it, or not all of it")
     return Place(remote.name, remote.default, HELD)
+
+
+def remotes_away(data: Path) -> dict[str, str | None]:
+    """By remote, why it does not answer; None where it does. Raises DatasetUnavailable."""
+    found: dict[str, str | None] = {}
+    for remote in repository.remotes(data):
+        try:
+            with repository.opened(data) as repo:
+                store = repo.cloud.get_remote_odb(remote.name)
+                store.fs.exists(store.path)
+            found[remote.name] = None
+        except DatasetUnavailable as error:
+            found[remote.name] = str(error.args[1])
+    return found

@@ -14,13 +14,16 @@ _NOT_STORES = {"contract"}
 def open_store(url: str) -> BlobStore:
     """The store at a URL (file:///folder, memory://name) or, without a scheme, in a folder."""
     scheme = url.partition("://")[0] if "://" in url else "file"
-    known: dict[str, type[BlobStore]] = {}
-    for name in stores():
-        module = importlib.import_module(f"{__name__}.{name}")
-        known[module.STORE.scheme] = module.STORE
+    known = schemes()
     if scheme not in known:
         raise StorageUnknown(scheme, sorted(known))
     return known[scheme].from_url(url)
+
+
+def schemes() -> dict[str, type[BlobStore]]:
+    """The stores, by the scheme of their URLs."""
+    modules = (importlib.import_module(f"{__name__}.{name}") for name in stores())
+    return {module.STORE.scheme: module.STORE for module in modules}
 
 
 def stores() -> list[str]:

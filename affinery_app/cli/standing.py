@@ -1,0 +1,33 @@
+"""Where a job stands, in a few words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestration.jobs import JobRecord
+
+
+def progress(job: JobRecord) -> str:
+    """How many of its steps are done; nothing for a job without steps."""
+    step, of = (job.progress or {}).get("step"), (job.progress or {}).get("of")
+    return f"{step} / {of}" if step is not None and of else ""
+
+
+def standing(job: JobRecord, obstacle: str | None = None) -> str:
+    """Why a job is where it is. obstacle: what keeps it from ever being taken."""
+    from datetime import UTC, datetime
+
+    if obstacle is not None:
+        return obstacle
+    if job.state == "running":
+        asked = f", asked to {job.request} by {job.requested_by}" if job.request else ""
+        return f"by {job.owner}{asked}"
+    if job.state == "queued":
+        if job.waits:
+            return f"waits for {job.waits} job{'s' if job.waits > 1 else ''}"
+        if job.run_at > datetime.now(UTC):
+            again = f" after: {job.error}" if job.error else ""
+            return f"from {job.run_at:%Y-%m-%d %H:%M:%S} UTC on{again}"
+        return "may run"
+    return (job.error or "") if job.state in ("dead", "cancelled") else ""
