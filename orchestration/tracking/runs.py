@@ -187,7 +187,9 @@ class Tracking:
         return not errors
 
     def flush_all(self) -> bool:
-        """The same at once, however lately it was tried."""
+        """The same at once, however lately it was tried; what was under way beside is over by then."""
+        if self._flushing is not None:
+            self._flushing.join()
         self._not_before = 0.0
         return self.flush()
 
