@@ -1,20 +1,21 @@
 """The papers' tables: methods × datasets, baselines, ablations, ladders, and what one model forgets.
 
     python -m benchmarks.papers --out runs/papers --quick            about a minute, to see that it runs
+    python -m benchmarks.papers --out runs/papers --profile short    on the shipped backbone: hours of a CPU
     python -m benchmarks.papers --out runs/papers                    hours on a CPU; minutes a table on a GPU
     python -m benchmarks.papers --out runs/papers --only methods     one table
+    python -m benchmarks.papers --out runs/papers --profile paper --data … --dit … --sd … --extractor …
 
-Every cell is kept as JSON in OUT/cells: a run that was broken off goes on, and only what changed is computed.
+Every cell is kept as JSON in OUT/PROFILE/cells: a run that was broken off goes on, and only what changed is
+computed. --kept computes nothing, and writes the page of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,69 +23,50 @@ import torch
 
 from affinery import tensor_files
 from affinery.backbones.files import load_backbone
-from benchmarks.papers.backbones import pretrain
-from benchmarks.papers.cells import Bench, Cell, Sampling
-from benchmarks.papers.data import prepare
+from affinery.errors import AffineryError
+from benchmarks.papers.cells import Bench, Cell
+from benchmarks.papers.curves import drawn, trajectory
 from benchmarks.papers.page import Facts, page, sheets
-from benchmarks.papers.sequences import sequence
-from benchmarks.papers.tables import PROFILES, Profile, Table, tables
+from benchmarks.papers.preparing import Own, made, say
+from benchmarks.papers.profiles import PROFILES, Profile
+from benchmarks.papers.sequences import Bounds, figure, joint, sequence
+from benchmarks.papers.tables import FIRST, FULL, OURS, Methods, Table, tables
 from trainers.packs import read_manifest
 
-SEQUENCES = "forgetting"
+SEQUENCES, STEPS = "forgetting", "steps"
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be computed: tables, the sequences, the distance over steps."""
+
+    tables: list[Table]
+    sequences: bool
+    steps: bool
+
+    def beside(self, profile: Profile) -> set[str]:
+        """The datasets that are needed for more than tables."""
+        found = {name for order in profile.orders for name in order} if self.sequences else set()
+        return found | ({profile.ablated} if self.steps else set())
 
 
-def made(out: Path, profile: Profile, name: str, wanted: list[Table], forgetting: bool) -> Bench:
-    """Prepares the data and pretrains the backbones that these tables need, as far as they are not there."""
-    cells = [cell for table in wanted for row in table.rows for each in row.cells.values() for cell in each]
-    archs = {cell.backbone for cell in cells} | ({"dit"} if forgetting else set())
-    pretrained = sorted(archs - ({"dit"} if profile.shipped else set()))
-    names = {cell.dataset for cell in cells} | ({profile.pretraining} if pretrained else set())
-    packs = prepare(out, sorted(names | {n for order in profile.orders for n in order if forgetting}))
-    backbones = {"dit": shipped_backbone()} if profile.shipped and "dit" in archs else {}
-    for arch in pretrained:
-        size = f"{profile.size}x{profile.channels}-{profile.width}-{profile.pretraining_steps}"
-        file = out / "backbones" / f"{arch}-{profile.pretraining}-{size}.safetensors"
-        backbones[arch] = pretrain(
-            arch,
-            packs[profile.pretraining],
-            file,
-            size=profile.size,
-            channels=profile.channels,
-            width=profile.width,
-            steps=profile.pretraining_steps,
-            batch=profile.pretraining_batch,
-            on_step=partial(_pretrained, arch),
-        )
-    sampling = Sampling(profile.samples, profile.sampler_steps, profile.guidance)
-    return Bench(out / name, backbones, packs, sampling)
-
-
-def shipped_backbone() -> Path:
-    """The transformer that comes with Affinery."""
-    return Path(str(files("affinery_app") / "assets" / "backbones" / "tiny-dit.safetensors"))
-
-
-def _pretrained(arch: str, step: int, of: int, loss: float) -> None:
-    say(f"pretraining {arch} {step}/{of}: loss {loss:.4f}")
-
-
-def chosen(profile: Profile, only: list[str] | None) -> tuple[list[Table], bool]:
-    """The tables that are meant, and whether the sequences are. Raises SystemExit for an unknown one."""
+def chosen(profile: Profile, only: list[str] | None, rows: list[str] | None) -> Wanted:
+    """Raises SystemExit for a table or a row that does not exist."""
     every = tables(profile)
-    known = [*(table.name for table in every), SEQUENCES]
+    known = [*(table.name for table in every), SEQUENCES, STEPS]
     if unknown := set(only or ()) - set(known):
         raise SystemExit(f"There is no table {', '.join(sorted(unknown))}. Known: {', '.join(known)}")
-    return [each for each in every if not only or each.name in only], not only or SEQUENCES in only
+    meant = [each for each in every if not only or each.name in only]
+    if rows:
+        named = [row.name for table in meant for row in table.rows]
+        if missing := set(rows) - set(named):
+            raise SystemExit(f"There is no row {sorted(missing)[0]!r}. Known: {', '.join(named)}")
+        meant = [replace(each, rows=[row for row in each.rows if row.name in rows]) for each in meant]
+    return Wanted(meant, not only or SEQUENCES in only, not only or STEPS in only)
 
 
-def computed(
-    bench: Bench, wanted: list[Table], kept: bool
-) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """By table, row and dataset, the cells. kept: those that are there, computing none."""
+def computed(bench: Bench, wanted: list[Table]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """By table, row and dataset, the cells."""
     listed = [
         (table.name, row.name, dataset, cell)
         for table in wanted
@@ -92,35 +74,56 @@ def computed(
         for dataset, cells in row.cells.items()
         for cell in cells
     ]
+    # A run that is broken off has compared all methods alike: seed by seed, dataset by dataset.
+    orders = {table.name: number for number, table in enumerate(wanted)}
+    listed.sort(key=lambda each: (orders[each[0]], each[3].recipe["seed"], each[2]))
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for number, (table, row, dataset, cell) in enumerate(listed, 1):
         began = time.perf_counter()
-        one = bench.known(cell) if kept else bench.measured(cell)
+        one = bench.asked(partial(bench.measured, cell))
         if one is None:
             continue
-        say(f"[{number}/{len(listed)}] {table}: {row} on {dataset}, {time.perf_counter() - began:.1f} s")
+        if not bench.frozen:
+            say(f"[{number}/{len(listed)}] {table}: {row} on {dataset}, {time.perf_counter() - began:.1f} s")
         found.setdefault((table, row, dataset), []).append(one)
     return found
 
 
-def sequences(bench: Bench, profile: Profile) -> list[dict[str, Any]]:
-    recipe = {
-        "steps": profile.steps,
-        "batch": profile.batch,
-        "lr": 3e-4,
-        "class_lr": 3e-2,
-        "precision": "fp32",
-    }
-    found = []
-    for order in profile.orders:
-        for seed in range(profile.seeds):
-            like = Cell("dit", order[0], "full", {}, recipe | {"seed": seed})
+def bounds(bench: Bench, profile: Profile) -> Bounds:
+    """The sequences, all tasks at once, and an adapter a task, as far as they are there or may be."""
+    methods = Methods(profile)
+    names = sorted({name for order in profile.orders for name in order})
+    found = Bounds([], [], [])
+    for seed in range(profile.seeds):
+
+        def cell(name: str, method: str, seed: int = seed) -> Cell:
+            return methods.cells(methods.by_name[method], name, profile.seeds)[seed]
+
+        for order in profile.orders:
             say(f"{SEQUENCES}: {' → '.join(order)}, seed {seed}")
-            found.append(sequence(bench, order, like))
+            if one := bench.asked(partial(sequence, bench, order, cell(order[0], FULL))):
+                found.sequences.append(one)
+        say(f"{SEQUENCES}: all at once, an adapter each, seed {seed}")
+        if together := bench.asked(partial(joint, bench, names, cell(names[0], FULL))):
+            found.together.append(together["tasks"])
+        apart = {name: bench.asked(partial(bench.measured, cell(name, OURS))) for name in names}
+        if all(apart.values()):
+            found.apart.append({name: figure(one["results"]) for name, one in apart.items() if one})
     return found
 
 
-def main() -> None:
+def trajectories(bench: Bench, profile: Profile) -> bytes | None:
+    """The picture of the distance over steps; None where nothing is there to draw."""
+    methods, lines = Methods(profile), {}
+    for name in FIRST:
+        cell = methods.cells(methods.by_name[name], profile.ablated, 1)[0]
+        say(f"{STEPS}: {name}")
+        if one := bench.asked(partial(trajectory, bench, cell)):
+            lines[name] = one["points"]
+    return drawn(lines, profile.ablated) if lines else None
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.papers",
         description=__doc__,
@@ -129,25 +132,50 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where packs, backbones and cells are kept")
     parser.add_argument("--profile", choices=[*PROFILES], default="small", help="how long everything takes")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: --profile quick")
-    parser.add_argument("--kept", action="store_true", help="compute nothing: a page of what is there")
     parser.add_argument("--steps", type=int, help="training steps of every cell")
     parser.add_argument("--seeds", type=int, help="seeds of every cell")
     parser.add_argument("--pretraining-steps", type=int, help="steps of pretraining both backbones")
     parser.add_argument("--only", nargs="*", metavar="TABLE", help="only these tables")
+    parser.add_argument("--row", nargs="*", metavar="ROW", help="only these rows of them")
+    parser.add_argument("--kept", action="store_true", help="compute nothing: a page of what is there")
     parser.add_argument("--page", type=Path, help="the page to write (default: OUT/results.md)")
-    args = parser.parse_args()
+    parser.add_argument("--words", type=Path, help="Markdown to put above the tables")
+    parser.add_argument("--data", type=Path, help="the folder of the papers' datasets")
+    parser.add_argument("--dit", type=Path, help="DiT-XL/2: diffusers' folder, or the official checkpoint")
+    parser.add_argument("--sd", type=Path, help="Stable Diffusion 1.5: diffusers' folder")
+    parser.add_argument("--extractor", default="recogniser", help="who looks, as `affinery evaluate` has it")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     name = "quick" if args.quick else args.profile
     given = {"steps": args.steps, "seeds": args.seeds, "pretraining_steps": args.pretraining_steps}
+    given |= {"later_seeds": args.seeds}
     profile = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
-    wanted, forgetting = chosen(profile, args.only)
-    bench = made(args.out, profile, name, wanted, forgetting)
-    found = computed(bench, wanted, args.kept)
-    forgotten = sequences(bench, profile) if forgetting else []
+    wanted = chosen(profile, args.only, args.row)
+    own = Own(args.data, {"dit": args.dit, "sd": args.sd}, args.extractor)
+    try:
+        bench = made(args.out, profile, name, wanted.tables, wanted.beside(profile), own)
+    except AffineryError as error:
+        raise SystemExit(str(error)) from error
+    bench = replace(bench, frozen=args.kept)
+    found = computed(bench, wanted.tables)
     target = args.page or args.out / "results.md"
     pictures = target.with_name(f"{target.stem}-pictures")
-    for (table, dataset), content in sheets(wanted, found, bench.out / "cells").items():
+    for (table, dataset), content in sheets(wanted.tables, found, bench.out / "cells").items():
         tensor_files.write_whole(pictures / f"{table}-{dataset}.png", content)
-    text = page(facts(args, name, profile, bench), wanted, found, forgotten, pictures.name)
+    over_steps = trajectories(bench, profile) if wanted.steps else None
+    if over_steps is not None:
+        tensor_files.write_whole(pictures / f"steps-{profile.ablated}.png", over_steps)
+    text = page(
+        facts(args, name, profile, bench),
+        wanted.tables,
+        found,
+        bounds(bench, profile) if wanted.sequences else None,
+        pictures.name,
+        [] if over_steps is None else [f"steps-{profile.ablated}.png"],
+    )
     tensor_files.write_whole(target, text.encode())
     print(target)
 
@@ -158,28 +186,41 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
     for option in ("steps", "seeds", "pretraining_steps"):
         value = getattr(args, option)
         words += [] if value is None else [f"--{option.replace('_', '-')} {value}"]
+    words += ["--data … --dit … --sd …"] if profile.local else []
+    words += [] if args.extractor == "recogniser" else ["--extractor …"]
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{torch.get_num_threads()} CPU thread(s)"
     )
-    images = f"{profile.size} × {profile.size}, {'colour' if profile.channels == 3 else 'grey'}"
-    about = {}
-    for arch, file in bench.backbones.items():
-        count = sum(parameter.numel() for parameter in load_backbone(file).parameters())
-        about[arch] = (
-            f"{count:,} parameters, {profile.pretraining_steps:,} steps on {profile.pretraining}, {images}"
-        )
+    about = {arch: _backbone(profile, arch, file) for arch, file in bench.backbones.items()}
     manifests = {each: read_manifest(folder) for each, folder in bench.packs.items()}
     listed = {
         each: f"{len(m.images):,} images, {len(m.classes)} classes; {m.licence}; {m.source}"
         for each, m in manifests.items()
     }
     how = (
-        f"{profile.steps:,} steps of {profile.batch}, {profile.seeds} seed(s); {profile.samples} samples, "
+        f"{profile.steps:,} steps of {profile.batch}; {profile.seeds} seed(s) of methods × datasets and of "
+        f"sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
         f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}."
     )
-    return Facts(" ".join(words), name, device, how, about, listed)
+    said = args.words.read_text(encoding="utf-8") if args.words else ""
+    return Facts(" ".join(words), name, device, how, about, listed, said)
+
+
+def _backbone(profile: Profile, arch: str, file: Path) -> str:
+    backbone = load_backbone(file)
+    spec, count = backbone.spec, sum(parameter.numel() for parameter in backbone.parameters())
+    images = f"{spec.image_size} × {spec.image_size}, {'colour' if spec.channels == 3 else 'grey'}"
+    if profile.local:
+        origin = "a folder of the user's"
+    elif profile.shipped and arch == "dit":
+        origin = "`tiny-dit`, which comes with Affinery"
+    else:
+        origin = (
+            f"{profile.pretraining_steps:,} steps of {profile.pretraining_batch} on {profile.pretraining}"
+        )
+    return f"{count:,} parameters, {images}; {origin}"
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ def _clock() -> float:
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
+class NotKept(Exception):
+    """It was not computed, and nothing is any more."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How every cell of a run is measured."""
@@ -74,12 +78,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where cells are computed: files of backbones and packs by name, how they are measured, what is kept."""
+    """Where cells are computed: files of backbones and packs by name, how they are measured, what is kept.
+
+    frozen: nothing is computed any more.
+    """
 
     out: Path
     backbones: dict[str, Path]
     packs: dict[str, Path]
     sampling: Sampling
+    frozen: bool = False
 
     @property
     def cache(self) -> Path:
@@ -102,15 +110,19 @@ class Bench:
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return found
+        if self.frozen:
+            raise NotKept(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         made = compute()
         tensor_files.write_whole(path, json.dumps(made, indent=1, ensure_ascii=False).encode())
         return made
 
-    def known(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's figures, where they are there."""
-        path = self.out / "cells" / f"{self.key(cell)}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def asked(self, compute: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """What is computed or kept; None where it is not there and nothing is computed any more."""
+        try:
+            return compute()
+        except NotKept:
+            return None
 
     def measured(self, cell: Cell) -> dict[str, Any]:
         """A cell's figures, trained and measured where they are not there yet."""

@@ -27,7 +27,8 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from trainers.packs import IMAGES, Manifest, PackWriter, read_manifest
+from benchmarks.papers.folders import LAYOUTS, Picture, listed
+from trainers.packs import IMAGES, MANIFEST, Manifest, PackWriter, read_manifest
 
 SHIPPED = ("digits", "letters", "animals")
 VERSION = "16.0.0"
@@ -56,29 +57,54 @@ Labelled = Iterable[tuple[str, str, bytes]]
 
 def write_pack(out: Path, images: Labelled, licence: str, source: str) -> Manifest:
     """Packs images class by class, written whole; one that is there stays."""
-    if (out / "manifest.json").exists():
+    if (out / MANIFEST).exists():
         return read_manifest(out)
     ordered = sorted(images)
     classes = tuple(sorted({label for label, _, _ in ordered}))
+    told = ((Picture(label, name), content) for label, name, content in ordered)
+    return _written(out, told, classes, licence, source)
+
+
+def _written(
+    out: Path,
+    images: Iterable[tuple[Picture, bytes]],
+    classes: tuple[str, ...],
+    licence: str,
+    source: str,
+) -> Manifest:
+    """images: class by class, one in memory at a time."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as scratch:
-        with PackWriter(Path(scratch), classes, licence, source) as writer:
-            for label, name, content in ordered:
+        whole = Path(scratch) / "pack"
+        whole.mkdir()
+        with PackWriter(whole, classes, licence, source) as writer:
+            for picture, content in images:
                 with Image.open(io.BytesIO(content)) as opened:
                     (width, height), mode = opened.size, opened.mode
                     extension = (opened.format or "png").lower()
                 writer.add(
                     content,
-                    classes.index(label),
+                    classes.index(picture.label),
                     extension=extension,
                     width=width,
                     height=height,
                     mode=mode,
-                    source_name=name,
+                    source_name=picture.name,
+                    text=picture.text,
                 )
             writer.finish()
-        shutil.copytree(scratch, out)
+        whole.rename(out)
     return read_manifest(out)
+
+
+def pack_folder(out: Path, data: Path, name: str) -> Manifest:
+    """Packs a dataset of the papers from the user's folder. Raises ConfigInvalid where it is not whole."""
+    if (out / MANIFEST).exists():
+        return read_manifest(out)
+    pictures, layout = listed(data, name)
+    classes = tuple(sorted({picture.label for picture, _ in pictures}))
+    contents = ((picture, path.read_bytes()) for picture, path in pictures)
+    return _written(out, contents, classes, layout.licence, layout.source)
 
 
 def shipped(name: str) -> tuple[list[tuple[str, str, bytes]], str, str]:
@@ -160,14 +186,18 @@ def fetched(folder: Path, vendor: str) -> Path:
     return path
 
 
-def prepare(out: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Makes the packs that are asked for. → their folders, by name"""
+def prepare(out: Path, names: Iterable[str], data: Path | None = None) -> dict[str, Path]:
+    """Makes the packs that are asked for. data: where the papers' datasets lie. → their folders, by name"""
     packs = {name: out / "packs" / name for name in names}
     for name, folder in packs.items():
         if name in SHIPPED:
             images, licence, source = shipped(name)
             write_pack(folder, images, licence, source)
-        elif not (folder / "manifest.json").exists():
+        elif name in LAYOUTS:
+            if data is None:
+                raise SystemExit(f"{name} is a dataset of yours: say where it lies with --data FOLDER.")
+            pack_folder(folder, data, name)
+        elif not (folder / MANIFEST).exists():
             asked = EMOJI[name]
             package = fetched(out / "packages", asked.vendor)
             write_pack(folder, emoji(package, asked), asked.licence, f"npm package {package.stem}")

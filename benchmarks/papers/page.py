@@ -10,7 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.papers.tables import Table
+from benchmarks.papers.sequences import Bounds
+from benchmarks.papers.sequences import figure as fd
+from benchmarks.papers.tables import DIFFFIT, FULL, LORA, OURS, Table
 from registry.metrics import numbers
 from trainers.pictures import png, titled
 
@@ -23,15 +25,22 @@ share one protocol, whose reference is the dataset's training images. Lower is b
 and F1. Each value is the mean over the seeds, with their lowest and highest.
 """.strip()
 FORGETTING = """
-R[stage, task], Fréchet distance. Full fine-tuning goes on with the same weights, each task with class rows of
-its own: what it forgets is the lower bound. Adapters of a task of their own forget nothing: their columns are
-constant, which `affinery retention` measures.
+R[stage, task], Fréchet distance. Full fine-tuning goes on with the same weights, each task with class rows
+of its own: what it forgets is the lower bound. The upper bound is one model trained on all tasks at once,
+with as many steps in all. An adapter a task forgets nothing: its column is constant, which
+`affinery retention` measures. Each figure of the first table is an average over the tasks; in brackets the lowest and the highest
+of all orders and seeds.
+""".strip()
+STEPS = """
+Each method is looked at before its first step and after each fifth of its steps, as the running means of its
+tensors stand then. The learning rate falls to zero at the end, so an early point is not what a training of
+that length would reach.
 """.strip()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands above the tables: how they were made, and by which command."""
+    """What stands above the tables: how they were made, by which command, and what a person says of them."""
 
     command: str
     profile: str
@@ -39,6 +48,7 @@ class Facts:
     sampling: str
     backbones: Mapping[str, str]
     datasets: Mapping[str, str]
+    words: str = ""
 
 
 def sheet(rows: Sequence[tuple[str, Path]]) -> bytes:
@@ -67,10 +77,15 @@ def page(
     facts: Facts,
     tables: Sequence[Table],
     found: Found,
-    sequences: Sequence[dict[str, Any]],
+    bounds: Bounds | None = None,
     pictures: str | None = None,
+    steps: Sequence[str] = (),
 ) -> str:
-    """The whole page as Markdown. pictures: the folder, seen from the page, with TABLE-DATASET.png."""
+    """The whole page as Markdown.
+
+    pictures: the folder, seen from the page, with TABLE-DATASET.png; steps: those in it of the distance over
+    steps.
+    """
     lines = [
         "# The papers' tables at small scale",
         "",
@@ -85,11 +100,19 @@ def page(
     ]
     if facts.profile == "quick":
         lines += ["**This is a quick run: it shows that everything runs, and its figures mean nothing.**", ""]
+    if facts.words:
+        lines += [facts.words.strip(), ""]
+    for table in tables:
+        if table.name == "methods":
+            lines += standing(table, found)
     lines += _listing("backbone", facts.backbones) + _listing("dataset", facts.datasets)
     for table in tables:
         lines += _table(table, found, facts.command, pictures)
-    if sequences:
-        lines += _sequences(sequences)
+    if bounds is not None and bounds.sequences:
+        lines += _sequences(bounds, facts.command)
+    if steps:
+        lines += ["## Distance over steps", "", f"`{facts.command} --only steps`", "", STEPS, ""]
+        lines += [line for name in steps for line in (f"![distance over steps]({pictures}/{name})", "")]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -98,10 +121,12 @@ def _listing(what: str, entries: Mapping[str, str]) -> list[str]:
 
 
 def _table(table: Table, found: Found, command: str, pictures: str | None) -> list[str]:
+    if not any(found.get((table.name, row.name, dataset)) for row in table.rows for dataset in row.cells):
+        return []
     lines = [
         f"## {table.title}",
         "",
-        f"{table.paper}. `{command} --only {table.name}`",
+        f"{table.paper}. `{command} --only {table.name}`; a row alone with `--row` and its name.",
         "",
     ]
     datasets = list(dict.fromkeys(name for row in table.rows for name in row.cells))
@@ -115,16 +140,15 @@ def _table(table: Table, found: Found, command: str, pictures: str | None) -> li
         lines += [
             f"### {dataset}",
             "",
-            f"| method | parameters | {' | '.join(figures)} | train time |",
-            f"|---|---:|{'---:|' * len(figures)}---:|",
+            f"| method | parameters | {' | '.join(figures)} | train time | seeds |",
+            f"|---|---:|{'---:|' * len(figures)}---:|---:|",
         ]
         whole = next((cells for name, cells in there.items() if name.startswith("full")), None)
         unit = None if whole is None else statistics.mean(cell["seconds"] for cell in whole)
         for name, cells in there.items():
-            values = [_spread([numbers(cell["results"]).get(figure) for cell in cells]) for figure in figures]
-            lines.append(
-                f"| {name} | {cells[0]['parameters']:,} | {' | '.join(values)} | {_time(cells, unit)} |"
-            )
+            values = [_spread([_value(cell, figure) for cell in cells]) for figure in figures]
+            parameters, time = f"{cells[0]['parameters']:,}", _time(cells, unit)
+            lines.append(f"| {name} | {parameters} | {' | '.join(values)} | {time} | {len(cells)} |")
         named = ", ".join(f"`{digest[:12]}`" for digest in sorted(digests))
         lines += ["", f"Protocol{'s' if len(digests) > 1 else ''} {named}.", ""]
         if pictures is not None:
@@ -157,21 +181,59 @@ def _time(cells: Sequence[dict[str, Any]], unit: float | None) -> str:
     return f"{seconds:.0f} s" if not unit else f"{seconds / unit:.2f} ×"
 
 
-def _sequences(found: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [
-        "## One model, task after task",
-        "",
-        FORGETTING,
-        "",
-    ]
-    for one in found:
-        order = one["order"]
-        lines += [f"{one['kind']}, {' → '.join(order)}", "", f"| after | {' | '.join(order)} |"]
+def _value(cell: Mapping[str, Any], figure: str) -> float | None:
+    return numbers(cell["results"]).get(figure)
+
+
+def standing(table: Table, found: Found) -> list[str]:
+    """Which method is the best where, by the mean Fréchet distance; whether the target is met."""
+    means: dict[str, dict[str, float]] = {}
+    for row in table.rows:
+        for dataset in row.cells:
+            values = [fd(cell["results"]) for cell in found.get((table.name, row.name, dataset), ())]
+            if values:
+                means.setdefault(dataset, {})[row.name] = statistics.mean(values)
+    whole = {dataset: each for dataset, each in means.items() if {FULL, OURS} <= each.keys()}
+    if not whole:
+        return []
+    lines = ["| dataset | Fréchet distance, best first | DiffScaler / full fine-tuning |", "|---|---|---:|"]
+    for dataset, each in whole.items():
+        ordered = ", ".join(f"{name} {each[name]:.3g}" for name in sorted(each, key=lambda name: each[name]))
+        lines.append(f"| {dataset} | {ordered} | {each[OURS] / each[FULL]:.2f} |")
+    near = sum(each[OURS] <= 1.05 * each[FULL] for each in whole.values())
+    others = [[each[name] for name in (LORA, DIFFFIT) if name in each] for each in whole.values()]
+    better = sum(
+        all(each[OURS] < other for other in rest) for each, rest in zip(whole.values(), others, strict=True)
+    )
+    verdict = (
+        f"DiffScaler is at or below full fine-tuning × 1.05 on {near} of {len(whole)} datasets, and better "
+        f"than LoRA and DiffFit on {better} of {len(whole)}."
+    )
+    return [*lines, "", verdict, ""]
+
+
+def _sequences(bounds: Bounds, command: str) -> list[str]:
+    lines = ["## One model, task after task", "", f"`{command} --only forgetting`", "", FORGETTING, ""]
+    lines += ["| way of learning | average at the end | forgotten (last − first) |", "|---|---:|---:|"]
+    forgotten = bounds.forgotten()
+    for way, values in bounds.averages().items():
+        if values:
+            lost = _spread(forgotten[way]) if forgotten.get(way) else "–"
+            lines.append(f"| {way} | {_spread(values)} | {lost} |")
+    lines.append("")
+    for one in bounds.sequences:
+        order, kind = one["order"], f"{one['kind']}, seed {one['seed']}"
+        lines += [f"{kind}: {' → '.join(order)}", "", f"| after | {' | '.join(order)} |"]
         lines.append(f"|---|{'---:|' * len(order)}")
         for name, row in zip(order, one["matrix"], strict=True):
             cells = [f"{value:.4g}" for value in row] + [""] * (len(order) - len(row))
             lines.append(f"| {name} | {' | '.join(cells)} |")
         last = one["matrix"][-1]
-        forgotten = [f"{last[i] - one['matrix'][i][i]:+.4g}" for i in range(len(order))]
-        lines += [f"| forgotten (first − last) | {' | '.join(forgotten)} |", ""]
+        lost = [f"{last[i] - one['matrix'][i][i]:+.4g}" for i in range(len(order))]
+        lines.append(f"| forgotten (last − first) | {' | '.join(lost)} |")
+        for way, found in (("all at once", bounds.together), ("an adapter a task", bounds.apart)):
+            beside = [_spread([each[name] for each in found if name in each]) for name in order]
+            if found:
+                lines.append(f"| {way} | {' | '.join(beside)} |")
+        lines.append("")
     return lines

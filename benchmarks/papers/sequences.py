@@ -1,4 +1,4 @@
-"""What one model forgets as it goes on learning, and the bounds beside it: all tasks at once, one adapter each."""
+"""What one model forgets as it goes on learning, and its bounds: all tasks at once, an adapter a task."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sequence(bench: Bench, order: tuple[str, ...], like: Cell) -> dict[str, Any]
 
 
 def joint(bench: Bench, names: Sequence[str], like: Cell) -> dict[str, Any]:
-    """A figure by task, where one set of layers is trained on all tasks at once: what a sequence can reach at best.
+    """A figure by task of one set of layers trained on all tasks at once: the most a sequence can reach.
 
     Every class is drawn alike, and there are as many steps as a sequence takes in all.
     """

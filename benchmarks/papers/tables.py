@@ -2,92 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.papers.cells import Cell
+from benchmarks.papers.profiles import Profile
+from benchmarks.papers.variants import COPIED_TARGETS
 
 CANNY = {"name": "canny", "channels": 1, "source": "canny", "low": 100, "high": 200}
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How long everything takes. rank: the Affiner's d, ranks: those of its ablation.
-
-    pretraining: the dataset that both backbones are pretrained on; shipped: the transformer is the one that
-    comes with Affinery instead. guidance: of all samples.
-    """
-
-    steps: int
-    batch: int
-    samples: int
-    sampler_steps: int
-    seeds: int
-    datasets: tuple[str, ...]
-    ablated: str
-    orders: tuple[tuple[str, ...], ...]
-    size: int
-    channels: int
-    width: int
-    pretraining: str
-    pretraining_steps: int
-    pretraining_batch: int = 128
-    rank: int = 8
-    ranks: tuple[int, ...] = (1, 4, 16, 64)
-    guidance: float = 2.0
-    shipped: bool = False
-
-
-PROFILES = {
-    # To see that everything runs: no figure of it means anything.
-    "quick": Profile(
-        *(3, 4, 8, 2, 1),
-        datasets=("digits", "letters"),
-        ablated="digits",
-        orders=(("digits", "letters"),),
-        size=16,
-        channels=1,
-        width=48,
-        pretraining="letters",
-        pretraining_steps=3,
-        pretraining_batch=64,
-        ranks=(1, 4),
-    ),
-    # The shipped transformer, about an hour and a half of one processor.
-    "short": Profile(
-        *(300, 32, 200, 15, 2),
-        datasets=("twemoji", "animals", "letters", "digits"),
-        ablated="digits",
-        orders=(
-            ("digits", "letters", "animals"),
-            ("letters", "animals", "digits"),
-            ("animals", "digits", "letters"),
-        ),
-        size=16,
-        channels=1,
-        width=192,
-        pretraining="noto",
-        pretraining_steps=800,
-        pretraining_batch=32,
-        guidance=1.5,
-        shipped=True,
-    ),
-    "small": Profile(
-        *(2000, 64, 500, 50, 2),
-        datasets=("twemoji", "animals", "letters", "digits"),
-        ablated="twemoji",
-        orders=(
-            ("digits", "letters", "animals"),
-            ("letters", "animals", "digits"),
-            ("animals", "digits", "letters"),
-        ),
-        size=32,
-        channels=3,
-        width=192,
-        pretraining="noto",
-        pretraining_steps=20_000,
-    ),
-}
+FULL, LORA, LORA_16, DIFFFIT = "full fine-tuning", "LoRA r = 8", "LoRA r = 16", "DiffFit"
+OURS, OURS_CNN, FULL_CNN = "DiffScaler (transformer)", "DiffScaler (CNN)", "full fine-tuning (CNN)"
+FIRST = (FULL, LORA, DIFFFIT, OURS)
+BASELINES = ("Adapt-Parallel", "Adapt-Sequential", "BitFit", "VPT-Deep", LORA, LORA_16, DIFFFIT)
+LADDER = (0.1, 0.2, 1, 2, 5, 10, 20)
+RATES = (1 / 3, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -98,8 +27,9 @@ class Method:
     kind: str
     config: dict[str, Any]
     lr: float
-    class_lr: float = 3e-2
+    class_lr: float
     backbone: str = "dit"
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,113 +51,178 @@ class Table:
     shown: tuple[str, ...] = ("FD", "KD", "IS", "recognition.share")
 
 
-def methods(profile: Profile) -> list[Method]:
-    """All that is compared at equal steps."""
-    affiner = {"rank": profile.rank}
-    return [
-        Method("full fine-tuning", "full", {}, 3e-4),
-        Method("LoRA r = 8", "lora", {"rank": 8}, 3e-3),
-        Method("LoRA r = 16", "lora", {"rank": 16}, 3e-3),
-        Method("DiffFit", "difffit", {}, 3e-3),
-        Method("BitFit", "bitfit", {}, 3e-3),
-        Method("Adapt-Parallel", "adaptformer-parallel", {}, 3e-3),
-        Method("Adapt-Sequential", "adaptformer-sequential", {}, 3e-3),
-        Method("VPT-Deep", "vpt-deep", {"depth": 4}, 3e-3),
-        Method("DiffScaler (transformer)", "affiner", affiner, 3e-3),
-        Method("full fine-tuning (CNN)", "full", {}, 3e-4, backbone="unet"),
-        Method("DiffScaler (CNN)", "affiner", affiner, 3e-3, backbone="unet"),
-    ]
+class Methods:
+    """All that is compared at equal steps, and the rows that they make under a profile."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        affiner = {"rank": profile.rank}
+        listed = [
+            self._method(FULL, "full"),
+            self._method(LORA, "lora", {"rank": 8}),
+            self._method(LORA_16, "lora", {"rank": 16}),
+            self._method(DIFFFIT, "difffit"),
+            self._method("BitFit", "bitfit"),
+            self._method("Adapt-Parallel", "adaptformer-parallel"),
+            self._method("Adapt-Sequential", "adaptformer-sequential"),
+            self._method("VPT-Deep", "vpt-deep", {"depth": profile.prompted}),
+            self._method(OURS, "affiner", affiner),
+            self._method(FULL_CNN, "full", backbone="unet"),
+            self._method(OURS_CNN, "affiner", affiner, backbone="unet"),
+        ]
+        self.by_name = {method.name: method for method in listed}
+
+    def _method(
+        self, name: str, kind: str, config: dict[str, Any] | None = None, backbone: str = "dit"
+    ) -> Method:
+        return Method(name, kind, config or {}, self.profile.rate(kind), self.profile.class_lr, backbone)
+
+    def cells(
+        self,
+        method: Method,
+        dataset: str,
+        seeds: int,
+        condition: dict[str, Any] | None = None,
+        image_size: int | None = None,
+        **recipe: Any,
+    ) -> list[Cell]:
+        """One cell a seed."""
+        whole = {
+            "steps": self.profile.steps,
+            "batch": self.profile.batch,
+            "lr": method.lr,
+            "class_lr": method.class_lr,
+            "mask_ratio": 0.0 if method.backbone != "dit" or condition else 0.5,
+            "precision": "auto" if self.profile.local else "fp32",
+        } | recipe
+        return [
+            Cell(
+                method.backbone,
+                dataset,
+                method.kind,
+                method.config,
+                whole | {"seed": seed},
+                condition,
+                image_size,
+                method.variant,
+            )
+            for seed in range(seeds)
+        ]
+
+    def first(self, name: str) -> Row:
+        """Of methods × datasets."""
+        method, profile = self.by_name[name], self.profile
+        return Row(name, {each: self.cells(method, each, profile.seeds) for each in profile.datasets})
+
+    def baseline(self, name: str) -> Row:
+        method, profile = self.by_name[name], self.profile
+        datasets = profile.compared or profile.datasets
+        return Row(name, {each: self.cells(method, each, profile.later_seeds) for each in datasets})
+
+    def ablation(self, name: str, method: Method | str, **recipe: Any) -> Row:
+        """On one dataset alone."""
+        found = self.by_name[method] if isinstance(method, str) else method
+        dataset, seeds = self.profile.ablated, self.profile.later_seeds
+        return Row(name, {dataset: self.cells(found, dataset, seeds, **recipe)})
+
+    def affiner(self, name: str, **config: Any) -> Row:
+        ours = self.by_name[OURS]
+        return self.ablation(name, replace(ours, config={"rank": self.profile.rank} | config))
+
+    def detailed(self, name: str, method: Method, **settings: Any) -> Row:
+        """On the dataset of the spatial condition and of the higher resolution."""
+        dataset, seeds = self.profile.detailed, self.profile.later_seeds
+        return Row(name, {dataset: self.cells(method, dataset, seeds, **settings)})
 
 
 def tables(profile: Profile) -> list[Table]:
     """Everything that the run computes, a table after the other."""
-    every = {method.name: method for method in methods(profile)}
-    ours = every["DiffScaler (transformer)"]
-    first = ("full fine-tuning", "LoRA r = 8", "DiffFit", ours.name)
-    cnn = ("full fine-tuning (CNN)", "DiffScaler (CNN)")
-    second = (
-        "Adapt-Parallel",
-        "Adapt-Sequential",
-        "BitFit",
-        "VPT-Deep",
-        "LoRA r = 8",
-        "LoRA r = 16",
-        "DiffFit",
-    )
-    one = (profile.ablated,)
-
-    def row(method: Method, datasets: tuple[str, ...], name: str | None = None, **recipe: Any) -> Row:
-        return Row(name or method.name, {each: cells(profile, method, each, **recipe) for each in datasets})
-
-    def affiner(name: str, **config: Any) -> Row:
-        return row(Method(name, "affiner", {"rank": profile.rank} | config, ours.lr), one)
-
-    parts = [
-        affiner("b", parts=["b"]),
-        affiner("a", parts=["a"]),
-        affiner("a, b", parts=["a", "b"]),
-        affiner("low-rank", parts=["low-rank"]),
-        affiner("all"),
-        *(affiner(f"all, d = {rank}", rank=rank) for rank in profile.ranks),
+    methods = Methods(profile)
+    one = [
+        Table("methods", "Methods × datasets", "DiffScaler, Table 1", [methods.first(n) for n in FIRST]),
+        Table(
+            "baselines", "Baselines", "DiffFit, Table 1", [methods.baseline(n) for n in (FULL, *BASELINES)]
+        ),
+        Table("parts", "Parts of the Affiner, and d", "DiffScaler, Table 3", list(_parts(methods))),
+        Table(
+            "canny",
+            "A spatial condition: canny",
+            "DiffScaler, Table 2",
+            list(_told(methods)),
+            ("canny.f1", "FD", "KD"),
+        ),
+        Table("gamma", "Where γ is", "DiffFit, Table 4 a, b", list(_gamma(methods))),
+        Table("rates", "Learning rate of DiffFit", "DiffFit, Table 4 d", list(_ladder(methods))),
+        Table("masks", "Masking ratio", "DiffScaler, §3.3", list(_masks(methods))),
+        Table("tuning", "Learning rates of the methods", "neither paper", list(_tuning(methods))),
     ]
-    places = [(0, 1), (0, 2), (0, 4), (2, 2)]
-    gamma = [
-        row(
-            Method(f"γ in {blocks} block(s) from block {start + 1}", "difffit", _gamma(start, blocks), 3e-3),
-            one,
-        )
-        for start, blocks in places
-    ]
-    ladder = [
-        row(every["DiffFit"], one, f"learning rate × {factor:g}", lr=3e-3 * factor, class_lr=3e-2 * factor)
-        for factor in (0.1, 0.2, 1, 2, 5, 10, 20)
-    ]
-    masks = [row(ours, one, f"{ratio:.0%} masked", mask_ratio=ratio) for ratio in (0.0, 0.25, 0.5, 0.75)]
-    told = [
-        Row(name, {profile.ablated: cells(profile, every[name], profile.ablated, condition=CANNY)})
-        for name in ("full fine-tuning", "LoRA r = 8", ours.name)
-    ]
+    if profile.local:
+        return one
     return [
-        Table(
-            "methods",
-            "Methods × datasets",
-            "DiffScaler, Table 1",
-            [row(every[n], profile.datasets) for n in first],
-        ),
-        Table(
-            "baselines", "Baselines", "DiffFit, Table 1", [row(every[n], profile.datasets) for n in second]
-        ),
-        Table("parts", "Parts of the Affiner, and d", "DiffScaler, Table 3", parts),
-        Table("canny", "A spatial condition: canny", "DiffScaler, Table 2", told, ("canny.f1", "FD", "KD")),
-        Table("gamma", "Where γ is", "DiffFit, Table 4 a, b", gamma),
-        Table("rates", "Learning rate of DiffFit", "DiffFit, Table 4 d", ladder),
-        Table("masks", "Masking ratio", "DiffScaler, §3.3", masks),
-        Table(
-            "cnn",
-            "The same on a CNN",
-            "DiffScaler, Table 1, the rows of the CNN",
-            [row(every[n], profile.datasets) for n in cnn],
-        ),
+        *one,
+        Table("resolution", "Twice the resolution", "DiffFit, §3.3", list(_resolution(methods))),
+        Table("cnn", "On a CNN", "DiffScaler, Table 1", [methods.first(n) for n in (FULL_CNN, OURS_CNN)]),
     ]
 
 
-def _gamma(start: int, blocks: int) -> dict[str, int]:
-    return {"first_block": start, "blocks": blocks}
+def _parts(methods: Methods) -> Iterator[Row]:
+    yield methods.affiner("b", parts=["b"])
+    yield methods.affiner("a", parts=["a"])
+    yield methods.affiner("a, b", parts=["a", "b"])
+    yield methods.affiner("low-rank", parts=["low-rank"])
+    yield methods.affiner("all")
+    for rank in methods.profile.ranks:
+        yield methods.affiner(f"all, d = {rank}", rank=rank)
 
 
-def cells(
-    profile: Profile, method: Method, dataset: str, condition: dict[str, Any] | None = None, **recipe: Any
-) -> list[Cell]:
-    """One cell a seed."""
-    whole = {
-        "steps": profile.steps,
-        "batch": profile.batch,
-        "lr": method.lr,
-        "class_lr": method.class_lr,
-        "mask_ratio": 0.0 if method.backbone == "unet" or condition else 0.5,
-        "precision": "fp32",
-    } | recipe
-    return [
-        Cell(method.backbone, dataset, method.kind, method.config, whole | {"seed": seed}, condition)
-        for seed in range(profile.seeds)
-    ]
+def _gamma(methods: Methods) -> Iterator[Row]:
+    for start, blocks in methods.profile.gamma:
+        method = replace(methods.by_name[DIFFFIT], config={"first_block": start, "blocks": blocks})
+        yield methods.ablation(f"γ in {blocks} block(s) from block {start + 1}", method)
+
+
+def _ladder(methods: Methods) -> Iterator[Row]:
+    method = methods.by_name[DIFFFIT]
+    for factor in LADDER:
+        rates = {"lr": method.lr * factor, "class_lr": method.class_lr * factor}
+        yield methods.ablation(f"learning rate × {factor:g}", method, **rates)
+
+
+def _masks(methods: Methods) -> Iterator[Row]:
+    for ratio in (0.0, 0.25, 0.5, 0.75):
+        yield methods.ablation(f"{ratio:.0%} masked", OURS, mask_ratio=ratio)
+
+
+def _tuning(methods: Methods) -> Iterator[Row]:
+    """Whether a method would have done better at another rate, and without one for its class rows."""
+    for name in FIRST:
+        method = methods.by_name[name]
+        for factor in RATES:
+            yield methods.ablation(f"{name}, {method.lr * factor:.0e}", method, lr=method.lr * factor)
+        yield methods.ablation(f"{name}, class rows alike", method, class_lr=method.lr)
+
+
+def _told(methods: Methods) -> Iterator[Row]:
+    profile = methods.profile
+    told: dict[str, Any] = {"condition": CANNY}
+    told |= {} if profile.told_steps is None else {"steps": profile.told_steps}
+    told |= {} if profile.told_batch is None else {"batch": profile.told_batch}
+    if profile.local:
+        down = {"rank": 32, "targets": ["down_blocks.*"]}
+        for name, config in ((FULL, {}), (LORA, {"rank": 8}), (OURS, down)):
+            method = replace(methods.by_name[name], config=config, backbone="sd")
+            yield methods.detailed(name.replace("transformer", "U-Net"), method, **told)
+        return
+    for name in (FULL, LORA, OURS):
+        yield methods.detailed(name, methods.by_name[name], **told)
+    copied = replace(methods.by_name[FULL], config={"targets": list(COPIED_TARGETS)}, variant="copied")
+    yield methods.detailed("a copy of half the blocks (ControlNet)", copied, **told)
+
+
+def _resolution(methods: Methods) -> Iterator[Row]:
+    size = 2 * methods.profile.size
+    for name in (DIFFFIT, OURS):
+        method = methods.by_name[name]
+        yield methods.detailed(f"{name}, (i/2, j/2)", method, image_size=size)
+        counted = replace(method, variant="counted")
+        yield methods.detailed(f"{name}, counted on", counted, image_size=size)

@@ -32,7 +32,7 @@ class Copied(DiT):
     """ControlNet (Zhang et al. 2023) on a transformer, as PixArt-δ has it (Chen et al. 2024).
 
     The copy of block i gives its output, through a linear layer of zeros, to that of the frozen block i. The
-    condition enters the copy alone; its stem's gate, zero at the start, stands for the first zero convolution.
+    condition enters the copy alone; its stem's gate, zero at first, stands for the first zero convolution.
     """
 
     def __init__(self, spec: BackboneSpec) -> None:
@@ -79,7 +79,7 @@ VARIANTS: Mapping[str, type[DiT]] = {"copied": Copied, "counted": Counted}
 
 @torch.no_grad()
 def changed(backbone: Backbone, name: str) -> Backbone:
-    """A frozen backbone as one of `VARIANTS`, with the same weights. Raises ConfigInvalid where it cannot be."""
+    """A frozen backbone as one of `VARIANTS`, its weights the same. Raises ConfigInvalid."""
     if not isinstance(backbone, DiT):
         raise ConfigInvalid("variant", f"{name!r} is one of the native DiT, not of {backbone.spec.arch}.")
     made = VARIANTS[name](backbone.spec)
