@@ -20,6 +20,7 @@ from affinery_app.errors import DemoIncomplete
 from affinery_app.wiring import Workspace
 from orchestration import additions, exports, queue
 from orchestration.services import Listener
+from orchestration.tracking import compositions
 from registry import adapters, tasks
 from registry.records import AdapterRecord, BackboneRecord, DatasetRecord, ExportRecord
 
@@ -114,8 +115,10 @@ def learn(space: Workspace, listener: Listener) -> None:
 
 
 def ship(space: Workspace) -> ExportRecord:
-    """Composes the three tasks and writes the bundle."""
+    """Composes the three tasks, has MLflow know them together, and writes the bundle."""
     record = additions.compose_tasks(space.sessions, COMPOSITION, TASKS)
+    compositions.tell(space.tracking, space.sessions, record)
+    space.tracking.flush_all()
     return exports.export(space.sessions, space.store, exports.Asked(record.ref), space.exports)[0]
 
 

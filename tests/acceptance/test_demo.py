@@ -186,6 +186,8 @@ def test_mlflow_holds_parameters_the_whole_loss_curve_and_the_pictures(demo: Pat
             params = dict(store.execute(query, (run,)).fetchall())
             assert params["kind"] == "affiner"
             assert params["steps"] == STEPS
+        models = {name for (name,) in store.execute("SELECT name FROM registered_models")}
+    assert models == {"task.digits", "task.letters", "task.animals", "composition.everything"}
     kept = {path.name for path in (demo / "mlflow/artifacts").rglob("*") if path.is_file()}
     assert {"samples.png", "loss.png"} <= kept
     assert any(name.endswith(".safetensors") for name in kept)
