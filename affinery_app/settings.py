@@ -7,8 +7,8 @@ store_url      AFFINERY_STORE_URL      <workspace>/blobs                   backb
                                                                            a folder, or s3://bucket/prefix?…
 tracking_uri   AFFINERY_TRACKING_URI   sqlite:///<workspace>/mlflow/mlflow.db
 ray_address    AFFINERY_RAY_ADDRESS    none: Ray runs inside the worker
-token_sha256   AFFINERY_TOKEN          none: `affinery serve` answers to this machine only. The file holds the
-                                       SHA-256 of the token, the variable the token itself
+
+AFFINERY_TOKEN is a token that `affinery serve` takes beside those of `affinery token create`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ schema = 1
 # store_url = "/srv/affinery/blobs", or "s3://bucket/prefix?endpoint=https://store:7070"
 # tracking_uri = "http://mlflow:5000"
 # ray_address = "auto"
-# token_sha256 = "…"    # of the token that `affinery serve` asks for; AFFINERY_TOKEN has the token itself
 """
 
 
@@ -51,7 +50,6 @@ class Settings(BaseModel):
     store_url: str | None = None
     tracking_uri: str | None = None
     ray_address: str | None = None
-    token_sha256: str | None = None
 
 
 def chosen(folder: Path | None) -> Path:

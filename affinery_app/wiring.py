@@ -56,9 +56,9 @@ class Workspace:
         database.check_schema(engine)
         return database.sessions(engine)
 
-    def unchecked_engine(self) -> Engine:
+    def unchecked_engine(self, patience_seconds: int = database.BUSY_SECONDS) -> Engine:
         """A way to a registry that may be damaged: what looks for the damage has to get in."""
-        return database.connect(self.registry_url)
+        return database.connect(self.registry_url, patience_seconds=patience_seconds)
 
     @property
     def store_url(self) -> str:
@@ -72,12 +72,11 @@ class Workspace:
 
     @property
     def token(self) -> Token | None:
-        """What those who call the service over HTTP show: AFFINERY_TOKEN, or what the settings know it by."""
+        """One that the service takes beside those of the registry: AFFINERY_TOKEN, which may everything."""
         from affinery_app.api.access import Token
 
-        if secret := os.environ.get("AFFINERY_TOKEN"):
-            return Token.of(secret)
-        return Token.known_by(self.settings.token_sha256) if self.settings.token_sha256 else None
+        secret = os.environ.get("AFFINERY_TOKEN")
+        return Token.of(secret) if secret else None
 
     @cached_property
     def tracking(self) -> Tracking:

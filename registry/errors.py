@@ -14,6 +14,7 @@ RegistryError                      exit code 1
 ├── ProtocolsDiffer                (usage) two adapters that were never measured alike
 ├── NotMeasured                    (usage) an adapter of which nothing was measured
 ├── TaskExists                     (usage) a task name that is taken
+├── TokenExists                    (usage) a token's name that is taken, or was
 ├── NameTaken                      (usage) a name that something else has, or once had
 ├── TaskHeld                       (usage) a task that a job holds, which keeps its name
 ├── KeyReused                      (usage) an idempotency key of another request
@@ -125,6 +126,14 @@ class TaskExists(RegistryError, UserError):
     def __str__(self) -> str:
         (name,) = self.args
         return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show"
+
+
+class TokenExists(RegistryError, UserError):
+    """A token's name that is taken, or was. Args: name."""
+
+    def __str__(self) -> str:
+        (name,) = self.args
+        return f"There is or was a token named {name!r}, and names are not given twice. Choose another."
 
 
 class RequirementInvalid(RegistryError, UserError):

@@ -23,21 +23,22 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry import errors, guards
+from registry import asking, errors, guards
 from registry.digests import canonical
 
-HEAD = "0009"
-KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+HEAD = "0010"
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 BUSY_SECONDS = 30
 RESTED_SECONDS = 1.0
 _READ = "affinery_read"
 
 
-def connect(url: str, *, create: bool = False) -> Engine:
+def connect(url: str, *, create: bool = False, patience_seconds: int = BUSY_SECONDS) -> Engine:
     """An engine for a sqlite: or postgresql: URL.
 
     A missing SQLite file is made only with create, as the migrations do; otherwise the first use raises
-    RegistryMissing, and nothing is created by looking.
+    RegistryMissing, and nothing is created by looking. patience_seconds: how long a server that says nothing
+    is waited for.
     """
     parsed = make_url(url)
     backend = parsed.get_backend_name()
@@ -49,7 +50,7 @@ def connect(url: str, *, create: bool = False) -> Engine:
             json_serializer=_dumps,
             connect_args={
                 "options": f"-c lock_timeout={BUSY_SECONDS * 1000}",
-                "connect_timeout": BUSY_SECONDS,
+                "connect_timeout": patience_seconds,
             },
         )
         _try_rested(engine)
@@ -156,8 +157,9 @@ class Sessions:
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """A writing transaction: committed when the block ends, rolled back when it raises."""
-        with speaking(self._where), self._write.begin() as session:
+        with asking.noted() as note, speaking(self._where), self._write.begin() as session:
             yield session
+            note(session)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, paged
+from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, paged
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Digest, Facts, Tags, Word, pages, shape
 from orchestration import arrivals
 from registry import adapters, blobs, retirement, search, tags
 from registry.records import AdapterRecord
 
-router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+router = nouns("/v1/adapters", "adapters")
 Adapter = shape(AdapterRecord, tags=dict[str, str], retired=str | None)
 
 
@@ -56,11 +57,13 @@ def get_adapter(space: Space, ref: Ref) -> JSONResponse:
 
 
 @router.post("", status_code=201, response_model=Adapter)
-def create_adapter(space: Space, new: NewAdapter, posting: Posting) -> JSONResponse:
+def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting) -> JSONResponse:
     """Record an adapter that was trained elsewhere as its task's next version.
 
     The file must say that it is of this task on this backbone. The same file again gives the same record.
     """
+    with space.sessions.read() as session:
+        who.check_tasks(session, new.task)
     arrival = arrivals.checked(space.sessions, space.store, new.task, new.blob)
 
     def write(session: Session) -> dict[str, Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from affinery_app.api.calls import IfMatch, IfNoneMatch, Ref, Space, answer, paged
+from affinery_app.api.calls import Caller, IfMatch, IfNoneMatch, Ref, Space, answer, paged
 from affinery_app.api.errors import PreconditionFailed, PreconditionRequired
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
 from registry import adapters, aliases, names
 from registry.errors import RecordInvalid, RefInvalid
 from registry.metrics import requirement
 from registry.records import AliasRecord
 
-router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
+router = nouns("/v1/aliases", "aliases")
 Alias = shape(AliasRecord)
 
 
@@ -54,7 +55,12 @@ def list_moves(space: Space, ref: Ref) -> JSONResponse:
 
 @router.put("/{ref}", response_model=Alias)
 def put_alias(
-    space: Space, ref: Ref, target: Target, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+    space: Space,
+    who: Caller,
+    ref: Ref,
+    target: Target,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> JSONResponse:
     """Point an alias at a version, if it still means what was read. Two who move it at once: one moves it."""
     wanted = names.parse_as("adapter", ref)
@@ -65,6 +71,7 @@ def put_alias(
     if if_match is None and if_none_match != "*":
         raise PreconditionRequired(ref)
     with space.sessions.begin() as session:
+        who.check_tasks(session, wanted.name)
         meant = adapters.get(session, adapter)
         if meant.task != wanted.name:
             raise RecordInvalid(f"The alias {ref}", f"{meant.ref} is of another task")
@@ -80,11 +87,12 @@ def put_alias(
 
 
 @router.delete("/{ref}", response_model=Alias)
-def delete_alias(space: Space, ref: Ref, if_match: IfMatch = None) -> JSONResponse:
+def delete_alias(space: Space, who: Caller, ref: Ref, if_match: IfMatch = None) -> JSONResponse:
     """Take an alias away, if it still means what was read. Its history stays."""
     if if_match is None:
         raise PreconditionRequired(ref)
     with space.sessions.begin() as session:
+        who.check_tasks(session, names.parse_as("adapter", ref).name)
         return _told(aliases.remove(session, ref, expect_move=_move(ref, if_match)))
 
 

@@ -28,20 +28,25 @@ from affinery_app.api import (
     notes,
     problems,
     renamings,
+    sessions,
     tags,
     tasks,
+    tokens,
 )
-from affinery_app.api.access import Token, is_loopback
+from affinery_app.api.access import COOKIE, Door, Registered, is_loopback
 from affinery_app.api.errors import ListensOpenly
 from affinery_app.api.guard import Guard, Limits
+from affinery_app.api.rights import RIGHTS
+from affinery_app.dashboard import routes as dashboard
 from affinery_app.wiring import Workspace
+from registry.tokens import any_live
 
 # As many as the engine's pool gives connections: nobody waits for one in vain.
 AT_ONCE = 15
 GRACE_SECONDS = 10
 NOUNS = (
     *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
-    *(compositions, exports, blobs, jobs, events, health),
+    *(compositions, exports, blobs, jobs, events, sessions, tokens, health),
 )
 
 
@@ -60,13 +65,26 @@ def routes(space: Workspace) -> FastAPI:
     problems.tell(app)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.router.routes.extend(dashboard.routes())
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
 
 
-def guarded(space: Workspace, token: Token | None = None, limits: Limits | None = None) -> Guard:
+def guarded(space: Workspace, door: Door | None = None, limits: Limits | None = None) -> Guard:
     """The application as it is served: for this machine only, where there is no token."""
-    return Guard(routes(space), token, limits or Limits())
+    door = door or Registered(space.sessions, None, loopback=True)
+    app = routes(space)
+    app.state.door = door
+    return Guard(app, door, limits or Limits())
+
+
+def door_of(space: Workspace, host: str) -> Registered:
+    """Who may come in by this address. Raises ListensOpenly where anybody could."""
+    door = Registered(space.sessions, space.token, loopback=is_loopback(host))
+    with space.sessions.read() as session:
+        if space.token is None and not is_loopback(host) and not any_live(session):
+            raise ListensOpenly(host)
+    return door
 
 
 @asynccontextmanager
@@ -92,17 +110,27 @@ def _described(app: FastAPI) -> dict[str, Any]:
         }
         for path in made["paths"].values():
             for operation in path.values():
+                right = RIGHTS[operation["operationId"]]
+                if right.scope is None:
+                    operation["security"] = []
+                operation["x-affinery-scope"] = right.scope
                 operation["responses"].pop("422", None)
                 operation["responses"]["default"] = refused
-        made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"token": []}, {}]
+        made["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+        }
+        made["security"] = [{"token": []}, {"session": []}, {}]
         app.openapi_schema = made
     return app.openapi_schema
 
 
-def bound(host: str, port: int, token: Token | None) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. ListensOpenly, or OSError where it cannot be had."""
-    if token is None and not is_loopback(host):
+def bound(host: str, port: int, *, known: bool) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. ListensOpenly, or OSError where it cannot be had.
+
+    known: whether who comes has to show a token.
+    """
+    if not known and not is_loopback(host):
         raise ListensOpenly(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.create_server((host, port), family=family, backlog=512)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
 from registry import backbones
 from registry.records import BackboneRecord
 
-router = APIRouter(prefix="/v1/backbones", tags=["backbones"])
+router = nouns("/v1/backbones", "backbones")
 Backbone = shape(BackboneRecord)
 
 

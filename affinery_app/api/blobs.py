@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import HTTPException, Query, Request
 from fastapi import Path as Place
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -16,12 +16,13 @@ from starlette.concurrency import run_in_threadpool
 
 from affinery_app.api.calls import Once, Posting, Space, answer
 from affinery_app.api.errors import UploadDiffers
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Digest
 from affinery_app.wiring import Workspace
 from registry import blobs
 from registry.errors import StorageFull
 
-router = APIRouter(prefix="/v1/blobs", tags=["blobs"])
+router = nouns("/v1/blobs", "blobs")
 BYTES = "application/octet-stream"
 OWNER = "the HTTP API"
 _AT_ONCE = 1 << 20

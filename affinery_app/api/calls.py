@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from affinery_app.api.access import Who
 from affinery_app.api.errors import PreconditionFailed
 from affinery_app.wiring import Workspace
 from registry import pages, requests
@@ -25,7 +26,13 @@ async def _space(request: Request) -> Workspace:
     return space
 
 
+async def _who(request: Request) -> Who:
+    who: Who = request.scope["state"]["who"]
+    return who
+
+
 Space = Annotated[Workspace, Depends(_space)]
+Caller = Annotated[Who, Depends(_who)]
 Ref = Annotated[str, Path(description="A name, name@version, name@alias, or a digest.", max_length=400)]
 After = Annotated[int, Query(ge=0, le=LARGEST, description="`next` of the page before; 0 for the first.")]
 Limit = Annotated[int, Query(ge=1, le=500, description="How many, at most.")]

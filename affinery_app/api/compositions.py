@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, page
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Word, pages, shape
 from registry import compositions
 from registry.records import CompositionRecord
 
-router = APIRouter(prefix="/v1/compositions", tags=["compositions"])
+router = nouns("/v1/compositions", "compositions")
 Composition = shape(CompositionRecord)
 
 

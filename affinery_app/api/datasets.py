@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
 from registry import datasets
 from registry.records import DatasetRecord
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = nouns("/v1/datasets", "datasets")
 Dataset = shape(DatasetRecord)
 
 

@@ -36,13 +36,30 @@ class ListensOpenly(UserError):
 
     def __str__(self) -> str:
         return (
-            f"Without a token nothing listens on {self.args[0]}, which others can reach. Set AFFINERY_TOKEN "
-            "to a secret of 16 characters or more, or listen on 127.0.0.1."
+            f"Without a token nothing listens on {self.args[0]}, which others can reach. Make one: affinery "
+            "token create NAME --scope admin; or set AFFINERY_TOKEN to a secret of 16 characters or more; or "
+            "listen on 127.0.0.1."
         )
 
 
+class ScopeMissing(UserError):
+    """A token that may not do this. Args: its name, its scope, the scope that is needed."""
+
+    def __str__(self) -> str:
+        name, scope, wanted = self.args
+        return f"The token {name!r} has the scope {scope}; this needs {wanted}. Ask for a token that has it."
+
+
+class NotGranted(UserError):
+    """A token that may change certain tasks only. Args: its name, what was to be changed, its tasks."""
+
+    def __str__(self) -> str:
+        name, wanted, granted = self.args
+        return f"The token {name!r} may change only what belongs to {granted}, and this concerns {wanted}."
+
+
 class TokenInvalid(UserError):
-    """A token that protects nothing, or a digest that is none. Args: reason."""
+    """A token that protects nothing. Args: reason."""
 
     def __str__(self) -> str:
         return f"The service's token cannot be used: {self.args[0]}."

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import LARGEST, After, Limit, Space, paged
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
 from registry import events
 from registry.records import EventRecord
 
-router = APIRouter(prefix="/v1/events", tags=["events"])
+router = nouns("/v1/events", "events")
 Event = shape(EventRecord)
 
 

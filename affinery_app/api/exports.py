@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
 from registry import exports
 from registry.records import ExportRecord
 
-router = APIRouter(prefix="/v1/exports", tags=["exports"])
+router = nouns("/v1/exports", "exports")
 Export = shape(ExportRecord)
 
 

@@ -1,43 +1,75 @@
-"""What stands before every route: who may come in, how much may be sent, which headers every answer has."""
+"""What stands before every route: who may come in, how much may be sent, which headers every answer has.
+
+Whoever came in stands in `request.scope["state"]["who"]` (access.Who); on an open address it may be None.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+import hmac
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qs, quote
 
 from fastapi import Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from affinery_app.api.access import Token, is_loopback
-from affinery_app.api.problems import problem
+from affinery.errors import AffineryError
+from affinery_app.api.access import HERE, Door, Registered, Who, is_loopback
+from affinery_app.api.problems import of_error, problem
+from affinery_app.api.rates import Buckets
+from affinery_app.api.rights import SAFE
+from registry.asking import Asker, asked_by
 
-OPEN = ("/healthz",)
+# What nobody has to show anything for: the pages' own look, and where one shows a token.
+OPEN = frozenset(("GET /healthz", "POST /session", "GET /login"))
+OPEN_FOLDER = "/static/"
+LOGIN = "/login"
+MACHINES = ("/v1", "/session", "/openapi.json")  # where no page is
 UPLOADS = "/v1/blobs"
+CSRF_HEADER = "x-affinery-csrf"
+CSRF_FIELD = "csrf"
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
+_PEEKED = 4096  # how far into a form its first field is looked for
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may bring, in bytes."""
+    """How much one request may bring, in bytes, and how often somebody may ask."""
 
     body_bytes: int = 1 << 20
     upload_bytes: int = 8 << 30
+    burst: int = 400
+    per_second: float = 100.0
+    wrong_burst: int = 20
+    wrong_per_second: float = 0.5
 
 
 class Guard:
-    """An application behind a token (or, without one, for this machine only) and behind limits."""
+    """An application behind a door, and behind limits."""
 
-    def __init__(self, app: ASGIApp, token: Token | None, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
         self.app = app
-        self.token = token
+        self.door = door
         self.limits = limits
+        self._asked = Buckets(limits.burst, limits.per_second)
+        self._wrong = Buckets(limits.wrong_burst, limits.wrong_per_second)
+        self._aside: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,31 +83,147 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        limit = self.limits.upload_bytes if scope["path"] == UPLOADS else self.limits.body_bytes
-        refusal = self._refusal(scope, limit)
-        if refusal is not None:
-            await refusal(scope, receive, send_with_headers)
+        limit = self.limits.upload_bytes if scope["path"].startswith(UPLOADS) else self.limits.body_bytes
+        counted = _counting(receive, limit)
+        try:
+            came = await self._came(scope, Headers(scope=scope), limit)
+            if isinstance(came, Who):
+                body = _Body(counted)
+                refusal = await _forged(scope, Headers(scope=scope), came, body)
+                came, counted = refusal or came, body.receive
+        except AffineryError as error:
+            came = of_error(error)
+        except HTTPException:
+            came = too_large(limit)
+        if isinstance(came, Response):
+            await came(scope, receive, send_with_headers)
             return
-        await self.app(scope, _counting(receive, limit), send_with_headers)
+        scope.setdefault("state", {})["who"] = came
+        if came is None or scope["method"] in SAFE:
+            await self.app(scope, counted, send_with_headers)
+            return
+        with asked_by(Asker(came.name, came.via, came.address, f"{scope['method']} {scope['path']}"[:300])):
+            await self.app(scope, counted, send_with_headers)
 
-    def _refusal(self, scope: Scope, limit: int) -> Response | None:
-        headers = Headers(scope=scope)
-        if self.token is None and not is_loopback(_host(headers.get("host", ""))):
-            # A page of somebody else's may have its own name point here.
-            return problem(421, "Misdirected", "Without a token this service answers to localhost only.")
-        if self.token is not None and scope["path"] not in OPEN:
-            shown = headers.get("authorization", "").encode("latin-1")
-            if not self.token.admits(shown):
-                detail = "Show the service's token: Authorization: Bearer …"
-                return problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    async def _came(self, scope: Scope, headers: Headers, limit: int) -> Who | Response | None:
+        """Who came in, or what they are told instead; None for nobody, where that is enough."""
+        address = (scope.get("client") or ("",))[0]
+        if await self.door.is_open():
+            if not is_loopback(_host(headers.get("host", ""))):
+                # A page of somebody else's may have its own name point here.
+                return problem(421, "Misdirected", "Without a token this service answers to localhost only.")
+            who: Who | None = HERE
+        else:
+            who = await self.door.admit(headers)
+            if who is None and not _is_open(scope["method"], scope["path"]):
+                return self._unknown(scope, headers, address)
+            if who is not None:
+                wait = self._asked.take(who.key)
+                if wait is not None:
+                    return _too_often(wait)
+                self._remember(who)
+                who = replace(who, address=address)
         said = headers.get("content-length", "")
         if said.isascii() and said.isdigit() and len(said) < 20 and int(said) > limit:
             return too_large(limit)
-        return None
+        return who
+
+    def _unknown(self, scope: Scope, headers: Headers, address: str) -> Response:
+        path = scope["path"]
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not _for_machines(path):
+            return RedirectResponse(f"{LOGIN}?next={quote(path, safe='/')}", 303)
+        shown = "authorization" in headers or "cookie" in headers
+        wait = self._wrong.take(address) if shown else None
+        if wait is not None:
+            return _too_often(wait)
+        detail = "Show a token that is active: Authorization: Bearer …"
+        return problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+    def _remember(self, who: Who) -> None:
+        """Beside the request, and not in its way: a registry that is busy loses nothing but a time of day."""
+        door = self.door
+        if not isinstance(door, Registered) or not door.is_due(who):
+            return
+
+        async def remember() -> None:
+            with contextlib.suppress(AffineryError):
+                await run_in_threadpool(door.remember, who)
+
+        task = asyncio.get_running_loop().create_task(remember())
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
 
 def too_large(limit: int) -> Response:
     return problem(413, "Body too large", f"A body here has {limit:,} bytes at most.")
+
+
+def _too_often(seconds: int) -> Response:
+    detail = f"That was asked too often. Ask again in {seconds} s."
+    return problem(429, "Too many requests", detail, headers={"Retry-After": str(seconds)})
+
+
+def _is_open(method: str, path: str) -> bool:
+    return f"{method} {path}" in OPEN or path.startswith(OPEN_FOLDER)
+
+
+def _for_machines(path: str) -> bool:
+    return any(path == each or path.startswith(f"{each}/") for each in MACHINES)
+
+
+async def _forged(scope: Scope, headers: Headers, who: Who, body: _Body) -> Response | None:
+    """The refusal of a change that another site's page may have sent in a browser's name."""
+    if scope["method"] in SAFE or who.via == "token":
+        return None
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    own = (f"http://{headers.get('host', '')}", f"https://{headers.get('host', '')}")
+    if site not in (None, "same-origin", "none") or (origin is not None and origin not in own):
+        return problem(403, "Cross-site", "A page of another site may change nothing here.")
+    if who.via == "session":
+        said = headers.get(CSRF_HEADER) or await _first_field(headers.get("content-type", ""), body)
+        if not hmac.compare_digest(said.encode(), who.csrf.encode()):
+            detail = (
+                "A change in a browser's session carries what GET /session gives as csrf: in the header "
+                "X-Affinery-CSRF, or as the form's first field, csrf."
+            )
+            return problem(403, "Csrf missing", detail)
+    return None
+
+
+async def _first_field(content_type: str, body: _Body) -> str:
+    """The field csrf of a form, where it comes first; "" otherwise."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in (FORM, MULTIPART):
+        return ""
+    start = (await body.peek(_PEEKED)).decode("latin-1")
+    if kind == FORM:
+        first = start.partition("&")[0]
+        return parse_qs(first).get(CSRF_FIELD, [""])[0]
+    head, _, rest = start.partition("\r\n\r\n")
+    return rest.partition("\r\n")[0] if f'name="{CSRF_FIELD}"' in head else ""
+
+
+class _Body:
+    """A request's body, whose beginning can be looked at before it is received."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._waiting: list[Message] = []
+
+    async def peek(self, size: int) -> bytes:
+        """Its first bytes: so many, or more, or all."""
+        seen = b""
+        while len(seen) < size:
+            message = await self._receive()
+            self._waiting.append(message)
+            seen += message.get("body", b"")
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                break
+        return seen
+
+    async def receive(self) -> Any:
+        """As the server gives it."""
+        return self._waiting.pop(0) if self._waiting else await self._receive()
 
 
 def _counting(receive: Receive, limit: int) -> Receive:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from affinery_app.api.calls import Space, answer
+from affinery_app.api.rights import nouns
 from registry.session import check_schema
 
-router = APIRouter(tags=["health"])
+router = nouns("", "health")
 
 
 class Health(BaseModel):

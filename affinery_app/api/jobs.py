@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import After, Limit, Space, answer, paged
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
 from orchestration import queue
 from orchestration.jobs import AttemptRecord, JobRecord
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = nouns("/v1/jobs", "jobs")
 Job = shape(JobRecord)
 Attempt = shape(AttemptRecord)
 JobId = Annotated[

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import After, Limit, Ref, Space, answer, paged
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Kind, Word, pages
 from registry import lineage
 from registry.graph import node_json
 
-router = APIRouter(prefix="/v1/lineage", tags=["lineage"])
+router = nouns("/v1/lineage", "lineage")
 _PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 

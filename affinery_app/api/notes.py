@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import shape
 from registry import nodes, notes, tags
 from registry.records import NoteRecord
 
-router = APIRouter(prefix="/v1/notes", tags=["notes"])
+router = nouns("/v1/notes", "notes")
 Note = shape(NoteRecord)
 
 

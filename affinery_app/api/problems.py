@@ -15,13 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from affinery.errors import AffineryError, UnknownName, UserError
-from affinery_app.api.errors import PreconditionFailed, PreconditionRequired
+from affinery_app.api.errors import NotGranted, PreconditionFailed, PreconditionRequired, ScopeMissing
 from orchestration.errors import JobNotFound, TaskIsBusy
 from registry import errors
 
 MEDIA_TYPE = "application/problem+json"
 # The first that fits counts: the special before the general.
 STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
+    (ScopeMissing, 403),
+    (NotGranted, 403),
     (PreconditionFailed, 412),
     (PreconditionRequired, 428),
     (errors.NotFound, 404),
@@ -30,6 +32,7 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (errors.AliasMoved, 412),
     (errors.AmbiguousRef, 409),
     (errors.TaskExists, 409),
+    (errors.TokenExists, 409),
     (errors.NameTaken, 409),
     (errors.TaskHeld, 409),
     (errors.GateClosed, 409),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import Posting, Ref, Space, paged
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
 from registry import renaming
 from registry.records import RenamingRecord
 
-router = APIRouter(prefix="/v1/renamings", tags=["renamings"])
+router = nouns("/v1/renamings", "renamings")
 Renaming = shape(RenamingRecord)
 
 

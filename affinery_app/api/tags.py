@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import TagKey, TagValue
 from registry import nodes, tags
 
-router = APIRouter(prefix="/v1/tags", tags=["tags"])
+router = nouns("/v1/tags", "tags")
 Changes = dict[TagKey, TagValue | None]
 
 

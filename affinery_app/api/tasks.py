@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from affinery_app.api.adapters import Adapter, found
 from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
 from registry import tasks
 from registry.records import TaskRecord
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+router = nouns("/v1/tasks", "tasks")
 Task = shape(TaskRecord)
 
 

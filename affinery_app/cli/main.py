@@ -37,6 +37,7 @@ from affinery_app.cli import (
     serve,
     serve_model,
     task,
+    token,
     verify,
     workspace,
 )
@@ -64,6 +65,7 @@ app.command("run")(run.run)
 app.command("worker")(run.worker)
 app.command("serve")(serve.serve)
 app.command("serve-model")(serve_model.serve_model)
+app.add_typer(token.app, name="token")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(alias.app, name="alias")
 app.command("tag")(labels.tag)

@@ -17,23 +17,24 @@ def serve(
 ) -> None:
     """Serve the registry over HTTP until stopped (Ctrl-C or SIGTERM).
 
-    Whoever calls it shows the token in AFFINERY_TOKEN. Without one, this machine alone is listened to.
+    Whoever calls it shows a token (affinery token create), or the one in AFFINERY_TOKEN, which may do
+    everything. Where there is none, this machine alone is listened to.
     """
     import signal
 
-    from affinery_app.api.application import bound, guarded, server
+    from affinery_app.api.application import bound, door_of, guarded, server
     from affinery_app.wiring import open_workspace
 
     space = open_workspace(workspace)
     _ = space.sessions, space.store  # what cannot be read is told now, not at the first request
-    token = space.token
+    door = door_of(space, host)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with bound(host, port, token) as listening:
+    with bound(host, port, known=True) as listening:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
         if as_json:
             emit({"address": address})
         say(f"serving {space.folder} at {address}; its routes: {address}/openapi.json")
-        if token is None:
+        if door.stands_open:
             say("there is no token, so it answers to this machine only, which may read and write")
-        server(guarded(space, token)).run(sockets=[listening])
+        server(guarded(space, door)).run(sockets=[listening])

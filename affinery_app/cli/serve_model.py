@@ -41,7 +41,7 @@ def serve_model(
     secret = os.environ.get("AFFINERY_TOKEN")
     token = Token.of(secret) if secret else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    socket = bound(host, port, token)
+    socket = bound(host, port, known=token is not None)
     space = open_workspace(workspace) if follow else None
     figures = Figures()
     engine = Engine(open_model(source, workspace), batch, waiting, figures.passes.observe)

@@ -26,7 +26,7 @@ from affinery.diffusion.sampling import default_settings
 from affinery.pictures import png_of
 from affinery.serving.engine import Ask, Engine, QueueFull, Stopped, Ticket, TooLate
 from affinery_app.api import problems
-from affinery_app.api.access import Token
+from affinery_app.api.access import OneToken, Token
 from affinery_app.api.guard import Guard, Limits
 
 LOOK_SECONDS = 0.1  # how often a waiting request's client is looked after
@@ -117,7 +117,7 @@ def routes(engine: Engine, figures: Figures) -> FastAPI:
 
 
 def guarded(engine: Engine, token: Token | None, figures: Figures) -> Guard:
-    return Guard(routes(engine, figures), token, Limits())
+    return Guard(routes(engine, figures), OneToken(token), Limits())
 
 
 def _ask(engine: Engine, asked: Generate, tenant: str) -> Ask:

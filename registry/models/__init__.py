@@ -4,6 +4,7 @@ Constraints stand here as far as both databases spell them alike; the triggers, 
 constraint on class blocks, are in the migrations, and registry/guards.py names them all.
 """
 
+from registry.models.access import BrowserSession, Token
 from registry.models.base import Base
 from registry.models.jobs import Attempt, Job, JobDependency, JobTask, QueueLimit, Schedule
 from registry.models.labels import AliasMove, Figure, Metric, Note, Renaming, Tag
@@ -27,6 +28,7 @@ __all__ = [
     "Backbone",
     "Base",
     "Blob",
+    "BrowserSession",
     "Certificate",
     "ClassBlock",
     "Composition",
@@ -52,5 +54,6 @@ __all__ = [
     "Series",
     "Tag",
     "Task",
+    "Token",
     "Upload",
 ]

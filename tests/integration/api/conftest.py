@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from affinery_app.api.access import Token
+from affinery_app.api.access import Registered, Token
 from affinery_app.api.application import bound, guarded, server
 from affinery_app.api.guard import Limits
 from affinery_app.settings import Settings
@@ -24,6 +24,7 @@ from tests import stored_world
 from tests.postgres import copy_of, named, on_server
 
 _TEMPLATE = "affinery_served"
+FREELY = Limits(burst=1_000_000, wrong_burst=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class Service:
 
 @contextmanager
 def serving(space: Workspace, token: str | None = None, limits: Limits | None = None) -> Iterator[Service]:
-    """The service of a workspace, in a thread of this process."""
-    shown = None if token is None else Token.of(token)
-    with bound("127.0.0.1", 0, shown) as listening:
-        running = server(guarded(space, shown, limits))
+    """The service of a workspace, in a thread of this process. token: as AFFINERY_TOKEN has it."""
+    own = None if token is None else Token.of(token)
+    with bound("127.0.0.1", 0, known=True) as listening:
+        running = server(guarded(space, Registered(space.sessions, own, loopback=True), limits or FREELY))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

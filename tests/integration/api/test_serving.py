@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from affinery_app import settings
-from affinery_app.api.access import Token
-from affinery_app.api.errors import ListensOpenly, TokenInvalid
 from affinery_app.wiring import Workspace
 from tests.command_line import typed
 from tests.integration.api.conftest import Service
@@ -69,25 +67,6 @@ def test_nothing_listens_beyond_this_machine_without_a_token_worth_the_name(
     told = capsys.readouterr()
     assert code in (1, 2)
     assert (told.out, words in told.err) == ("", True), told.err
-
-
-def test_the_settings_hold_the_token_s_digest_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AFFINERY_TOKEN", raising=False)
-    path = folder / settings.FILE
-    assert Workspace(folder, settings.read(folder)).token is None
-    path.write_text(f'token_sha256 = "{Token.of(SECRET).digest}"\n')
-    known = Workspace(folder, settings.read(folder)).token
-    assert known is not None
-    assert known.admits(f"Bearer {SECRET}".encode())
-    monkeypatch.setenv("AFFINERY_TOKEN", "another-secret-altogether")
-    other = Workspace(folder, settings.read(folder)).token
-    assert other is not None
-    assert not other.admits(f"Bearer {SECRET}".encode())
-    monkeypatch.delenv("AFFINERY_TOKEN")
-    path.write_text('token_sha256 = "sesame"\n')
-    with pytest.raises(TokenInvalid):
-        _ = Workspace(folder, settings.read(folder)).token
-    assert "AFFINERY_TOKEN" in str(ListensOpenly("::"))
 
 
 def test_a_registry_of_a_newer_schema_is_unhealthy_and_says_so(service: Service) -> None:

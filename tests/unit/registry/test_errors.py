@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.RequirementInvalid("recognition"),
     errors.FilterInvalid("kind ? affiner", 5, "one of =, !=, >=, <=, >, < is wanted here"),
     errors.TaskExists("digits"),
+    errors.TokenExists("ci"),
     errors.Renamed("backbone", "dit@1", "sit@1"),
     errors.AllRetired("adapter", "digits", ["digits@1", "digits@2"]),
     errors.ProtocolAmbiguous("kid", [DIGEST, "cd" * 32]),

@@ -1,0 +1,110 @@
+"""What each route asks of who calls it: the one list of scopes. A route that is not in it cannot be served.
+
+read < schedule < promote < admin, each with what is before it. A token for certain tasks only may change what
+belongs to them, by the routes that look (`tasks=True`), and nothing by the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from affinery_app.api.access import Who
+from affinery_app.api.errors import NotGranted, ScopeMissing
+from affinery_app.api.problems import of_error
+
+SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+@dataclass(frozen=True)
+class Right:
+    """scope: what is needed; None for nothing at all. tasks: the route looks at a token's tasks."""
+
+    scope: str | None
+    tasks: bool = False
+
+
+OPEN = Right(None)
+READ = Right("read")
+RIGHTS: dict[str, Right] = {
+    "get_health": OPEN,
+    "open_session": OPEN,
+    "get_session": READ,
+    "close_session": Right("read", tasks=True),
+    "end_session": Right("read", tasks=True),
+    "list_tokens": Right("admin"),
+    "create_token": Right("admin"),
+    "revoke_token": Right("admin"),
+    "list_backbones": READ,
+    "get_backbone": READ,
+    "list_datasets": READ,
+    "get_dataset": READ,
+    "list_tasks": READ,
+    "get_task": READ,
+    "list_versions": READ,
+    "list_adapters": READ,
+    "get_adapter": READ,
+    "create_adapter": Right("promote", tasks=True),
+    "get_lineage": READ,
+    "list_lineage": READ,
+    "list_aliases": READ,
+    "get_alias": READ,
+    "list_moves": READ,
+    "put_alias": Right("promote", tasks=True),
+    "delete_alias": Right("promote", tasks=True),
+    "get_tags": READ,
+    "patch_tags": Right("promote"),
+    "get_note": READ,
+    "put_note": Right("promote"),
+    "delete_note": Right("promote"),
+    "list_renamings": READ,
+    "rename": Right("admin"),
+    "list_compositions": READ,
+    "get_composition": READ,
+    "create_composition": Right("promote"),
+    "list_exports": READ,
+    "get_export": READ,
+    "create_blob": Right("promote", tasks=True),
+    "get_blob": READ,
+    "list_jobs": READ,
+    "get_job": READ,
+    "list_attempts": READ,
+    "list_events": READ,
+}
+
+
+class Entitled(APIRoute):
+    """A route behind its right, which is looked at before anything of the request is read."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        super().__init__(path, endpoint, **given)
+        self.right = RIGHTS[self.name]
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["method"] in (self.methods or ()) else None
+        if refusal is not None:
+            await of_error(refusal)(scope, receive, send)
+            return
+        await super().handle(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ScopeMissing | NotGranted | None:
+        who: Who | None = scope.get("state", {}).get("who")
+        if self.right.scope is None:
+            return None
+        if who is None:
+            return ScopeMissing("", "none", self.right.scope)
+        if not who.may(self.right.scope):
+            return ScopeMissing(who.name, who.scope, self.right.scope)
+        if who.tasks is not None and not self.right.tasks and scope["method"] not in SAFE:
+            return NotGranted(who.name, "more than tasks", ", ".join(who.tasks))
+        return None
+
+
+def nouns(prefix: str, tag: str) -> APIRouter:
+    """A router whose routes stand behind their rights."""
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Entitled)
