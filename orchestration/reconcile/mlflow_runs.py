@@ -115,6 +115,10 @@ def _kept(tracking: Tracking, key: str, dry_run: bool) -> Iterator[Finding]:
     run_id = tracking.run_id(key)
     if run_id is None:
         return
+    if _deleted(tracking, run_id):
+        if not dry_run:
+            tracking.client().restore_run(run_id)
+        yield Finding(NAME, f"run {_name(tracking, key)}", "it was deleted in MLflow", "it was restored")
     lacking = _lacking(tracking, run_id, tracking.kept.operations(key))
     if not lacking:
         return
@@ -124,11 +128,21 @@ def _kept(tracking: Tracking, key: str, dry_run: bool) -> Iterator[Finding]:
         tracking.flush(key)
         found = tracking.run_id(key)
         if found is None or _lacking(tracking, found, tracking.kept.operations(key)):
-            reason = tracking.last_error or "it was deleted there; restore it or let it be"
+            reason = tracking.last_error or "what is told arrives, and is not there then"
             mend = f"MLflow does not keep it: {reason}"
             yield Finding(NAME, where, what, mend=mend)
             return
     yield Finding(NAME, where, what, "it was told again")
+
+
+def _deleted(tracking: Tracking, run_id: str) -> bool:
+    """Whether it lies in MLflow's bin; what is gone for good is lacking."""
+    try:
+        return bool(tracking.client().get_run(run_id).info.lifecycle_stage == "deleted")
+    except Exception as error:
+        if gone(error):
+            return False
+        raise
 
 
 def _lacking(tracking: Tracking, run_id: str, operations: Sequence[Mapping[str, Any]]) -> list[str]:

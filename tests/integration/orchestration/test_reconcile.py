@@ -226,6 +226,14 @@ def test_a_run_that_mlflow_lost_is_told_again_from_the_spool(
     assert mlflow(services, "SELECT count(*) FROM metrics") == [(10,)]
 
 
+def test_a_run_that_somebody_deleted_in_mlflow_is_restored(services: Services, begun: JobRecord) -> None:
+    run_id = services.tracking.run_id(trainings.keys_of(begun)["shapes"])
+    assert run_id is not None
+    services.tracking.client().delete_run(run_id)
+    settled(services, "mlflow", "it was deleted in MLflow")
+    assert mlflow(services, "SELECT lifecycle_stage FROM runs") == [("active",)]
+
+
 def elsewhere(services: Services, uri: str) -> Services:
     tracking = open_tracking(uri, services.tracking.artifacts, services.tracking.spool)
     return Services(services.sessions, services.store, tracking, services.data, services.runs)
