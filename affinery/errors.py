@@ -2,6 +2,7 @@
 
     AffineryError                      exit code 1: something failed that was well asked for
     ├── ExportDiffers                  an export that, loaded back, computes something else
+    ├── ExportBroken                   an export that could not be made, or not be loaded back
     ├── UserError                      exit code 2: the request itself cannot be carried out
     │   ├── BackboneFileInvalid        not safetensors, truncated, a key missing or of another shape
     │   ├── AdapterFileInvalid         an adapter file that does not fit what it claims to be
@@ -50,6 +51,14 @@ class ExportDiffers(AffineryError):
             f"The {name} export, loaded back, differs by {difference:.2g} of the largest value, more than "
             f"{tolerance:g}; nothing was kept. Export in another format, and report this with its backbone."
         )
+
+
+class ExportBroken(AffineryError):
+    """An export that could not be made here, or not be loaded back. Args: format, reason."""
+
+    def __str__(self) -> str:
+        name, reason = self.args
+        return f"The {name} export is broken ({reason}); nothing was kept. Export in another format."
 
 
 class BackboneFileInvalid(UserError):

@@ -12,7 +12,16 @@ from affinery.errors import UnknownName
 if TYPE_CHECKING:
     from affinery.formats.contract import Format
 
-SHARED = {"contract", "folded", "pipelines", "probe", "program"}
+SHARED = {
+    "contract",
+    "folded",
+    "pipeline_files",
+    "pipelines",
+    "plain_dit",
+    "plain_unet",
+    "probe",
+    "program",
+}
 
 
 def formats() -> list[str]:

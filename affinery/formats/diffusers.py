@@ -1,8 +1,7 @@
 """diffusers: a pipeline folder.
 
-With one task that folds (`--task`), on a latent DiT of diffusers' profile: what plain `DiTPipeline` loads. It
-takes row 1000 for "no class", so the table is laid out for that: the backbone's classes, the null row up to
-1000, then the task's classes. The table is written to every block.
+With one task that folds (`--task`): what a plain pipeline loads, `DiTPipeline` (`plain_dit.py`),
+`DDIMPipeline` or `StableDiffusionPipeline` (`plain_unet.py`).
 
 Else: a folder with `pipeline.py`, the graph of torch-export and the scheduler, which diffusers loads as a
 custom pipeline and in which every sample names its task.
@@ -10,34 +9,24 @@ custom pipeline and in which every sample names its task.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from affinery import tensor_files
-from affinery.backbones.contract import Backbone
-from affinery.backbones.dit import DiT
-from affinery.backbones.dit_conversion import from_native
-from affinery.backbones.dit_diffusers import DiffusersDiT, to_diffusers
+from affinery.backbones.patch_transformer import PatchTransformer
+from affinery.backbones.unet_stages import UNet
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
+from affinery.formats import plain_dit, plain_unet
 from affinery.formats.contract import Format, Shipment, distance
-from affinery.formats.folded import folded_backbone
-from affinery.formats.probe import probe
+from affinery.formats.pipeline_files import OTHERWISE, write_json, write_vae
 from affinery.formats.program import scheduler_config
 from affinery.formats.torch_export import FORMAT as GRAPH
 
-NULL = 1000  # what DiTPipeline asks for under guidance
-FIRST = NULL + 1  # the label of the task's first class
 PIPELINE = "pipeline.py"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Diffusers(Format):
@@ -45,13 +34,13 @@ class Diffusers(Format):
 
     def write(self, shipment: Shipment, folder: Path) -> tuple[str, ...]:
         model = shipment.model
-        _json(folder / "scheduler" / "scheduler_config.json", scheduler_config(model))
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config(model))
         if shipment.task is not None:
             task = shipment.one_task("a plain pipeline")
-            _plain(model, task, folder)
-            return (f"{task}'s labels begin at {FIRST}; ask with guidance_scale > 1 as usual.",)
+            notes: tuple[str, ...] = _plain(model).write(model, task, folder)
+            return notes
         GRAPH.write(shipment, folder)
-        _vae(model.backbone, folder)
+        write_vae(model.backbone, folder)
         source = files("affinery.formats").joinpath("pipelines/routed.py").read_text()
         tensor_files.write_whole(folder / PIPELINE, source.encode())
         index: dict[str, Any] = {
@@ -63,83 +52,23 @@ class Diffusers(Format):
         latent = model.spec.latent
         if latent is not None:
             index |= {"scaling": latent.scaling, "shift": latent.shift}
-        _json(folder / "model_index.json", index)
+        write_json(folder / "model_index.json", index)
         return ("load it with custom_pipeline=<folder>: it brings a file of its own, pipeline.py.",)
 
     def compare(self, shipment: Shipment, folder: Path) -> float:
         if shipment.task is not None:
-            return _compare_plain(shipment.model, shipment.one_task("a plain pipeline"), folder)
+            task = shipment.one_task("a plain pipeline")
+            return float(_plain(shipment.model).compare(shipment.model, task, folder))
         return max(GRAPH.compare(shipment, folder), _compare_routed(shipment.model, folder))
 
 
-def _plain(model: ComposedModel, task: str, folder: Path) -> None:
-    """Writes what DiTPipeline loads. Raises ConfigInvalid where it cannot say what the model does."""
-    if model.spec.latent is None or model.backbone.vae is None or model.spec.latent.shift:
-        raise ConfigInvalid(
-            "format",
-            "DiTPipeline draws latents through a VAE. Leave --task out for a pipeline file.",
-        )
-    if model.null_row > NULL:
-        raise ConfigInvalid(
-            "format", f"DiTPipeline takes row {NULL} for “no class”, which is a class of this backbone."
-        )
-    backbone = folded_backbone(model, task)
-    if isinstance(backbone, DiT):
-        backbone = from_native(backbone)
-    if not isinstance(backbone, DiffusersDiT):
-        raise ConfigInvalid("format", f"diffusers has no pipeline for one task of {model.spec.arch}.")
-    config, tensors = to_diffusers(backbone)
-    table = _laid_out(model, task)
-    for name in [name for name in tensors if name.endswith("class_embedder.embedding_table.weight")]:
-        tensors[name] = table.clone()
-    config |= {"num_embeds_ada_norm": len(table) - 1, "_null_index": NULL, "_layout": "append"}
-    _json(folder / "transformer" / "config.json", config)
-    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "transformer" / WEIGHTS)
-    _vae(model.backbone, folder)
-    names = dict(enumerate(model.spec.class_names)) | dict(
-        enumerate(model.task(task).meta.class_names, start=FIRST)
-    )
-    index = {
-        "_class_name": "DiTPipeline",
-        "transformer": ["diffusers", "DiTTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "id2label": {str(row): name for row, name in names.items()},
-    }
-    _json(folder / "model_index.json", index)
-
-
-def _laid_out(model: ComposedModel, task: str) -> Tensor:
-    """(NULL + 1 + M, D): the backbone's classes, its null row up to NULL, the task's classes."""
-    own = model.backbone.class_table.detach()
-    null = own[model.null_row :][:1].expand(NULL + 1 - model.null_row, -1)
-    return torch.cat([own[: model.null_row], null, model.task(task).rows.detach().to(own.dtype)])
-
-
-def _vae(backbone: Backbone, folder: Path) -> None:
-    if backbone.vae is not None:
-        backbone.vae.save_pretrained(folder / "vae", safe_serialization=True)
-        config = json.loads((folder / "vae" / "config.json").read_text())
-        latent = backbone.spec.latent
-        _json(folder / "vae" / "config.json", config | {"scaling_factor": latent.scaling if latent else 1.0})
-
-
-def _json(path: Path, value: Mapping[str, Any]) -> None:
-    tensor_files.write_whole(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
-
-
-@torch.no_grad()
-def _compare_plain(model: ComposedModel, task: str, folder: Path) -> float:
-    """The transformer that diffusers loads, asked for the task's classes and for none."""
-    from diffusers import DiTPipeline
-
-    pipeline = DiTPipeline.from_pretrained(folder, use_safetensors=True)
-    asked = probe(model, [task])
-    low, _ = model.task(task).meta.block
-    rows = asked.rows.tolist()
-    labels = torch.tensor([NULL if row == model.null_row else FIRST + row - low for row in rows])
-    theirs = pipeline.transformer(asked.x, timestep=asked.t, class_labels=labels).sample
-    return distance(asked.answer(model), theirs)
+def _plain(model: ComposedModel) -> ModuleType:
+    """What writes one task of this backbone for a plain pipeline. Raises ConfigInvalid."""
+    if isinstance(model.backbone, PatchTransformer):
+        return plain_dit
+    if isinstance(model.backbone, UNet):
+        return plain_unet
+    raise ConfigInvalid("format", f"diffusers has no pipeline for one task of {model.spec.arch}. {OTHERWISE}")
 
 
 def _compare_routed(model: ComposedModel, folder: Path) -> float:

@@ -105,11 +105,16 @@ def largest_batch(model: ComposedModel) -> int:
 
 def _check(model: ComposedModel) -> None:
     if model.spec.text is not None:
-        raise ConfigInvalid("format", "its graph takes no captions, and this backbone is told some.")
+        raise ConfigInvalid(
+            "format",
+            "its graph takes no captions, and this backbone is told some. Take a bundle.",
+        )
     for name, task in model.slots.items():
         if task.stem is not None or model.image_size(name) != model.spec.image_size:
             raise ConfigInvalid(
-                "format", f"its graph takes no conditions and one size; {name!r} has its own. Leave it out."
+                "format",
+                f"its graph takes no conditions and one size; {name!r} has its own. "
+                "Compose without it, or take a bundle.",
             )
 
 

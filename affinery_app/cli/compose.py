@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 FormatOption = Annotated[
     str,
-    typer.Option("--format", help="bundle, diffusers, dit, mlflow, onnx, safetensors or torch-export."),
+    typer.Option(
+        "--format", help="bundle, aotinductor, diffusers, dit, mlflow, onnx, safetensors or torch-export."
+    ),
 ]
 ExportTaskOption = Annotated[
     str | None, typer.Option("--task", help="The task, for a format that takes one.")

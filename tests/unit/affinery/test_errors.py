@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "AdapterBackboneMismatch": ("digits", "a" * 64, "b" * 64),
     "TrainingDiverged": ("digits", 17),
     "ExportDiffers": ("onnx", 0.5, 0.25),
+    "ExportBroken": ("onnx", "no memory"),
 }
 SPEAKING = [error for error in ERRORS if "Args:" in (error.__doc__ or "")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from safetensors.torch import save_file
 
 from affinery.adapters.files import Adapter
 from affinery.backbones.contract import Backbone, Latent
+from affinery.backbones.dit_conversion import with_profile
 from affinery.backbones.files import load_backbone
 from affinery.backbones.patch_transformer import PatchTransformer, position_table
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
-from affinery.errors import ConfigInvalid, ExportDiffers, UnknownName
+from affinery.errors import ConfigInvalid, ExportBroken, ExportDiffers, UnknownName
 from affinery.formats import format_named, formats
 from affinery.formats.contract import TOLERANCE, Shipment, checked
 from affinery.formats.probe import probe
@@ -99,6 +101,34 @@ def test_the_graph_mixes_tasks_of_several_kinds_in_a_process_without_affinery(tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_graph_is_compiled_and_answers_in_a_process_without_affinery(tmp_path: Path) -> None:
+    """Which is how it is compared: the process that loads it cannot import Affinery."""
+    config = {"width": 16, "depth": 1, "heads": 2, "patch": 4}
+    model = model_of("lora", "bitfit", base=tiny.backbone(config=config))
+    form, shipment = format_named("aotinductor"), Shipment(model)
+    (note,) = form.write(shipment, tmp_path)
+    said = json.loads((tmp_path / "model.json").read_text())
+    assert said["compiled_for"]["capability"] in note
+    assert said["tasks"] == {"": 0, "t0": 1, "t1": 2}
+    assert form.compare(shipment, tmp_path) <= TOLERANCE
+    (tmp_path / "model.pt2").write_bytes(b"no package")
+    with pytest.raises(ExportBroken, match="aotinductor"):
+        form.compare(shipment, tmp_path)
+
+
+def test_without_a_compiler_the_compiled_graph_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    from torch._inductor import config
+
+    with (
+        config.patch("cpp.cxx", ("no-such-compiler",)),
+        pytest.raises(ConfigInvalid, match=r"no C\+\+ compiler is here. Install g\+\+.*torch-export"),
+    ):
+        format_named("aotinductor").write(Shipment(model_of("lora")), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_the_same_graph_runs_in_onnxruntime(tmp_path: Path) -> None:
     model = model_of("affiner", "lora")
     form = format_named("onnx")
@@ -128,8 +158,30 @@ def test_what_does_not_fold_is_refused_with_the_reason(tmp_path: Path) -> None:
         format_named("dit").write(Shipment(model), tmp_path)
     with pytest.raises(UnknownName, match="t7"):
         format_named("dit").write(Shipment(model, "t7"), tmp_path)
-    with pytest.raises(ConfigInvalid, match="Leave --task out"):
-        format_named("diffusers").write(Shipment(model, "t1"), tmp_path)
+    assert tiny.digests(model) == before
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "why"),
+    [
+        (tiny.backbone, "lora", "none that it could use. Leave --task out"),
+        (lambda: with_profile(latent_dit(), "official"), "lora", "the profile 'official'.*Leave --task out"),
+        (lambda: tiny_unets.built(tiny_unets.unet_spec()), "bitfit", "'t0' has 2 classes. Leave --task out"),
+        (
+            lambda: tiny_unets.built(tiny_unets.text_spec()),
+            "bitfit",
+            "2 classes. Take the format",
+        ),
+    ],
+    ids=["pixels", "official", "classes", "captions"],
+)
+def test_what_no_plain_pipeline_draws_is_refused_with_the_format_that_does(
+    base: Callable[[], Any], kind: str, why: str, tmp_path: Path
+) -> None:
+    model = model_of(kind, base=base())
+    before = tiny.digests(model)
+    with pytest.raises(ConfigInvalid, match=why):
+        format_named("diffusers").write(Shipment(model, "t0"), tmp_path)
     assert tiny.digests(model) == before
 
 
@@ -172,6 +224,59 @@ def test_plain_diffusers_draws_a_folded_task_without_affinery(tmp_path: Path) ->
     torch.testing.assert_close(theirs, sample(model, draws, SamplerSettings(3, 2.0)), rtol=1e-3, atol=1e-3)
 
 
+PIXELS = """
+import torch
+from diffusers import DDIMPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+settings = {"num_inference_steps": 3, "output_type": "pt"}
+pipeline = DDIMPipeline.from_pretrained("pixels")
+found = {"pixels": pipeline(generator=torch.Generator().manual_seed(3), batch_size=1, **settings).images}
+pipeline = StableDiffusionPipeline.from_pretrained("captions", text_encoder=None, tokenizer=None)
+told = load_file("told.safetensors")["told"]
+found["captions"] = pipeline(prompt_embeds=told, guidance_scale=1.0,
+                             generator=torch.Generator().manual_seed(3), **settings).images
+save_file({name: images.contiguous() for name, images in found.items()}, "got.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_plain_diffusers_draws_a_class_folded_into_a_unet_without_affinery(
+    tmp_path: Path,
+) -> None:
+    """On pixels, and on latents with captions. No pipeline of these passes a label: it is in the weights."""
+    from safetensors.torch import load_file
+
+    stable = {"clip_sample": False, "steps_offset": 1, "timestep_spacing": "leading"}
+    latent = Latent(channels=4, factor=2, scaling=0.5, vae=tiny_unets.VAE)
+    network = tiny_unets.TEXT_UNET | {"in_channels": 4, "out_channels": 4}
+    told = tiny_unets.text_spec(config=network, image_size=16, channels=3, latent=latent, schedule=stable)
+    bases = {"pixels": tiny_unets.unet_spec(), "captions": told}
+    models = {name: one_class(tiny_unets.built(spec)) for name, spec in bases.items()}
+    for name, model in models.items():
+        form, shipment = format_named("diffusers"), Shipment(model, "only")
+        (tmp_path / name).mkdir()
+        form.write(shipment, tmp_path / name)
+        assert form.compare(shipment, tmp_path / name) <= TOLERANCE
+    prompt = models["captions"].backbone.encode_text(["abc ab"])
+    save_file({"told": prompt.contiguous()}, tmp_path / "told.safetensors")
+    without_affinery(PIXELS, tmp_path)
+    got = load_file(tmp_path / "got.safetensors")
+    for name, model in models.items():
+        draw = Draw("only", model.task("only").row(0), 3, "abc ab" if name == "captions" else "")
+        ours = sample(model, [draw], SamplerSettings(3, 1.0))
+        torch.testing.assert_close(got[name] * 2 - 1, ours, rtol=1e-3, atol=1e-3)
+
+
+def one_class(base: Backbone) -> ComposedModel:
+    model = ComposedModel(base, tiny.FINGERPRINT)
+    meta = tiny.meta("only", (9, 10), kind="bitfit", config={})
+    model.start(meta, torch.Generator().manual_seed(0))
+    tensors = dict(model.adapter("only").tensors)
+    model.unload("only")
+    model.load(Adapter(meta, tiny.randomise(tensors, 0)))
+    return model
+
+
 ROUTED = """
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
@@ -210,6 +315,6 @@ def test_an_export_that_computes_something_else_is_an_error() -> None:
 
 
 def test_formats_are_found_by_their_files() -> None:
-    assert formats() == ["diffusers", "dit", "onnx", "safetensors", "torch-export"]
+    assert formats() == ["aotinductor", "diffusers", "dit", "onnx", "safetensors", "torch-export"]
     with pytest.raises(UnknownName, match="Did you mean 'torch-export'"):
         format_named("torch_export")
