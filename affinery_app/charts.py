@@ -1,12 +1,36 @@
-"""Charts as SVG, in the colours of the page that they stand on; nothing is loaded, nothing runs."""
+"""Charts as SVG, in the colours of the page that they stand on; nothing is loaded, nothing runs.
+
+What they look like is said by classes (STYLE) and by SVG's own attributes: a page may forbid inline styles.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 680, 290, 56, 34, 22, 16
 COLOURS = 6  # of the page: --line-0 …
+SHADES = 10  # of a heat table
+POINTS = 400  # of a line: more than that are not seen
+STYLE = (
+    "".join(
+        f".line-{i} {{ stroke: var(--line-{i}); }} .key-{i} {{ background: var(--line-{i}); }}\n"
+        for i in range(COLOURS)
+    )
+    + "".join(
+        f".shade-{i} {{ background: color-mix(in srgb, var(--accent) {8 + 5 * i}%, transparent); }}\n"
+        for i in range(SHADES + 1)
+    )
+    + """.chart { width: 100%; height: auto; } .chart text { fill: var(--faint); font-size: 11px; }
+.grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.6; }
+.bars .bar { width: 16rem; } .bar svg { width: 100%; height: .8rem; } .bar rect { fill: var(--accent); }
+.heat td, .heat th { padding: .35rem .7rem; }
+.legend { list-style: none; padding: 0; margin: .2rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+.legend span { display: inline-block; width: 1.4rem; height: .2rem; margin-right: .4rem;
+  vertical-align: middle; }
+"""
+)
 
 
 def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str, title: str) -> str:
@@ -21,26 +45,58 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, 
         return LEFT + right * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - down * (HEIGHT - BOTTOM - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" class="chart">']
-    for i in range(5):
-        x, y = (low + (high - low) * i / 4 for low, high in ((low_x, high_x), (low_y, high_y)))
-        at_x, _ = place(x, low_y)
+    for y in ticks(low_y, high_y):
         _, at_y = place(low_x, y)
         parts += [
             f'<line x1="{LEFT}" y1="{at_y:.1f}" x2="{WIDTH - RIGHT}" y2="{at_y:.1f}" class="grid"/>',
-            f'<text x="{LEFT - 6}" y="{at_y + 4:.1f}" text-anchor="end">{y:.3g}</text>',
-            f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:.4g}</text>',
+            f'<text x="{LEFT - 6}" y="{at_y + 4:.1f}" text-anchor="end">{y:.4g}</text>',
         ]
+    for x in ticks(low_x, high_x):
+        at_x, _ = place(x, low_y)
+        shown = f"{x:,.0f}" if x == round(x) else f"{x:.4g}"
+        parts.append(f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown}</text>')
     parts += [
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(across)}</text>',
         f'<text x="{LEFT - 6}" y="10" text-anchor="end">{escape(up)}</text>',
     ]
     for i, line in enumerate(lines.values()):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in thinned(line)))
         parts.append(f'<polyline points="{path}" class="line-{i % COLOURS}"/>')
     legend = "".join(
         f'<li><span class="key-{i % COLOURS}"></span>{escape(name)}</li>' for i, name in enumerate(lines)
     )
     return "".join(parts) + f'</svg><ul class="legend">{legend}</ul>'
+
+
+def thinned(line: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """So many of a line's points as are seen, at equal distances, the first and the last among them."""
+    if len(line) <= POINTS:
+        return line
+    return [line[round(i * (len(line) - 1) / (POINTS - 1))] for i in range(POINTS)]
+
+
+def spark(line: Sequence[tuple[float, float]], title: str, shade: int = 0) -> str:
+    """A line alone, as large as its place. Empty text where there is nothing to draw."""
+    if len(line) < 2:
+        return ""
+    (low_x, high_x), (low_y, high_y) = (_span([point[i] for point in line]) for i in (0, 1))
+    path = " ".join(
+        f"{100 * (x - low_x) / (high_x - low_x):.1f},{28 - 26 * (y - low_y) / (high_y - low_y):.1f}"
+        for x, y in thinned(line)
+    )
+    return (
+        f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{escape(title)}" '
+        f'class="spark"><polyline points="{path}" class="line-{shade % COLOURS}"/></svg>'
+    )
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, four to nine of them."""
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * each for each in (1, 2, 5, 10) if unit * each >= rough * 0.9)
+    first = math.ceil(low / step - 1e-9)
+    return [round(each * step, 12) for each in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -52,7 +108,7 @@ def bars(shares: Mapping[str, float]) -> str:
     """Shares from 0 to 1, a bar each."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
-        f'<td class="bar"><div style="width:{100 * share:.1f}%"></div></td>'
+        f'<td class="bar"><svg aria-hidden="true"><rect width="{100 * share:.1f}%" height="100%"/></svg></td>'
         f"<td>{share:.0%}</td></tr>"
         for name, share in shares.items()
     )
@@ -74,7 +130,4 @@ def heat_table(rows: Sequence[tuple[str, Sequence[float | None]]], across: Seque
 def _cell(value: float | None, low: float, high: float) -> str:
     if value is None:
         return "<td></td>"
-    share = 8 + 52 * (value - low) / (high - low)
-    return (
-        f'<td style="background:color-mix(in srgb, var(--accent) {share:.0f}%, transparent)">{value:.4g}</td>'
-    )
+    return f'<td class="shade-{round(SHADES * (value - low) / (high - low))}">{value:.4g}</td>'

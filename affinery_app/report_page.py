@@ -9,12 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from affinery_app.charts import STYLE as CHARTS
 from affinery_app.charts import bars, heat_table, line_chart
 from affinery_app.figures import figures
 from affinery_app.task_report import TaskReport, Version
 from registry.records import EvaluationRecord
 
-STYLE = """
+STYLE = (
+    """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6a6f76; --rule: #dcdfe3;
   --panel: #f6f7f9; --accent: #2563c9; --line-0: #2563c9; --line-1: #c4541c; --line-2: #2a8a4a;
   --line-3: #8a4bb8; --line-4: #b3246b; --line-5: #7a6a00; }
@@ -29,21 +31,14 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; } p { margin: .4rem 0; } .faint { 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 .wide { overflow-x: auto; } th, td { text-align: left; padding: .3rem .9rem .3rem 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); } th { font-weight: 600; overflow-wrap: anywhere; }
-.facts th { color: var(--faint); font-weight: 400; } .heat td, .heat th { padding: .35rem .7rem; }
+.facts th { color: var(--faint); font-weight: 400; }
 .wide + .wide { margin-top: 1rem; }
-.bars .bar { width: 16rem; } .bar div { height: .8rem; margin-top: .35rem; background: var(--accent); }
-.chart { width: 100%; height: auto; } .chart text { fill: var(--faint); font-size: 11px; }
-.grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.6; }
-.legend { list-style: none; padding: 0; margin: .2rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
-.legend span { display: inline-block; width: 1.4rem; height: .2rem; margin-right: .4rem;
-  vertical-align: middle; }
 img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; } figure { margin: .8rem 0; }
 figcaption { color: var(--faint); font-size: .9rem; } details { margin: .4rem 0; }
 pre, code { font: .85rem/1.45 ui-monospace, monospace; } pre { background: var(--panel); padding: .8rem;
   overflow-x: auto; border-radius: 6px; }
-""" + "".join(
-    f".line-{i} {{ stroke: var(--line-{i}); }} .key-{i} {{ background: var(--line-{i}); }}\n"
-    for i in range(6)
+"""
+    + CHARTS
 )
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from affinery_app.wiring import Workspace
 from orchestration import publishing, queue
 from orchestration.errors import JobNotFound
-from registry import adapters, certificates, datasets, evaluations, notes, runs, tags, tasks
+from registry import adapters, certificates, datasets, evaluations, notes, runs, search, tags, tasks
 from registry.records import (
     AdapterRecord,
     CertificateRecord,
@@ -47,28 +49,37 @@ class TaskReport:
     retention: dict[str, Any] | None
 
 
-def gather(space: Workspace, name: str) -> TaskReport:
-    """Raises NotFound."""
+def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport:
+    """All versions, or so many of the newest, oldest first. Raises NotFound."""
     with space.sessions.read() as session:
         task = tasks.get(session, name)
         dataset = datasets.by_id(session, task.dataset_id)
-        found = adapters.list_all(session, task=task.name)
+        if newest is None:
+            found = adapters.list_all(session, task=task.name)
+        else:
+            found = list(search.search(session, f"task={task.digest}", limit=newest).adapters)[::-1]
         proofs = {each.ref: certificates.list_for(session, each.ref) for each in found}
         made = {each.ref: None if each.run_id is None else runs.by_id(session, each.run_id) for each in found}
-        places = {each.ref: _place(session, each) for each in found}
+        places = {each.ref: place_of(session, each) for each in found}
         measured: dict[str, list[EvaluationRecord]] = {}
         for each in found:
             for evaluation in evaluations.latest_of(session, each.node_id):
                 measured.setdefault(evaluation.protocol_digest, []).append(evaluation)
         said, held = notes.of(session, task.node_id), tags.of(session, task.node_id)
     versions = [
-        Version(each, made[each.ref], proofs[each.ref], *_files(space, each, places[each.ref]))
+        Version(
+            each,
+            made[each.ref],
+            proofs[each.ref],
+            curve_of(space, each),
+            pictures(space, each, places[each.ref]),
+        )
         for each in found
     ]
-    return TaskReport(task, dataset, said, held, versions, measured, _retention(space, task))
+    return TaskReport(task, dataset, said, held, versions, measured, retention(space, task.backbone))
 
 
-def _place(session: Any, adapter: AdapterRecord) -> int:
+def place_of(session: Session, adapter: AdapterRecord) -> int:
     """Which of its job's tasks an adapter's is: its pictures are kept by that number."""
     if adapter.job_id is None:
         return 0
@@ -79,25 +90,29 @@ def _place(session: Any, adapter: AdapterRecord) -> int:
     return learnt.index(adapter.task) if adapter.task in learnt else 0
 
 
-def _files(
-    space: Workspace, adapter: AdapterRecord, place: int
-) -> tuple[list[tuple[int, float]], dict[str, Path]]:
-    pictures: dict[str, Path] = {}
-    curve: list[tuple[int, float]] = []
+def curve_of(space: Workspace, adapter: AdapterRecord) -> list[tuple[int, float]]:
+    """(step, loss) of the training that made a version, where its reports are on this machine."""
+    if adapter.job_id is None:
+        return []
+    return publishing.curves(space.runs / adapter.job_id).get(adapter.task, [])
+
+
+def pictures(space: Workspace, adapter: AdapterRecord, place: int) -> dict[str, Path]:
+    """What was drawn of a version, by name, where it is on this machine. place: see place_of."""
+    found: dict[str, Path] = {}
     if adapter.job_id is not None:
-        folder = space.runs / adapter.job_id
-        curves = publishing.curves(folder)
-        curve = curves.get(adapter.task, [])
-        pictures |= {path.name: path for path in sorted((folder / f"pictures-{place}").glob("*.png"))}
+        drawn = space.runs / adapter.job_id / f"pictures-{place}"
+        found |= {path.name: path for path in sorted(drawn.glob("*.png"))}
     evaluated = space.folder / "evaluations" / adapter.ref.replace("@", "-")
     for path in sorted(evaluated.glob("*/*.png")):
-        pictures[f"{path.stem} (protocol {path.parent.name})"] = path
-    pictures.pop("loss.png", None)  # drawn anew, in the colours of the page
-    return curve, pictures
+        found[f"{path.stem} (protocol {path.parent.name})"] = path
+    found.pop("loss.png", None)  # drawn anew, in the colours of the page
+    return found
 
 
-def _retention(space: Workspace, task: TaskRecord) -> dict[str, Any] | None:
-    path = space.folder / "evaluations" / task.backbone.replace("@", "-") / RETENTION
+def retention(space: Workspace, backbone: str) -> dict[str, Any] | None:
+    """The matrix R[stage, task] of a backbone, where it was measured."""
+    path = space.folder / "evaluations" / backbone.replace("@", "-") / RETENTION
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

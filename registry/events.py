@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from registry.digests import plain
@@ -26,6 +26,25 @@ def list_after(
 ) -> list[EventRecord]:
     """The events after this number, oldest first: a page whose last id asks for the next."""
     query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
+    return _records(session, query, kind, subject)
+
+
+def newest(
+    session: Session,
+    before: int | None = None,
+    *,
+    limit: int = 100,
+    kind: str | None = None,
+    subject: int | None = None,
+) -> list[EventRecord]:
+    """The newest events first, from below this number."""
+    query = select(Event).order_by(Event.id.desc()).limit(limit)
+    return _records(session, query if before is None else query.where(Event.id < before), kind, subject)
+
+
+def _records(
+    session: Session, query: Select[Event], kind: str | None, subject: int | None
+) -> list[EventRecord]:
     if kind is not None:
         query = query.where(Event.kind == kind)
     if subject is not None:

@@ -141,6 +141,28 @@ def list_all(session: Session, *, backbone: str | None = None) -> list[TaskRecor
     return _records(session, list(session.execute(query)))
 
 
+def page(
+    session: Session,
+    *,
+    before: int | None = None,
+    limit: int = 50,
+    containing: str = "",
+    backbone_id: int | None = None,
+) -> list[TaskRecord]:
+    """The newest tasks first, from below a node: the last one's asks for the next page.
+
+    containing: what their names hold, in whatever case.
+    """
+    query = _query().order_by(Task.node_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Task.node_id < before)
+    if containing:
+        query = query.where(Task.name.icontains(containing, autoescape=True))
+    if backbone_id is not None:
+        query = query.where(Task.backbone_id == backbone_id)
+    return _records(session, list(session.execute(query)))
+
+
 _Followed = aliased(Task)
 _Row = Row[Task, Node, str, int, Dataset, str]
 

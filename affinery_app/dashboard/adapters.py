@@ -1,0 +1,143 @@
+"""/adapters: versions, searched by filter; one with all that is known of it; two side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import FileResponse, Response
+
+from affinery.errors import UserError
+from affinery_app.dashboard.losses import chart
+from affinery_app.dashboard.pictures import file_of, place
+from affinery_app.dashboard.visit import HEADERS, Visit
+from affinery_app.figures import figures
+from affinery_app.task_report import curve_of, pictures, place_of
+from registry import (
+    adapters,
+    aliases,
+    certificates,
+    comparison,
+    diff,
+    evaluations,
+    notes,
+    retirement,
+    runs,
+    search,
+    tags,
+    tasks,
+)
+from registry.errors import NotFound, NotMeasured, ProtocolsDiffer
+
+A_PAGE = 50
+
+
+def listing(visit: Visit) -> Response:
+    wanted, wrong = visit.asked("filter")[:2000], ""
+    with visit.space.sessions.read() as session:
+        try:
+            found = search.search(session, wanted, before=visit.number("before"), limit=A_PAGE)
+        except UserError as error:
+            found, wrong = search.Page((), None), str(error)
+        retired = retirement.of(session, [each.node_id for each in found.adapters])
+    status = 422 if wrong else 200
+    return visit.answer("adapters.html", status, found=found, wanted=wanted, wrong=wrong, retired=retired)
+
+
+def page(visit: Visit) -> Response:
+    space = visit.space
+    with space.sessions.read() as session:
+        adapter = adapters.get(session, visit.named())
+        drawn = pictures(space, adapter, place_of(session, adapter))
+        values: dict[str, Any] = {
+            "adapter": adapter,
+            "aliases": aliases.list_all(session, adapter_id=adapter.node_id),
+            "proofs": certificates.list_for(session, f"adapter:{adapter.ref}"),
+            "retired": retirement.of(session, [adapter.node_id]).get(adapter.node_id),
+            "run": None if adapter.run_id is None else runs.by_id(session, adapter.run_id),
+            "tags": tags.of(session, adapter.node_id),
+            "note": notes.of(session, adapter.node_id),
+            "measured": [
+                (each, figures(each.results)) for each in evaluations.latest_of(session, adapter.node_id)
+            ],
+            "others": search.search(
+                session, f"task={tasks.by_id(session, adapter.task_id).digest}", limit=20
+            ).adapters,
+        }
+    return visit.answer(
+        "adapter.html",
+        **values,
+        figures=figures(adapter.metrics),
+        pictures=[(name, place(adapter, name)) for name in drawn],
+        losses=chart({adapter.ref: curve_of(space, adapter)}),
+        tracked=tracked(visit, adapter.mlflow_run_id),
+    )
+
+
+def tracked(visit: Visit, run: str | None) -> str | None:
+    """Where MLflow shows a run; None where it serves no pages."""
+    uri = visit.space.settings.tracking_uri or ""
+    if run is None or not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/0/runs/{run}"
+
+
+def picture(visit: Visit) -> Response:
+    with visit.space.sessions.read() as session:
+        adapter = adapters.get(session, visit.named())
+        file = file_of(visit.space, session, adapter, visit.named("name"))
+    if file is None:
+        raise NotFound("picture", visit.named("name"), [])
+    return FileResponse(
+        file, media_type="image/png", headers=HEADERS | {"Cache-Control": "private, max-age=60"}
+    )
+
+
+def compare(visit: Visit) -> Response:
+    """Two versions: what differs, and the figures that were measured under one protocol."""
+    left, right = visit.asked("left").strip(), visit.asked("right").strip()
+    if not left or not right:
+        return visit.answer(
+            "compare.html", left=left, right=right, found=None, compared=None, why="", losses=""
+        )
+    with visit.space.sessions.read() as session:
+        found = diff.diff(session, left, right)
+        compared, why, curves = None, "", {}
+        if found.kind == "adapter":
+            try:
+                compared = comparison.compare(session, found.left.ref, found.right.ref)
+            except (NotMeasured, ProtocolsDiffer) as error:
+                why = str(error)
+            sides = [adapters.get(session, each.ref) for each in (found.left, found.right)]
+            curves = {each.ref: curve_of(visit.space, each) for each in sides}
+    return visit.answer(
+        "compare.html", left=left, right=right, found=found, compared=compared, why=why, losses=chart(curves)
+    )
+
+
+def alias(visit: Visit) -> Response:
+    """Point an alias at this version."""
+    _check_task(visit)
+    name = visit.form.get("other") or visit.form.get("alias", "")
+    with visit.space.sessions.begin() as session:
+        aliases.point(session, name, adapters.get(session, visit.named()).ref)
+    return visit.on_to("adapters", visit.named(), said="aliased")
+
+
+def retire(visit: Visit) -> Response:
+    _check_task(visit)
+    with visit.space.sessions.begin() as session:
+        retirement.retire(session, visit.named(), visit.form.get("reason", ""))
+    return visit.on_to("adapters", visit.named(), said="retired")
+
+
+def restore(visit: Visit) -> Response:
+    _check_task(visit)
+    with visit.space.sessions.begin() as session:
+        retirement.restore(session, visit.named())
+    return visit.on_to("adapters", visit.named(), said="restored")
+
+
+def _check_task(visit: Visit) -> None:
+    with visit.space.sessions.read() as session:
+        task = adapters.get(session, visit.named()).task
+    visit.check_tasks(task)

@@ -1,0 +1,52 @@
+"""/ : what is being learnt now, what waits, what was learnt lately."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from affinery_app.dashboard.learning import learning
+from affinery_app.dashboard.losses import chart
+from affinery_app.dashboard.pictures import samples_of
+from affinery_app.dashboard.visit import Visit
+from orchestration import queue
+from registry import pages, retirement, search
+
+NEWEST, WAITING, LATELY = 8, 8, 30
+COUNTED = (
+    ("task", "tasks", "/tasks"),
+    ("adapter", "adapter versions", "/adapters"),
+    ("dataset", "dataset versions", "/datasets"),
+    ("backbone", "backbones", "/backbones"),
+    ("composition", "compositions", "/compositions"),
+)
+
+
+def page(visit: Visit) -> Response:
+    with visit.space.sessions.read() as session:
+        counts = pages.counts(session)
+        found = search.search(session, limit=NEWEST).adapters
+        retired = retirement.of(session, [each.node_id for each in found])
+        newest = [(each, samples_of(visit.space, session, each), each.node_id in retired) for each in found]
+    counted = [(name, counts.get(kind, 0), where) for kind, name, where in COUNTED]
+    return visit.answer("home.html", counted=counted, newest=newest, **_now(visit))
+
+
+def live(visit: Visit) -> Response:
+    """What of the page changes by itself."""
+    return visit.answer("live/home.html", **_now(visit))
+
+
+def _now(visit: Visit) -> dict[str, Any]:
+    with visit.space.sessions.read() as session:
+        running = queue.page(session, states=["running"], limit=WAITING)
+        waiting = queue.page(session, states=["queued", "paused"], limit=WAITING + 1)
+        lately = queue.page(session, limit=LATELY)
+    shown = [(each, chart(each.curves)) for each in (learning(visit.space, job) for job in running)]
+    return {
+        "running": shown,
+        "waiting": waiting[:WAITING],
+        "more_waiting": len(waiting) > WAITING,
+        "dead": [job for job in lately if job.state == "dead"][:3],
+    }

@@ -1,0 +1,118 @@
+"""/new: schedule a new task: which images, on what, how large; what it would cost; then it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from affinery.adapters import kinds
+from affinery.errors import ConfigInvalid, UserError
+from affinery_app.cli.kind_options import kind_values
+from affinery_app.cli.rehearsal import Rehearsal
+from affinery_app.dashboard.amounts import whole
+from affinery_app.dashboard.visit import Visit, status_of
+from orchestration.additions import Wanted, schedule_all
+from registry import backbones, datasets, pages
+from registry.records import DatasetRecord
+
+CHOICE = 200
+NUMBERS = ("steps", "batch", "seed")
+BLANK = dict.fromkeys(("name", "dataset", "backbone", "rank", *NUMBERS), "")
+USUAL = BLANK | {"kind": "affiner", "priority": "0"}
+
+
+def page(visit: Visit) -> Response:
+    return _form(visit, dict(visit.request.query_params))
+
+
+def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 200) -> Response:
+    with visit.space.sessions.read() as session:
+        ids = pages.newest_of_kind(session, "dataset", None, CHOICE)
+        found = [datasets.by_id(session, node_id) for node_id in ids]
+        bases = backbones.list_all(session)[::-1][:CHOICE]
+        chosen = _meant(found, filled.get("dataset", ""))
+    return visit.answer(
+        "new.html",
+        status,
+        datasets=found,
+        backbones=bases,
+        chosen=chosen,
+        kinds=kinds(),
+        filled=USUAL
+        | {"name": chosen.name if chosen else "", "dataset": chosen.ref if chosen else ""}
+        | filled,
+        wrong=wrong,
+        preview=_preview(chosen),
+    )
+
+
+def _meant(found: list[DatasetRecord], ref: str) -> DatasetRecord | None:
+    for each in found:
+        if ref in ("", each.ref, each.name):
+            return each
+    return None
+
+
+def _preview(dataset: DatasetRecord | None) -> dict[str, Any] | None:
+    if dataset is None:
+        return None
+    most = max(dataset.class_counts, default=1)
+    counted = zip(dataset.classes, dataset.class_counts, strict=True)
+    return {"dataset": dataset, "classes": [(name, count, count / most) for name, count in counted]}
+
+
+def preview(visit: Visit) -> Response:
+    """What is learnt from, as a part of the page."""
+    with visit.space.sessions.read() as session:
+        found = datasets.get(session, visit.asked("dataset"))
+    return visit.answer("live/preview.html", preview=_preview(found))
+
+
+def estimate(visit: Visit) -> Response:
+    """What it would take; nothing is kept."""
+    asked = dict(visit.request.query_params)
+    rehearsal, wrong = Rehearsal(), ""
+    try:
+        schedule_all(visit.space.sessions, [_wanted(asked, visit.by)], rehearse=rehearsal)
+    except UserError as error:
+        wrong = str(error)
+    job = rehearsal.jobs[0] if rehearsal.jobs else None
+    template = "estimate.html" if asked.get("alone") else "live/estimate.html"
+    return visit.answer(template, job=job, wrong=wrong, about=_about(asked.get("kind", "")))
+
+
+def _about(kind: str) -> str:
+    from affinery.kind_settings import about
+
+    return about(kind) if kind in kinds() else ""
+
+
+def schedule(visit: Visit) -> Response:
+    """The task is registered and its training queued, in one transaction."""
+    form = dict(visit.form)
+    try:
+        visit.check_tasks(form.get("name", ""))
+        wanted = [_wanted(form, visit.by)]
+        job = schedule_all(visit.space.sessions, wanted, data=visit.space.data)[0].job
+    except UserError as error:
+        return _form(visit, form, str(error), status_of(error))
+    return visit.on_to("jobs", job.id, said="scheduled")
+
+
+def _wanted(filled: dict[str, str], by: str) -> Wanted:
+    """Raises ConfigInvalid."""
+    for needed in ("name", "dataset", "backbone"):
+        if not filled.get(needed):
+            raise ConfigInvalid(needed, "it has to be given.")
+    recipe = {name: whole(filled, name) for name in NUMBERS if filled.get(name)}
+    rank = whole(filled, "rank") if filled.get("rank") else None
+    return Wanted(
+        (filled["name"],),
+        (filled["dataset"],),
+        filled["backbone"],
+        (filled.get("kind") or USUAL["kind"],),
+        kind_values(rank, None, None, None),
+        recipe=recipe,
+        job={"priority": whole(filled, "priority") if filled.get("priority") else 0, "submitted_by": by},
+    )

@@ -1,0 +1,30 @@
+"""Pictures that a training or an evaluation left on this machine, and their addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from affinery_app.dashboard.visit import address
+from affinery_app.task_report import pictures, place_of
+from affinery_app.wiring import Workspace
+from registry.records import AdapterRecord
+
+SAMPLES = "samples.png"
+
+
+def samples_of(space: Workspace, session: Session, adapter: AdapterRecord) -> str | None:
+    """Where the samples of a version are shown; None where none were drawn here."""
+    found = pictures(space, adapter, place_of(session, adapter))
+    return place(adapter, SAMPLES) if SAMPLES in found else None
+
+
+def place(adapter: AdapterRecord, name: str) -> str:
+    """The address of a picture."""
+    return address("adapters", adapter.ref, "pictures", name)
+
+
+def file_of(space: Workspace, session: Session, adapter: AdapterRecord, name: str) -> Path | None:
+    """A picture's file, by the name under which it is listed and no other."""
+    return pictures(space, adapter, place_of(session, adapter)).get(name)

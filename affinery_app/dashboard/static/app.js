@@ -1,0 +1,125 @@
+// What pages do by themselves: follow what is learnt, fill in previews and estimates, remember the theme.
+"use strict";
+
+const THEMES = ["system", "light", "dark"];
+
+function theme() {
+  const button = document.querySelector("[data-theme-switch]");
+  if (!button) return;
+  const root = document.documentElement;
+  const told = () => {
+    const now = root.dataset.theme || "system";
+    button.textContent = { system: "◐", light: "☀", dark: "☾" }[now];
+    button.setAttribute("aria-label", `Theme: ${now}. Change it`);
+    button.title = `Theme: ${now}`;
+  };
+  button.addEventListener("click", () => {
+    const next = THEMES[(THEMES.indexOf(root.dataset.theme || "system") + 1) % THEMES.length];
+    if (next === "system") delete root.dataset.theme;
+    else root.dataset.theme = next;
+    try { localStorage.setItem("affinery-theme", next); } catch { /* not kept, then */ }
+    told();
+    document.dispatchEvent(new Event("affinery:theme"));
+  });
+  told();
+}
+
+// A part of a page as the server draws it: replaced where it changed, and the focus stays where it was.
+function put(place, text) {
+  if (place.dataset.now === text) return;
+  const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
+  const open = new Set([...place.querySelectorAll("details[open][id]")].map((each) => each.id));
+  place.dataset.now = text;
+  place.innerHTML = text;
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  if (focused) document.getElementById(focused)?.focus();
+}
+
+async function part(address) {
+  const reply = await fetch(address, { headers: { Accept: "text/html" } });
+  if (!reply.ok && reply.status !== 422) throw new Error(`${reply.status}`);
+  return reply.text();
+}
+
+function follow(place) {
+  const lost = document.querySelector("[data-lost]");
+  let every = Number(place.dataset.every);
+  const look = async () => {
+    if (!document.hidden) {
+      try {
+        put(place, await part(place.dataset.live));
+        every = Number(place.dataset.every);
+        if (lost) lost.textContent = "";
+      } catch {
+        every = Math.min(every * 2, 30000);
+        if (lost) lost.textContent = "The service does not answer; trying again.";
+      }
+    }
+    setTimeout(look, every);
+  };
+  setTimeout(look, every);
+}
+
+// The form of a new task: what is learnt from, and what it would take.
+function planning(form) {
+  const preview = document.getElementById("preview");
+  const estimate = document.getElementById("estimate");
+  const asked = () => new URLSearchParams(new FormData(form));
+  let turn = 0;
+  let waiting = 0;
+  const fill = async (place, address) => {
+    const mine = ++turn;
+    place.setAttribute("aria-busy", "true");
+    try {
+      const text = await part(address);
+      if (mine === turn || place !== estimate) put(place, text);
+    } catch {
+      put(place, "<p class='faint'>That cannot be told just now.</p>");
+    }
+    place.removeAttribute("aria-busy");
+  };
+  const judge = () => {
+    clearTimeout(waiting);
+    const words = asked();
+    words.delete("csrf");
+    if (!words.get("dataset") || !words.get("backbone") || !words.get("name")) return;
+    waiting = setTimeout(() => fill(estimate, `/new/estimate?${words}`), 350);
+  };
+  form.addEventListener("input", judge);
+  form.elements.dataset?.addEventListener("change", () => {
+    const name = form.elements.name;
+    const dataset = form.elements.dataset.value;
+    if (!name.dataset.typed) name.value = dataset.split("@")[0];
+    fill(preview, `/new/preview?${new URLSearchParams({ dataset })}`);
+  });
+  form.elements.name?.addEventListener("input", () => { form.elements.name.dataset.typed = "yes"; });
+  judge();
+}
+
+// Only what was opened last stays open, and Escape closes it.
+function menus() {
+  document.addEventListener("click", (event) => {
+    for (const each of document.querySelectorAll("details.action[open]")) {
+      if (!each.contains(event.target)) each.removeAttribute("open");
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      const open = document.querySelector("details.action[open]");
+      if (open) {
+        open.removeAttribute("open");
+        open.querySelector("summary").focus();
+      }
+    }
+    const typing = event.target.closest?.("input, textarea, select");
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      document.querySelector(".find input")?.focus();
+    }
+  });
+}
+
+theme();
+menus();
+for (const place of document.querySelectorAll("[data-live]")) follow(place);
+for (const form of document.querySelectorAll("form[data-planning]")) planning(form);

@@ -1,0 +1,174 @@
+"""One visit of a page: what was asked, and how it is answered. Errors are pages too."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from affinery.errors import AffineryError
+from affinery_app.api.access import Who
+from affinery_app.api.problems import STATUSES
+from affinery_app.cli.output import size
+from affinery_app.dashboard.words import ago, duration, moment
+from affinery_app.wiring import Workspace
+
+HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+# Same origin, and not less: without it a form's request would not say where it comes from.
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+NOBODY = Who("nobody", "read", "session", tasks=())
+SAID = {
+    "aliased": "The alias was moved.",
+    "retired": "The version is retired: no new composition takes it.",
+    "restored": "The version may be used again.",
+    "scheduled": "Scheduled. A worker takes it when it has room.",
+    "cancelled": "Cancelled, or its worker was asked to.",
+    "paused": "Paused, or its worker was asked to.",
+    "resumed": "It goes on.",
+    "retried": "It is taken up again.",
+    "moved": "Its place in the queue was changed.",
+    "composed": "Recorded. Export it to take it elsewhere.",
+    "imported": "The dataset was checked, packed and pinned.",
+}
+"""What a page says after something was done, by the word in its address; nobody else's words are shown."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request for a page. form: what was filled in, the last of each field; chosen: all of each."""
+
+    request: Request
+    space: Workspace
+    form: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def who(self) -> Who | None:
+        """Who came in; the guard before all routes saw to it."""
+        found: Who | None = self.request.scope.get("state", {}).get("who")
+        return found
+
+    @property
+    def by(self) -> str:
+        """Who is recorded as having asked for a job."""
+        return self.who.name if self.who is not None else "nobody"
+
+    def check(self, scope: str) -> None:
+        """Raises ScopeMissing."""
+        (self.who or NOBODY).check(scope)
+
+    def check_tasks(self, *names: str) -> None:
+        """Raises NotGranted where one of these tasks is none that the visitor may change."""
+        with self.space.sessions.read() as session:
+            (self.who or NOBODY).check_tasks(session, names)
+
+    def named(self, part: str = "ref") -> str:
+        """A part of the address."""
+        return str(self.request.path_params[part])
+
+    def asked(self, name: str, default: str = "") -> str:
+        """A word of the query."""
+        return self.request.query_params.get(name, default)
+
+    def number(self, name: str) -> int | None:
+        """A whole number of the query; None for anything else."""
+        said = self.asked(name)
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else None
+
+    def answer(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page."""
+        known = {
+            "path": self.request.url.path,
+            "space_name": self.space.folder.name,
+            "said": SAID.get(self.asked("said"), ""),
+            "query": self.asked("q"),
+            "who": self.who,
+        }
+        text = environment().get_template(template).render(known | values)
+        return HTMLResponse(text.encode(errors="backslashreplace"), status, HEADERS)
+
+    def on_to(self, *parts: str, said: str = "", **query: str) -> Response:
+        """Somewhere else, after something was done there."""
+        words = query | ({"said": said} if said else {})
+        return RedirectResponse(address(*parts) + (f"?{urlencode(words)}" if words else ""), 303)
+
+
+Page = Callable[[Visit], Response]
+
+
+def shown(page: Page, scope: str | None) -> Callable[[Request], Any]:
+    """A page as a route takes it, for who has this scope (None: all). Its errors are told as pages."""
+
+    async def endpoint(request: Request) -> Response:
+        visit = Visit(request, request.app.state.space)
+        if request.method == "POST":
+            pairs = parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True)
+            chosen: dict[str, list[str]] = {}
+            for name, value in pairs:
+                chosen.setdefault(name, []).append(value)
+            last = {name: values[-1].strip() for name, values in chosen.items()}
+            visit = Visit(request, visit.space, last, chosen)
+        return await run_in_threadpool(_answered, page, scope, visit)
+
+    return endpoint
+
+
+def _answered(page: Page, scope: str | None, visit: Visit) -> Response:
+    try:
+        if scope is not None:
+            visit.check(scope)
+        return page(visit)
+    except AffineryError as error:
+        return _told(visit, status_of(error), str(error))
+
+
+def status_of(error: AffineryError) -> int:
+    """As the API answers it."""
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
+
+
+def _told(visit: Visit, status: int, detail: str) -> Response:
+    titles = {403: "Not allowed", 404: "Nothing here", 503: "The registry does not answer"}
+    title = titles.get(status, "This cannot be done")
+    return visit.answer("error.html", status, title=title, detail=detail)
+
+
+def address(*parts: object) -> str:
+    """A path of these parts, each quoted: names may hold anything but a slash."""
+    return "/" + "/".join(quote(str(part), safe="@:") for part in parts)
+
+
+@cache
+def environment() -> Environment:
+    """The templates: every text escaped, a name that is not there an error."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
+    made.globals |= {"address": address, "asset": asset}
+    return made
+
+
+@cache
+def asset(name: str) -> str:
+    """The address of a static file, which changes with its content, so that browsers may keep it."""
+    digest = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?v={digest}"

@@ -1,0 +1,33 @@
+"""Times and amounts as pages say them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_UNITS = ((86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
+
+
+def ago(at: datetime, now: datetime | None = None) -> str:
+    """How long ago something was, in one unit."""
+    passed = ((now or datetime.now(UTC)) - at).total_seconds()
+    for seconds, unit in _UNITS:
+        if passed >= seconds:
+            count = int(passed // seconds)
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def moment(at: datetime) -> str:
+    """An instant, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time in its two largest units."""
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
