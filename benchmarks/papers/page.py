@@ -28,8 +28,8 @@ FORGETTING = """
 R[stage, task], Fréchet distance. Full fine-tuning goes on with the same weights, each task with class rows
 of its own: what it forgets is the lower bound. The upper bound is one model trained on all tasks at once,
 with as many steps in all. An adapter a task forgets nothing: its column is constant, which
-`affinery retention` measures. Each figure of the first table is an average over the tasks; in brackets the lowest and the highest
-of all orders and seeds.
+`affinery retention` measures. Each figure of the first table is an average over the tasks; in brackets the
+lowest and the highest of all orders and seeds.
 """.strip()
 STEPS = """
 Each method is looked at before its first step and after each fifth of its steps, as the running means of its

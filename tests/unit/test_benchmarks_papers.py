@@ -17,9 +17,14 @@ from affinery.backbones import architecture
 from benchmarks.papers import __main__ as command
 from benchmarks.papers import data
 from benchmarks.papers.backbones import spec_of
-from benchmarks.papers.cells import Cell
+from benchmarks.papers.cells import Bench, Cell, Sampling
+from benchmarks.papers.curves import as_it_stands
+from benchmarks.papers.data import joined, write_pack
 from benchmarks.papers.page import Facts, page
-from benchmarks.papers.tables import PROFILES, Row, Table, tables
+from benchmarks.papers.preparing import shipped_backbone
+from benchmarks.papers.profiles import PROFILES
+from benchmarks.papers.sequences import Bounds, part_of
+from benchmarks.papers.tables import FULL, LORA, OURS, Row, Table, tables
 from registry.metrics import numbers
 from trainers.packs import read_manifest, verify_pack
 
@@ -86,7 +91,7 @@ def test_every_table_of_every_profile_names_kinds_and_settings_that_exist() -> N
         for table in tables(profile):
             for row in table.rows:
                 for cells in row.cells.values():
-                    assert len(cells) == profile.seeds
+                    assert len(cells) in (profile.seeds, profile.later_seeds)
                     for cell in cells:
                         kind(cell.kind).config(cell.config)
                         Recipe.from_dict(cell.recipe)
@@ -120,7 +125,8 @@ def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     with Image.open(tmp_path / "results-pictures" / "masks-digits.png") as opened:
         assert opened.height > 4 * 48  # a line of samples and a title a method
     cells = sorted((tmp_path / "quick" / "cells").glob("*.json"))
-    assert len(cells) == 4 + 1
+    assert len(cells) == 4 + 3  # the sequence, all tasks at once, and the adapter that no mask's row is
+    assert "| one model, all tasks at once |" in text
     written = {path: path.stat().st_mtime_ns for path in cells}
     lost = next(path for path in cells if "cell" in json.loads(path.read_text()))
     before = json.loads(lost.read_text())
@@ -145,17 +151,88 @@ def cell(fd: float, seconds: float, digest: str = "a" * 64) -> dict[str, Any]:
 
 
 def test_the_page_tells_the_mean_and_its_ends_the_time_beside_full_fine_tuning_and_the_protocol() -> None:
-    rows = [Row(name, {"digits": [Cell("dit", "digits", "full")]}) for name in ("full fine-tuning", "LoRA")]
+    rows = [Row(name, {"digits": [Cell("dit", "digits", "full")]}) for name in (FULL, LORA, OURS)]
     table = Table("methods", "Methods", "Table 1", rows)
     found = {
-        ("methods", "full fine-tuning", "digits"): [cell(1.0, 10), cell(3.0, 10)],
-        ("methods", "LoRA", "digits"): [cell(4.0, 5)],
+        ("methods", FULL, "digits"): [cell(1.0, 10), cell(3.0, 10)],
+        ("methods", LORA, "digits"): [cell(4.0, 5)],
+        ("methods", OURS, "digits"): [cell(2.2, 5)],
     }
     facts = Facts("command", "small", "a machine", "how", {"dit": "small"}, {"digits": "CC BY 4.0"})
-    forgetting = [{"order": ["a", "b"], "kind": "full", "matrix": [[1.0], [3.5, 2.0]]}]
-    text = page(facts, [table], found, forgetting)
-    assert "| full fine-tuning | 1,000 | 2 (1 to 3) | 0.2 (0.1 to 0.3) | 1.00 × |" in text
-    assert "| LoRA | 1,000 | 4 | 0.4 | 0.50 × |" in text
+    sequences = [{"order": ["a", "b"], "kind": "full", "seed": 0, "matrix": [[1.0], [3.5, 2.0]]}]
+    bounds = Bounds(sequences, [{"a": 1.5, "b": 1.7}], [{"a": 1.0, "b": 2.0}])
+    text = page(facts, [table], found, bounds)
+    assert "| full fine-tuning | 1,000 | 2 (1 to 3) | 0.2 (0.1 to 0.3) | 1.00 × | 2 |" in text
+    assert "| LoRA r = 8 | 1,000 | 4 | 0.4 | 0.50 × | 1 |" in text
+    assert "full fine-tuning 2, DiffScaler (transformer) 2.2, LoRA r = 8 4 | 1.10 |" in text
+    assert "× 1.05 on 0 of 1 datasets, and better than LoRA and DiffFit on 1 of 1." in text
     assert "Protocol `aaaaaaaaaaaa`." in text
-    assert "| forgotten (first − last) | +2.5 | +0 |" in text
+    assert "| forgotten (last − first) | +2.5 | +0 |" in text
+    assert "| one model, task after task | 2.75 | 2.5 |" in text
+    assert "| one model, all tasks at once | 1.6 | – |" in text
+    assert "| an adapter a task | 1.5 | 0 |" in text
     assert "`command --only methods`" in text
+
+
+def test_what_was_not_computed_is_left_out_of_a_page_of_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = run(monkeypatch, tmp_path, "--kept", "--only", "methods", "forgetting", "steps")
+    assert "## " not in text
+    assert not (tmp_path / "quick" / "cells").exists()
+
+
+def bench(folder: Path, *names: str) -> Bench:
+    packs = {name: noise_pack(folder / "packs" / name, number) for number, name in enumerate(names)}
+    return Bench(folder, {"dit": shipped_backbone()}, packs, Sampling(4, 2))
+
+
+def noise_pack(out: Path, seed: int) -> Path:
+    """Two classes of three images each."""
+    generator = torch.Generator().manual_seed(seed)
+    shades = torch.randint(0, 256, (6,), generator=generator).tolist()
+    write_pack(out, [(f"class {i % 2}", f"{i}.png", picture(shades[i])) for i in range(6)], "CC0", "a test")
+    return out
+
+
+def test_datasets_join_into_one_whose_classes_keep_their_names_and_their_order(tmp_path: Path) -> None:
+    packs = {name: noise_pack(tmp_path / name, number) for number, name in enumerate(("b", "a"))}
+    whole = joined(packs, tmp_path / "out")
+    manifest = verify_pack(whole, read_manifest(whole).digest)
+    assert manifest.classes == ("a/class 0", "a/class 1", "b/class 0", "b/class 1")
+    assert manifest.class_counts == (3, 3, 3, 3)
+    own = {image.sha256 for name in packs for image in read_manifest(packs[name]).images}
+    assert {image.sha256 for image in manifest.images} == own
+    assert joined(packs, tmp_path / "out") == whole
+
+
+def test_the_part_of_a_joint_training_that_is_one_dataset_has_its_class_rows_and_all_layers(
+    tmp_path: Path,
+) -> None:
+    place = bench(tmp_path, "a", "b", "a and b")
+    whole_pack = joined({name: place.packs[name] for name in ("a", "b")}, tmp_path / "joined")
+    place.packs["a and b"] = whole_pack
+    recipe = {"steps": 1, "batch": 2, "precision": "fp32", "seed": 0}
+    like = Cell("dit", "a and b", "bitfit", {}, recipe)
+    whole, _, _ = place.train(like, tmp_path / "adapter")
+    part = part_of(whole, place, Cell("dit", "b", "bitfit", {}, recipe))
+    assert torch.equal(part.tensors["class_rows"], whole.tensors["class_rows"][2:4])
+    assert part.meta.class_names == ("class 0", "class 1")
+    assert part.tensors.keys() == whole.tensors.keys()
+    place.model(like).load(part)  # an adapter like any other
+
+
+def test_looking_at_a_training_on_its_way_changes_nothing_of_where_it_ends(tmp_path: Path) -> None:
+    place = bench(tmp_path, "a")
+    recipe = {"steps": 4, "batch": 2, "precision": "fp32", "seed": 0}
+    one = Cell("dit", "a", "bitfit", {}, recipe)
+    looked_at, left_alone = (place.session(one, reports=4) for _ in range(2))
+    seen = []
+    while not looked_at.done:
+        seen.append(as_it_stands(looked_at, "a").tensors["class_rows"])
+        looked_at.advance()
+    while not left_alone.done:
+        left_alone.advance()
+    ends = [session.training.finish()[0].tensors for session in (looked_at, left_alone)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+    assert not torch.equal(seen[1], seen[-1])
