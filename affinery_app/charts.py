@@ -75,21 +75,6 @@ def thinned(line: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]
     return [line[round(i * (len(line) - 1) / (POINTS - 1))] for i in range(POINTS)]
 
 
-def spark(line: Sequence[tuple[float, float]], title: str, shade: int = 0) -> str:
-    """A line alone, as large as its place. Empty text where there is nothing to draw."""
-    if len(line) < 2:
-        return ""
-    (low_x, high_x), (low_y, high_y) = (_span([point[i] for point in line]) for i in (0, 1))
-    path = " ".join(
-        f"{100 * (x - low_x) / (high_x - low_x):.1f},{28 - 26 * (y - low_y) / (high_y - low_y):.1f}"
-        for x, y in thinned(line)
-    )
-    return (
-        f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{escape(title)}" '
-        f'class="spark"><polyline points="{path}" class="line-{shade % COLOURS}"/></svg>'
-    )
-
-
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers between two, four to nine of them."""
     rough = (high - low) / 5

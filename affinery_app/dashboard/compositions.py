@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response
 
-from affinery_app.dashboard.visit import HEADERS, Visit
+from affinery_app.dashboard.visit import Visit
 from orchestration import chores
 from orchestration.additions import compose_tasks
 from registry import adapters, compositions, exports, pages, retirement, search
-from registry.errors import RecordInvalid
 
 A_PAGE, CHOICE = 50, 100
-PIECE = 1 << 20
 
 
 def listing(visit: Visit) -> Response:
@@ -54,55 +48,3 @@ def export(visit: Visit) -> Response:
     asked = chores.Export(composition=visit.named(), unverified=visit.form.get("unverified") == "yes")
     job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
     return visit.on_to("jobs", job.id, said="scheduled")
-
-
-def download(visit: Visit) -> Response:
-    """What was written: a file as it is, a folder as an archive."""
-    with visit.space.sessions.read() as session:
-        found = exports.get(session, visit.named())
-    path = Path(found.path)
-    name = found.ref.replace("@", "-")
-    if path.is_file():
-        return FileResponse(path, filename=f"{name}{path.suffix}", headers=HEADERS)
-    if not path.is_dir():
-        raise RecordInvalid("The export", f"{path} is not on this machine; export it again")
-    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}.zip"
-    headers = HEADERS | {"Content-Disposition": disposition}
-    return StreamingResponse(_archive(path), media_type="application/zip", headers=headers)
-
-
-class _Pipe:
-    """What an archive is written to, taken out piece by piece: it is never held whole."""
-
-    def __init__(self) -> None:
-        self.held = bytearray()
-
-    def write(self, content: bytes) -> int:
-        self.held += content
-        return len(content)
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def taken(self) -> bytes:
-        content = bytes(self.held)
-        self.held.clear()
-        return content
-
-
-def _archive(folder: Path) -> Iterator[bytes]:
-    """A folder's files as a ZIP, not compressed: tensors would not be smaller."""
-    pipe = _Pipe()
-    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
-        for root, folders, files in os.walk(folder):
-            folders.sort()
-            for file in sorted(Path(root) / name for name in files):
-                entry = zipfile.ZipInfo.from_file(file, Path(folder.name) / file.relative_to(folder))
-                with file.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
-                    while piece := source.read(PIECE):
-                        target.write(piece)
-                        yield pipe.taken()
-    yield pipe.taken()

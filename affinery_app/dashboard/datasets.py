@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from affinery_app.dashboard.visit import HEADERS, Visit
 from registry import datasets, pages
@@ -28,14 +28,17 @@ def page(visit: Visit) -> Response:
 
 
 def sheet(visit: Visit) -> Response:
-    """The contact sheet, of a pack whose bytes were checked."""
+    """The contact sheet. A version never changes, and neither does its sheet: it is drawn once."""
+    from affinery.tensor_files import write_whole
     from orchestration.datasets.contact_sheet import contact_sheet
     from orchestration.datasets.repository import ensure
 
     with visit.space.sessions.read() as session:
         dataset = datasets.get(session, visit.named())
-    content = contact_sheet(ensure(visit.space.data, dataset.dvc_path, dataset.digest), dataset.ref)
-    # A version never changes, and neither does its sheet.
-    return Response(
-        content, media_type="image/png", headers=HEADERS | {"Cache-Control": "private, max-age=3600"}
-    )
+    file = visit.space.folder / "cache" / "sheets" / f"{dataset.digest}.png"
+    if not file.exists():
+        pack = ensure(visit.space.data, dataset.dvc_path, dataset.digest)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, contact_sheet(pack, dataset.name))
+    kept = {"Cache-Control": "private, max-age=3600"}
+    return FileResponse(file, media_type="image/png", headers=HEADERS | kept)

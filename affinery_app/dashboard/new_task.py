@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from affinery.adapters import kinds
@@ -13,7 +14,7 @@ from affinery_app.cli.rehearsal import Rehearsal
 from affinery_app.dashboard.amounts import whole
 from affinery_app.dashboard.visit import Visit, status_of
 from orchestration.additions import Wanted, schedule_all
-from registry import backbones, datasets, pages
+from registry import backbones, datasets, pages, tasks
 from registry.records import DatasetRecord
 
 CHOICE = 200
@@ -32,6 +33,7 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         found = [datasets.by_id(session, node_id) for node_id in ids]
         bases = backbones.list_all(session)[::-1][:CHOICE]
         chosen = _meant(found, filled.get("dataset", ""))
+        name = _free_name(session, chosen)
     return visit.answer(
         "new.html",
         status,
@@ -39,11 +41,9 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         backbones=bases,
         chosen=chosen,
         kinds=kinds(),
-        filled=USUAL
-        | {"name": chosen.name if chosen else "", "dataset": chosen.ref if chosen else ""}
-        | filled,
+        filled=USUAL | {"name": name, "dataset": chosen.ref if chosen else ""} | filled,
         wrong=wrong,
-        preview=_preview(chosen),
+        preview=_preview(chosen, name),
     )
 
 
@@ -54,19 +54,33 @@ def _meant(found: list[DatasetRecord], ref: str) -> DatasetRecord | None:
     return None
 
 
-def _preview(dataset: DatasetRecord | None) -> dict[str, Any] | None:
+def _free_name(session: Session, dataset: DatasetRecord | None) -> str:
+    """What a task of it may be called: as the dataset is, or that and a number."""
+    if dataset is None:
+        return ""
+    known = {each.name for each in tasks.page(session, limit=CHOICE, containing=dataset.name)}
+    names = (dataset.name, *(f"{dataset.name}-{number}" for number in range(2, CHOICE + 2)))
+    return next((name for name in names if name not in known), dataset.name)
+
+
+def _preview(dataset: DatasetRecord | None, name: str) -> dict[str, Any] | None:
     if dataset is None:
         return None
     most = max(dataset.class_counts, default=1)
     counted = zip(dataset.classes, dataset.class_counts, strict=True)
-    return {"dataset": dataset, "classes": [(name, count, count / most) for name, count in counted]}
+    return {
+        "dataset": dataset,
+        "name": name,
+        "classes": [(name, count, count / most) for name, count in counted],
+    }
 
 
 def preview(visit: Visit) -> Response:
     """What is learnt from, as a part of the page."""
     with visit.space.sessions.read() as session:
         found = datasets.get(session, visit.asked("dataset"))
-    return visit.answer("live/preview.html", preview=_preview(found))
+        name = _free_name(session, found)
+    return visit.answer("live/preview.html", preview=_preview(found, name))
 
 
 def estimate(visit: Visit) -> Response:

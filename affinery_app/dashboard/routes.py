@@ -43,7 +43,6 @@ READ: dict[str, Page] = {
     "/datasets/{ref}/sheet.png": datasets.sheet,
     "/compositions": compositions.listing,
     "/compositions/{ref}": compositions.page,
-    "/exports/{ref}/download": compositions.download,
     "/new": new_task.page,
     "/new/preview": new_task.preview,
     "/new/estimate": new_task.estimate,

@@ -86,11 +86,12 @@ function planning(form) {
     waiting = setTimeout(() => fill(estimate, `/new/estimate?${words}`), 350);
   };
   form.addEventListener("input", judge);
-  form.elements.dataset?.addEventListener("change", () => {
-    const name = form.elements.name;
+  form.elements.dataset?.addEventListener("change", async () => {
     const dataset = form.elements.dataset.value;
-    if (!name.dataset.typed) name.value = dataset.split("@")[0];
-    fill(preview, `/new/preview?${new URLSearchParams({ dataset })}`);
+    await fill(preview, `/new/preview?${new URLSearchParams({ dataset })}`);
+    const free = preview.querySelector("[data-free-name]");
+    if (free && !form.elements.name.dataset.typed) form.elements.name.value = free.dataset.freeName;
+    judge();
   });
   form.elements.name?.addEventListener("input", () => { form.elements.name.dataset.typed = "yes"; });
   judge();

@@ -50,8 +50,10 @@
       { selector: "edge", style: {
         width: 1.3, "line-color": rule, "target-arrow-color": rule, "target-arrow-shape": "triangle",
         "arrow-scale": .8, "curve-style": "bezier", label: "data(role)", "font-size": 9,
-        color: colour("--faint"), "text-background-color": colour("--side"), "text-background-opacity": .85,
+        "text-opacity": 0, color: colour("--faint"), "text-background-color": colour("--side"), "text-background-opacity": .85,
         "text-background-padding": 2, "min-zoomed-font-size": 8 } },
+      { selector: "edge.near", style: { "text-opacity": 1, width: 2.2, "line-color": colour("--accent"),
+        "target-arrow-color": colour("--accent") } },
       { selector: "node.root", style: { "border-width": 3, "border-color": ink } },
       { selector: "node.more", style: { "border-width": 2, "border-style": "dashed", "border-color": rule } },
       { selector: "node.chosen", style: { "overlay-color": colour("--accent"), "overlay-opacity": .25,
@@ -129,6 +131,13 @@
     return places;
   }
 
+  const NAMED = ["adapter", "backbone", "composition", "dataset", "export", "task"];
+
+  function called(node) {
+    if (!NAMED.includes(node.kind)) return `${node.kind} ${node.digest.slice(0, 6)}`;
+    return node.version === null ? node.name.slice(0, 24) : `${node.name.slice(0, 24)}@${node.version}`;
+  }
+
   function draw() {
     const allowed = new Set(roles());
     const places = columns();
@@ -137,7 +146,7 @@
     const elements = [
       ...[...nodes.values()].filter((node) => touched.has(node.id)).map((node) => ({
         data: { id: String(node.id), kind: node.kind, ref: node.ref,
-          label: node.version === null ? node.name.slice(0, 24) : `${node.name.slice(0, 24)}@${node.version}` },
+          label: called(node) },
         position: places.get(node.id),
         classes: [node.id === root ? "root" : "",
           ["up", "down"].some((way) => reached.get(`${node.id} ${way}`) !== "all") ? "more" : ""].join(" "),
@@ -166,7 +175,8 @@
   function choose(id) {
     chosen = id;
     graph.nodes().removeClass("chosen");
-    graph.getElementById(String(id)).addClass("chosen");
+    graph.edges().removeClass("near");
+    graph.getElementById(String(id)).addClass("chosen").connectedEdges().addClass("near");
     document.getElementById("here").disabled = id === root;
     document.getElementById("open").disabled = !addressOf(nodes.get(id));
     say(false);
@@ -182,8 +192,7 @@
   }
 
   function addressOf(node) {
-    const pages = ["adapter", "backbone", "dataset", "task", "composition"];
-    if (!node || !pages.includes(node.kind)) return "";
+    if (!node || node.kind === "export" || !NAMED.includes(node.kind)) return "";
     return `/${node.kind}s/${encodeURIComponent(node.ref.slice(node.kind.length + 1))}`;
   }
 
