@@ -144,6 +144,8 @@ def server(app: Guard) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            loop="asyncio",  # the same whatever else is installed: Ray Serve brings uvloop and httptools
+            http="h11",
             log_level="warning",
             access_log=False,
             server_header=False,
