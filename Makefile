@@ -41,9 +41,9 @@ soak: venv ## Hundreds of small jobs while processes are killed at random (half 
 team: venv ## The team set-up of docker-compose.yml without a container engine (Linux, root; until Ctrl-C)
 	@$(bin)/python -m scripts.compose_by_hand up --folder "$(or $(FOLDER),/var/tmp/affinery-team)"
 
-# All five run even if the first finds something: one round shows everything there is to mend.
+# All six run even if the first finds something: one round shows everything there is to mend.
 .PHONY: check
-check: venv ## Lint, format, types, import directions, dead code
+check: venv ## Lint, format, types, import directions, dead code, documentation
 	@failed= ; \
 	try() { name=$$1 ; shift ; if out=$$("$$@" 2>&1) ; then echo "  ok    $$name" ; \
 		else printf '%s\n  FAIL  %s\n' "$$out" "$$name" ; failed="$$failed $$name" ; fi ; } ; \
@@ -52,7 +52,12 @@ check: venv ## Lint, format, types, import directions, dead code
 	try mypy          $(bin)/mypy ; \
 	try import-linter $(bin)/lint-imports --no-logo ; \
 	try vulture       $(bin)/vulture ; \
+	try docs          $(bin)/python -m scripts.build_docs ; \
 	if [ -n "$$failed" ] ; then echo "make check failed:$$failed. Layout and imports are mended by: make fmt" ; exit 1 ; fi
+
+.PHONY: docs
+docs: venv ## Build the documentation as pages, in build/docs/site
+	@$(bin)/python -m scripts.build_docs
 
 .PHONY: fmt
 fmt: venv ## Format the code and mend what the linter can

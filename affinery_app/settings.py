@@ -1,35 +1,74 @@
 """Where a workspace keeps what it keeps. Everything has a default below one folder; a team points elsewhere.
 
-affinery.toml in the workspace, over which environment variables win:
-
-registry_url   AFFINERY_REGISTRY_URL   sqlite:///<workspace>/registry.db   the SQL registry and queue
-store_url      AFFINERY_STORE_URL      <workspace>/blobs                   backbones, adapters, golden images:
-                                                                           a folder, or s3://bucket/prefix?…
-tracking_uri   AFFINERY_TRACKING_URI   sqlite:///<workspace>/mlflow/mlflow.db
-ray_address    AFFINERY_RAY_ADDRESS    none: Ray runs inside the worker
-
-AFFINERY_TOKEN is a token that `affinery serve` takes beside those of `affinery token create`.
+affinery.toml in the workspace says it, and environment variables win over it: SETTINGS below has them all.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from affinery.errors import ConfigInvalid, UnknownName
 from affinery_app.errors import WorkspaceInvalid, WorkspaceMissing
 
 FILE = "affinery.toml"
 DEFAULT = "affinery-workspace"
 SCHEMA = 1
-VARIABLES = {
-    "registry_url": "AFFINERY_REGISTRY_URL",
-    "store_url": "AFFINERY_STORE_URL",
-    "tracking_uri": "AFFINERY_TRACKING_URI",
-    "ray_address": "AFFINERY_RAY_ADDRESS",
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set in the file, or by its variable. default: {workspace} is the folder."""
+
+    name: str
+    variable: str
+    about: str
+    default: str | None
+    example: str
+
+
+SETTINGS = (
+    Setting(
+        "registry_url",
+        "AFFINERY_REGISTRY_URL",
+        "the SQL registry and the queue: sqlite or postgresql",
+        "sqlite:///{workspace}/registry.db",
+        "postgresql://affinery@db/affinery",
+    ),
+    Setting(
+        "store_url",
+        "AFFINERY_STORE_URL",
+        "backbones, adapters and golden images: a folder, or an S3-compatible store",
+        "{workspace}/blobs",
+        "s3://bucket/prefix?endpoint=https://store:7070",
+    ),
+    Setting(
+        "tracking_uri",
+        "AFFINERY_TRACKING_URI",
+        "MLflow: a server, or a SQLite file",
+        "sqlite:///{workspace}/mlflow/mlflow.db",
+        "http://mlflow:5000",
+    ),
+    Setting(
+        "ray_address",
+        "AFFINERY_RAY_ADDRESS",
+        "a Ray cluster: auto, host:port, or http://host:8265; without one each worker starts its own",
+        None,
+        "http://ray-head:8265",
+    ),
+)
+VARIABLES = {setting.name: setting.variable for setting in SETTINGS}
+ENVIRONMENT = {
+    "AFFINERY_WORKSPACE": "the workspace's folder, where --workspace does not name it",
+    "AFFINERY_TOKEN": "a token that affinery serve takes beside those of affinery token create",
 }
+"""Variables that stand in no file."""
 HEADER = """# An Affinery workspace. What is not set here has its default below this folder; the variables
 # AFFINERY_REGISTRY_URL, _STORE_URL, _TRACKING_URI and AFFINERY_RAY_ADDRESS win over it.
 schema = 1
@@ -79,3 +118,43 @@ def read(folder: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise WorkspaceInvalid(str(path), f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def in_file(folder: Path) -> dict[str, str]:
+    """What the file itself sets, whatever the environment says."""
+    read(folder)
+    found = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
+    return {name: found[name] for name in VARIABLES if name in found}
+
+
+def setting(name: str) -> Setting:
+    """The setting of this name. Raises UnknownName."""
+    found = {each.name: each for each in SETTINGS} | {each.variable: each for each in SETTINGS}
+    if name not in found:
+        raise UnknownName("setting", name, list(VARIABLES))
+    return found[name]
+
+
+def write(folder: Path, name: str, value: str | None) -> None:
+    """Sets one thing in the file, or takes it out; the rest of the file stays as it is, remarks and all.
+
+    Raises ConfigInvalid where the file is written in a way that this cannot follow.
+    """
+    from affinery import tensor_files
+
+    before = in_file(folder)
+    path = folder / FILE
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not re.match(rf"\s*{name}\s*=", line)]
+    if value is not None:
+        kept.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    text = "\n".join(kept) + "\n"
+    wanted = {key: held for key, held in before.items() if key != name}
+    wanted |= {} if value is None else {name: value}
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        found = {}
+    if {key: found.get(key) for key in wanted} != wanted or name in found.keys() - wanted.keys():
+        raise ConfigInvalid(str(path), f"set {name} there by hand: it is not written a line a setting.")
+    tensor_files.write_whole(path, text.encode())

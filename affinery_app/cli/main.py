@@ -15,9 +15,11 @@ from affinery_app.cli import (
     backbone,
     collection,
     compose,
+    config,
     dataset,
     demo,
     diff,
+    doctor,
     estimate,
     evaluate,
     job,
@@ -52,6 +54,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("init")(workspace.init)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config.app, name="config")
 app.command("migrate")(workspace.migrate)
 app.command("demo")(demo.demo)
 app.add_typer(backbone.app, name="backbone")

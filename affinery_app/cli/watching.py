@@ -60,7 +60,8 @@ class Pace:
         (began, first), (until, reached) = self.seen, self.last
         if reached == first:
             return None
-        return max((of - reached) * (until - began) / (reached - first) - (now - until), 0.0)
+        seconds = float(of - reached) * (until - began) / (reached - first)
+        return max(seconds - (now - until), 0.0)
 
 
 def losses(job: JobRecord) -> str:
