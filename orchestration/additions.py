@@ -427,20 +427,25 @@ def _older(session: Session, found: Sequence[TaskRecord], refs: Sequence[str] | 
 def schedule_repeatedly(
     sessions: Sessions, name: str, cron: str, learners: Sequence[str], recipe: Mapping[str, Any], **given: Any
 ) -> ScheduleRecord:
-    """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it.
-
-    Raises OverLimit, and what queue.schedules.add does.
-    """
-    with sessions.read() as session:
-        found = [tasks.get(session, learner) for learner in dict.fromkeys(learners)]
-        takes, full = None, dict(recipe)
-        if len({task.backbone_id for task in found}) == 1:  # else it is refused below
-            backbone = backbones.by_id(session, found[0].backbone_id)
-            full = full_recipe(backbone, recipe)
-            groups = [found] if given.get("together") else [[task] for task in found]
-            takes = admission.of_jobs(session, backbone, groups, full)
+    """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
+    full = repeated_recipe(sessions, learners, recipe, together=bool(given.get("together")))
     with sessions.begin() as session:
-        return schedules.add(session, name, cron, learners, full, memory_bytes=takes, **given)
+        return schedules.add(session, name, cron, learners, full, **given)
+
+
+def repeated_recipe(
+    sessions: Sessions, learners: Sequence[str], recipe: Mapping[str, Any], *, together: bool
+) -> dict[str, Any]:
+    """The recipe of a schedule of these tasks, filled in. Raises what would refuse its jobs."""
+    full = dict(recipe)
+    with sessions.read() as session:
+        found = [tasks.get(session, learner) for learner in learners]
+        if found:
+            full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe)
+        alike = len({task.backbone_id for task in found}) == 1  # else it is refused where it is added
+        for group in [found] if alike and together else [[task] for task in found]:
+            admission.of_tasks(session, backbones.by_id(session, group[0].backbone_id), group, full)
+    return full
 
 
 def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,3 +41,13 @@ def once(
     answer: dict[str, Any] = plain("The answer", do())
     session.get_one(Request, key).answer = answer
     return answer, False
+
+
+def answered(session: Session, key: str, fingerprint: str) -> dict[str, Any] | None:
+    """The answer that was given to the request of this key; None for a new key. Raises KeyReused."""
+    held = session.get(Request, key)
+    if held is None or held.at < utc_now() - KEPT:
+        return None
+    if held.fingerprint != fingerprint:
+        raise KeyReused(key)
+    return held.answer or {}

@@ -53,7 +53,7 @@ def list_adapters(
 def get_adapter(space: Space, ref: Ref) -> JSONResponse:
     """One version: the latest of a task, a version, an alias, or a digest."""
     with space.sessions.read() as session:
-        return answer(_told(session, [adapters.get(session, ref)])[0])
+        return answer(told(session, [adapters.get(session, ref)])[0])
 
 
 @router.post("", status_code=201, response_model=Adapter)
@@ -79,7 +79,7 @@ def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting)
             tags.put(session, record, new.tags)
         if new.upload is not None:
             blobs.end_upload(session, new.upload)
-        return _told(session, [record])[0]
+        return told(session, [record])[0]
 
     return posting.do(space, new.model_dump(), "/v1/adapters/{ref}", write)
 
@@ -87,10 +87,10 @@ def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting)
 def found(session: Session, text: str, after: int, limit: int) -> JSONResponse:
     """A page of a search."""
     page = search.search(session, text, before=after or None, limit=limit)
-    return paged(_told(session, page.adapters), page.next)
+    return paged(told(session, page.adapters), page.next)
 
 
-def _told(session: Session, records: Any) -> list[dict[str, Any]]:
+def told(session: Session, records: Any) -> list[dict[str, Any]]:
     """Records with what people say of them."""
     ids = [record.node_id for record in records]
     labels, retired = tags.of_each(session, ids), retirement.of(session, ids)

@@ -20,18 +20,22 @@ from affinery_app.api import (
     blobs,
     compositions,
     datasets,
+    evaluations,
     events,
     exports,
     health,
     jobs,
     lineage,
     notes,
+    overview,
     problems,
     renamings,
+    schedules,
     sessions,
     tags,
     tasks,
     tokens,
+    uploads,
 )
 from affinery_app.api.access import COOKIE, Door, Registered, is_loopback
 from affinery_app.api.errors import ListensOpenly
@@ -46,7 +50,8 @@ AT_ONCE = 15
 GRACE_SECONDS = 10
 NOUNS = (
     *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
-    *(compositions, exports, blobs, jobs, events, sessions, tokens, health),
+    *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, events, overview),
+    *(sessions, tokens, health),
 )
 
 

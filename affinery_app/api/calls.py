@@ -18,7 +18,7 @@ from registry import pages, requests
 from registry.digests import digest_of, plain
 
 LARGEST = 2**63 - 1
-_NAMED = {"ref", "digest"}  # what a place may be called by
+_NAMED = {"ref", "digest", "id", "name", "number"}  # what a place may be called by
 
 
 async def _space(request: Request) -> Workspace:
@@ -50,17 +50,34 @@ class Once(BaseModel):
     def do(
         self, space: Workspace, asked: Any, place: str, do: Callable[[Session], dict[str, Any]]
     ) -> JSONResponse:
-        """Do it in one transaction. place: where what was made can be read, by its `ref`."""
+        """Do it in one transaction. place: where what was made can be read, by its `ref`; "" of a change."""
         again = False
         with space.sessions.begin() as session:
             if self.key is None:
                 made = do(session)
             else:
-                fingerprint = digest_of(plain("The request", [self.method, self.path, asked]))
-                made, again = requests.once(session, self.key, fingerprint, lambda: do(session))
-        located = place.format(**{key: quote(str(made[key]), safe="@") for key in made.keys() & _NAMED})
-        headers = {"Location": located} | ({"Idempotency-Replayed": "true"} if again else {})
-        return JSONResponse(made, 201, headers)
+                made, again = requests.once(session, self.key, self._asked(asked), lambda: do(session))
+        return told(made, place, new=not again, key=self.key)
+
+    def answered(self, space: Workspace, asked: Any, place: str) -> JSONResponse | None:
+        """What was answered to this request before; None where it is new."""
+        if self.key is None:
+            return None
+        with space.sessions.read() as session:
+            made = requests.answered(session, self.key, self._asked(asked))
+        return None if made is None else told(made, place, new=False, key=self.key)
+
+    def _asked(self, asked: Any) -> str:
+        return digest_of(plain("The request", [self.method, self.path, asked]))
+
+
+def told(made: Mapping[str, Any], place: str, *, new: bool, key: str | None) -> JSONResponse:
+    """What was made, and where it can be read; or what was changed, where place is ""."""
+    named = {name: quote(str(made[name]), safe="@") for name in made.keys() & _NAMED}
+    headers = {"Location": place.format(**named)} if place else {}
+    if key is not None and not new:
+        headers["Idempotency-Replayed"] = "true"
+    return JSONResponse(dict(made), 201 if place else 200, headers)
 
 
 async def _once(

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
+from contextlib import suppress
+from typing import Any
 
-from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from affinery.errors import UserError
+from affinery_app.api import uploads
+from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import pages, shape
+from affinery_app.api.shapes import Digest, Word, pages, shape
+from orchestration.errors import DatasetInvalid
 from registry import datasets
 from registry.records import DatasetRecord
 
 router = nouns("/v1/datasets", "datasets")
 Dataset = shape(DatasetRecord)
+
+
+class NewDataset(BaseModel):
+    """An upload that is a zip or tar archive of images (class_name/*.png …) or a Parquet file.
+
+    split, skip_bad and the columns of Parquet: as `affinery dataset add` takes them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Word
+    upload: str = Field(pattern="^[0-9a-f]{32}$")
+    sha256: Digest
+    licence: Word | None = None
+    source: str | None = Field(default=None, max_length=2000, description="Where it comes from, in words.")
+    split: Word | None = None
+    skip_bad: bool = False
+    image_column: Word | None = None
+    label_column: Word | None = None
+    text_column: Word | None = None
+
+
+class AddedDataset(Dataset):  # type: ignore[misc, valid-type]
+    """A dataset version; notes: what is worth knowing of its images."""
+
+    notes: list[str]
 
 
 @router.get("", response_model=pages(Dataset))
@@ -20,8 +53,50 @@ def list_datasets(space: Space, after: After = 0, limit: Limit = 50) -> JSONResp
     return page(space, "dataset", datasets.by_id, after, limit)
 
 
+@router.post("", status_code=201, response_model=AddedDataset)
+def create_dataset(space: Space, who: Caller, new: NewDataset, posting: Posting) -> JSONResponse:
+    """Check every image of an upload, put them under DVC and record the version, as its name's next.
+
+    The same images under the same name give the version that stands. What is in the archive is never
+    trusted: links, paths that lead out of it, bombs and what is no image are refused; then nothing is kept.
+    """
+    from orchestration.additions import add_dataset
+    from orchestration.datasets.tables import Columns
+
+    asked = new.model_dump()
+    with space.sessions.read() as session:
+        who.check_tasks(session, new.name)
+    if (again := posting.answered(space, asked, "/v1/datasets/{ref}")) is not None:
+        return again
+    path = uploads.path_of(space, new.upload)
+    uploads.check_whole(path, new.sha256)
+    try:
+        record, notes = add_dataset(
+            space.sessions,
+            space.data,
+            path,
+            name=new.name,
+            licence=new.licence,
+            source=new.source,
+            split=new.split,
+            skip_bad=new.skip_bad,
+            columns=Columns(new.image_column, new.label_column, new.text_column),
+        )
+    except DatasetInvalid as error:  # who sent it knows nothing of where it lies here
+        raise DatasetInvalid(*(_plain(each, str(path)) for each in error.args)) from error
+    made: dict[str, Any] = record.to_json() | {"notes": [_plain(note, str(path)) for note in notes]}
+    done = posting.do(space, asked, "/v1/datasets/{ref}", lambda _: made)
+    with suppress(UserError):
+        uploads.path_of(space, new.upload).unlink(missing_ok=True)
+    return done
+
+
 @router.get("/{ref}", response_model=Dataset)
 def get_dataset(space: Space, ref: Ref) -> JSONResponse:
     """One version: the latest of a name, or the one that is named."""
     with space.sessions.read() as session:
         return answer(datasets.get(session, ref).to_json())
+
+
+def _plain(text: Any, path: str) -> str:
+    return str(text).replace(path, "the upload")

@@ -31,6 +31,29 @@ class UploadDiffers(UserError):
         return f"The bytes hash to {found}, not to {announced}. Nothing was kept; send them again."
 
 
+class UploadMoved(UserError):
+    """A part that does not follow what is there. Args: upload, where it ends, where the part begins."""
+
+    def __str__(self) -> str:
+        upload, size, offset = self.args
+        return f"The upload {upload} has {size} bytes, and this part begins at {offset}. Go on at {size}."
+
+
+class NoRoom(UserError):
+    """An upload for which there is no room. Args: bytes, reason."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]:,} bytes cannot be taken in: {self.args[1]}."
+
+
+class FileGone(UserError):
+    """A file of an export that is not there. Args: export, what of it."""
+
+    def __str__(self) -> str:
+        ref, what = self.args
+        return f"{what} of the export {ref} is not on this machine. Export it again, or ask where it is."
+
+
 class ListensOpenly(UserError):
     """A service that anybody could reach, without a token. Args: host."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Query
-from fastapi.responses import JSONResponse
+from fastapi import Header, Query, Response
 
 from affinery_app.api.calls import LARGEST, After, Limit, Space, paged
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
+from affinery_app.api.streams import MEDIA_TYPE, STREAM, LastEventId, Message, stream
+from affinery_app.wiring import Workspace
 from registry import events
 from registry.records import EventRecord
 
@@ -17,15 +18,43 @@ router = nouns("/v1/events", "events")
 Event = shape(EventRecord)
 
 
-@router.get("", response_model=pages(Event))
+@router.get("", response_model=pages(Event), responses={200: STREAM})
 def list_events(
     space: Space,
     after: After = 0,
     limit: Limit = 100,
     kind: Annotated[Word | None, Query(examples=["adapter.published"])] = None,
     subject: Annotated[int | None, Query(ge=0, le=LARGEST, description="A node_id.")] = None,
-) -> JSONResponse:
-    """The events after this one, oldest first."""
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The events after this one, oldest first. With `Accept: text/event-stream`, those to come too."""
+    if MEDIA_TYPE in accept:
+        return stream(_Happening(space, _number(last_event_id, after), limit, kind, subject).look)
     with space.sessions.read() as session:
         found = events.list_after(session, after, limit=limit + 1, kind=kind, subject=subject)
     return paged(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+
+class _Happening:
+    """The events after those that were looked at."""
+
+    def __init__(
+        self, space: Workspace, after: int, limit: int, kind: str | None, subject: int | None
+    ) -> None:
+        self.space = space
+        self.after = after
+        self.limit = limit
+        self.asked: dict[str, Any] = {"kind": kind, "subject": subject}
+
+    def look(self) -> tuple[list[Message], bool]:
+        with self.space.sessions.read() as session:
+            found = events.list_after(session, self.after, limit=self.limit, **self.asked)
+        if found:
+            self.after = found[-1].id
+        return [Message("happened", each.to_json(), str(each.id)) for each in found], False
+
+
+def _number(last: str | None, after: int) -> int:
+    """Where to go on: after the last event that was had, if any."""
+    return int(last) if last is not None and last.isascii() and last.isdigit() and len(last) < 19 else after

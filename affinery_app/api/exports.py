@@ -1,17 +1,41 @@
-"""/v1/exports: bundles that were written."""
+"""/v1/exports: what was written of compositions, and its files. Downloads go on where they broke off."""
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
+import os
+import tarfile
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
 
-from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from fastapi import Path as Place
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel
+
+from affinery_app.api.calls import After, Limit, Ref, Space, page, paged
+from affinery_app.api.calls import answer as answered
+from affinery_app.api.errors import FileGone
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
+from affinery_app.wiring import Workspace
 from registry import exports
 from registry.records import ExportRecord
 
 router = nouns("/v1/exports", "exports")
 Export = shape(ExportRecord)
+KEPT_SECONDS = 24 * 3600
+BYTES = "application/octet-stream"
+_FILE = {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+class ExportFile(BaseModel):
+    """A file of an export, by its path in it."""
+
+    path: str
+    size_bytes: int
 
 
 @router.get("", response_model=pages(Export))
@@ -24,4 +48,89 @@ def list_exports(space: Space, after: After = 0, limit: Limit = 50) -> JSONRespo
 def get_export(space: Space, ref: Ref) -> JSONResponse:
     """One export: the latest of a composition's name, or the one that is named."""
     with space.sessions.read() as session:
-        return answer(exports.get(session, ref).to_json())
+        return answered(exports.get(session, ref).to_json())
+
+
+@router.get("/{ref}/files", response_model=pages(ExportFile))
+def list_files(space: Space, ref: Ref) -> JSONResponse:
+    """The files of an export, by name."""
+    found = _files(_there(_record(space, ref)))
+    return paged([{"path": name, "size_bytes": path.stat().st_size} for name, path in found.items()], None)
+
+
+@router.get("/{ref}/files/{path:path}", response_class=FileResponse, responses=_FILE)
+def get_file(
+    space: Space, ref: Ref, path: Annotated[str, Place(description="Its path in the export.")]
+) -> FileResponse:
+    """A file of an export. Range and If-Range (with its ETag) go on with what is missing."""
+    record = _record(space, ref)
+    found = _files(_there(record)).get(path)
+    if found is None:
+        raise FileGone(record.ref, f"The file {path[:200]!r}")
+    return _sent(found, found.name)
+
+
+@router.get("/{ref}/download", response_class=FileResponse, responses=_FILE)
+def download_export(space: Space, ref: Ref) -> FileResponse:
+    """The whole export: a file as it is, a folder as a tar archive. Range and If-Range as with its files."""
+    record = _record(space, ref)
+    place = _there(record)
+    name = record.ref.replace("@", "-")
+    if place.is_file():
+        return _sent(place, f"{name}{place.suffix}")
+    return _sent(_packed(space, record, place), f"{name}.tar")
+
+
+def _record(space: Workspace, ref: str) -> ExportRecord:
+    with space.sessions.read() as session:
+        return exports.get(session, ref)
+
+
+def _there(record: ExportRecord) -> Path:
+    place = Path(record.path)
+    if not place.exists():
+        raise FileGone(record.ref, "What was written")
+    return place
+
+
+def _files(place: Path) -> dict[str, Path]:
+    """By their path in the export. Links lead elsewhere, and are none of it."""
+    if place.is_file():
+        return {place.name: place}
+    return {
+        each.relative_to(place).as_posix(): each
+        for each in sorted(place.rglob("*"))
+        if each.is_file() and not any(part.is_symlink() for part in (each, *each.parents) if part != place)
+    }
+
+
+def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
+    """The archive of a folder, alike whenever it is made; kept for a day, so that a download can go on."""
+    folder = space.folder / "cache" / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - old.stat().st_atime > KEPT_SECONDS:
+                old.unlink()
+    packed = folder / f"{record.digest}.tar"
+    if not packed.exists():
+        top = record.ref.replace("@", "-")
+        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+                for inside, path in _files(place).items():
+                    entry = tarfile.TarInfo(f"{top}/{inside}")
+                    entry.size, entry.mode = path.stat().st_size, 0o644
+                    with path.open("rb") as content:
+                        tar.addfile(entry, content)
+            Path(name).rename(packed)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    os.utime(packed, (time.time(), 0))  # its age says nothing of what is in it: the ETag stays
+    return packed
+
+
+def _sent(path: Path, name: str) -> FileResponse:
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return FileResponse(path, media_type=BYTES, headers={"Content-Disposition": disposition})

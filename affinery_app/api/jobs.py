@@ -1,17 +1,27 @@
-"""/v1/jobs: what is being learnt, what waits, what is done."""
+"""/v1/jobs: what is being learnt, what waits, what is done; and what is to become of it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
-from fastapi.responses import JSONResponse
+from fastapi import Body, Path, Query
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
-from affinery_app.api.calls import After, Limit, Space, answer, paged
+from affinery_app.api.access import Who
+from affinery_app.api.calls import After, Caller, Limit, Once, Posting, Space, answer, paged, told
+from affinery_app.api.following import Following
+from affinery_app.api.orders import Priority, Terms, Training
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Word, pages, shape
-from orchestration import queue
+from affinery_app.api.shapes import Facts, Word, pages, shape
+from affinery_app.api.streams import STREAM, LastEventId, stream
+from affinery_app.wiring import Workspace
+from orchestration import chores, queue
+from orchestration.chores import Chore
 from orchestration.jobs import AttemptRecord, JobRecord
+from registry import adapters
 
 router = nouns("/v1/jobs", "jobs")
 Job = shape(JobRecord)
@@ -20,6 +30,74 @@ JobId = Annotated[
     str, Path(max_length=64, pattern="^[0-9a-zA-Z._-]+$", description="An id, how one begins, or a number.")
 ]
 Some = Annotated[list[Word], Query(max_length=20, description="Only these.")]
+LOG_BYTES = 1 << 20
+
+
+class Train(Training):
+    """Tasks that are registered, to be trained again. warm: begin from their latest adapters."""
+
+    kind: Literal["train"]
+    tasks: list[Word] = Field(min_length=1, max_length=200)
+    warm: bool = False
+
+
+class Evaluate(Terms):
+    """Adapters to be measured under one protocol; what is null is as usual."""
+
+    kind: Literal["evaluate"]
+    adapters: list[Word] = Field(min_length=1, max_length=200)
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    guidance: Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)] | None = None
+
+
+class Export(Terms):
+    """A composition to be written: affinery export --help says the formats."""
+
+    kind: Literal["export"]
+    composition: Word
+    format: Word = "bundle"
+    task: Word | None = None
+    unverified: bool = False
+    backbone: bool = True
+
+
+class Rebase(Terms):
+    """Tasks of a backbone to be learnt anew on another; all, where `only` names none."""
+
+    kind: Literal["rebase"]
+    old: Word
+    new: Word
+    only: list[Word] = Field(default=[], max_length=1000)
+    recipe: Facts = Field(default={})
+    warm: bool = True
+
+
+class Verify(Terms):
+    """Every blob to be read and every row to be asked; of ref and what it was made from, or of all."""
+
+    kind: Literal["verify"]
+    ref: Word | None = None
+
+
+NewJob = Annotated[Train | Evaluate | Export | Rebase | Verify, Field(discriminator="kind")]
+
+
+class Move(BaseModel):
+    """Where in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority = Field(description="Higher runs first; usual is 0.")
+
+
+class Retry(BaseModel):
+    """waiting: whether jobs that are dead because of it are taken up too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    waiting: bool = False
 
 
 @router.get("", response_model=pages(Job))
@@ -39,6 +117,19 @@ def list_jobs(
     return paged(found[:limit], found[limit - 1].number if len(found) > limit else None)
 
 
+@router.post("", status_code=201, response_model=Job)
+def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], posting: Posting) -> JSONResponse:
+    """Schedule a job. An Idempotency-Key is the job's key: the same again gives the job that stands."""
+    key = new.key or posting.key
+    if isinstance(new, Train):
+        return _train(space, who, new, key)
+    chore = _chore(new)
+    with space.sessions.read() as session:
+        who.check_tasks(session, _tasks_of(session, chore) if who.tasks is not None else [])
+    made = chores.schedule(space.sessions, chore, after=new.after, key=key, **new.order(who.name))
+    return told(made.job.to_json(), "/v1/jobs/{id}", new=made.new, key=key)
+
+
 @router.get("/{job}", response_model=Job)
 def get_job(space: Space, job: JobId) -> JSONResponse:
     """One job."""
@@ -51,3 +142,120 @@ def list_attempts(space: Space, job: JobId) -> JSONResponse:
     """Every try of a job, first to last."""
     with space.sessions.read() as session:
         return paged(queue.attempts(session, queue.get(session, job).id), None)
+
+
+class Log(BaseModel):
+    """What an attempt wrote. from_byte: where the text begins in it; more than a MiB is cut in front."""
+
+    job: str
+    attempt: int | None
+    from_byte: int
+    log: str
+
+
+@router.get("/{job}/log", response_model=Log)
+def get_job_log(
+    space: Space,
+    job: JobId,
+    attempt: Annotated[
+        int | None, Query(ge=1, lt=2**31, description="The last, where none is named.")
+    ] = None,
+) -> JSONResponse:
+    """What an attempt of a job wrote on this machine: its errors in full, and what libraries said."""
+    with space.sessions.read() as session:
+        record = queue.get(session, job)
+        tries = {each.number: each for each in queue.attempts(session, record.id)}
+    number = attempt if attempt in tries else max(tries, default=None)
+    text, start = b"", 0
+    if number is not None and attempt in (None, number):
+        path = space.runs / record.id / f"attempt-{tries[number].fence}" / "driver.log"
+        if path.is_file():
+            start = max(0, path.stat().st_size - LOG_BYTES)
+            with path.open("rb") as file:
+                file.seek(start)
+                text = file.read(LOG_BYTES)
+    said = {"job": record.id, "attempt": number, "from_byte": start, "log": text.decode(errors="replace")}
+    return answer(said)
+
+
+@router.get("/{job}/events", response_class=StreamingResponse, responses={200: STREAM})
+def follow_job(space: Space, job: JobId, last_event_id: LastEventId = None) -> StreamingResponse:
+    """A job as server-sent events: `state` when it moves, `loss` as it learns, `end` with which it closes."""
+    with space.sessions.read() as session:
+        record = queue.get(session, job)
+    return stream(Following(space, record.id, last_event_id).look)
+
+
+@router.post("/{job}/cancel", response_model=Job)
+def cancel_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+    """End a job: at once if it waits; one that runs is asked to stop, and is stopped where it does not."""
+    return _change(space, who, job, posting, lambda session, id_: queue.cancel(session, id_, who.name))
+
+
+@router.post("/{job}/pause", response_model=Job)
+def pause_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+    """Hold a job back; one that runs keeps its checkpoint and makes room."""
+    return _change(space, who, job, posting, lambda session, id_: queue.pause(session, id_, who.name))
+
+
+@router.post("/{job}/resume", response_model=Job)
+def resume_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+    """Let a paused job go on where it stopped."""
+    return _change(space, who, job, posting, lambda session, id_: queue.resume(session, id_, who.name))
+
+
+@router.post("/{job}/retry", response_model=Job)
+def retry_job(
+    space: Space, who: Caller, job: JobId, posting: Posting, how: Retry | None = None
+) -> JSONResponse:
+    """Take a job up again that is dead or cancelled."""
+
+    def retry(session: Session, id_: str) -> JobRecord:
+        return queue.retry(session, id_, who.name, with_waiting=how is not None and how.waiting)[0]
+
+    return _change(space, who, job, posting, retry)
+
+
+@router.post("/{job}/priority", response_model=Job)
+def prioritise_job(space: Space, who: Caller, job: JobId, to: Move, posting: Posting) -> JSONResponse:
+    """Move a job forward or back in the queue."""
+    return _change(
+        space, who, job, posting, lambda session, id_: queue.prioritise(session, id_, to.priority, who.name)
+    )
+
+
+def _change(
+    space: Workspace, who: Who, job: str, posting: Once, do: Callable[[Session, str], JobRecord]
+) -> JSONResponse:
+    def write(session: Session) -> dict[str, Any]:
+        record = queue.get(session, job)
+        who.check_tasks(session, record.tasks)
+        return do(session, record.id).to_json()
+
+    return posting.do(space, job, "", write)
+
+
+def _train(space: Workspace, who: Who, new: Train, key: str | None) -> JSONResponse:
+    from orchestration.additions import schedule_again
+
+    with space.sessions.read() as session:
+        who.check_tasks(session, new.tasks)
+        there = key is not None and key in queue.by_keys(session, [key])
+    warm = () if new.warm else None
+    order = new.order(who.name) | {"after": new.after}
+    job = schedule_again(space.sessions, new.tasks, new.recipe, warm, key=key, **order)
+    return told(job.to_json(), "/v1/jobs/{id}", new=not there, key=key)
+
+
+def _chore(new: Evaluate | Export | Rebase | Verify) -> Chore:
+    kinds = {
+        each.KIND: each for each in (chores.Evaluation, chores.Export, chores.Rebase, chores.Verification)
+    }
+    return chores.read(kinds[new.kind], new.model_dump(exclude={"kind", *Terms.model_fields}))
+
+
+def _tasks_of(session: Session, chore: Chore) -> list[str]:
+    """The tasks that alone a job concerns; none where it concerns more."""
+    if isinstance(chore, chores.Evaluation):
+        return [adapters.get(session, ref).task for ref in chore.adapters]
+    return []

@@ -16,7 +16,7 @@ from registry import lineage
 from registry.graph import node_json
 
 router = nouns("/v1/lineage", "lineage")
-_PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
+PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 
 class LineageNode(BaseModel):
@@ -93,4 +93,4 @@ def list_lineage(
 
 
 def _root(session: Session, ref: str) -> int:
-    return lineage.resolve(session, ref, prefer=_PREFERRED).node_id
+    return lineage.resolve(session, ref, prefer=PREFERRED).node_id

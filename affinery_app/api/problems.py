@@ -15,8 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from affinery.errors import AffineryError, UnknownName, UserError
-from affinery_app.api.errors import NotGranted, PreconditionFailed, PreconditionRequired, ScopeMissing
-from orchestration.errors import JobNotFound, TaskIsBusy
+from affinery_app.api.errors import (
+    FileGone,
+    NoRoom,
+    NotGranted,
+    PreconditionFailed,
+    PreconditionRequired,
+    ScopeMissing,
+    UploadMoved,
+)
+from orchestration.errors import DatasetUnavailable, DataUnwritable, JobIsOver, JobNotFound, TaskIsBusy
 from registry import errors
 
 MEDIA_TYPE = "application/problem+json"
@@ -39,6 +47,12 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (errors.StaleFence, 409),
     (errors.Refused, 409),
     (TaskIsBusy, 409),
+    (JobIsOver, 409),
+    (UploadMoved, 409),
+    (FileGone, 404),
+    (NoRoom, 507),
+    (DataUnwritable, 507),
+    (DatasetUnavailable, 503),
     (errors.BlobUnknown, 422),
     (errors.RegistryBusy, 503),
     (errors.RegistryUnreachable, 503),

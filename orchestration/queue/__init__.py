@@ -33,7 +33,7 @@ from orchestration.queue.holding import (
     paused,
     release,
 )
-from orchestration.queue.listing import attempts, by_ids, get, list_all, page, unfinished
+from orchestration.queue.listing import attempts, by_ids, counts, get, list_all, page, unfinished
 from orchestration.queue.recovery import give_up, owners_gone
 from orchestration.queue.schedules import fire_due
 
@@ -49,6 +49,7 @@ __all__ = [
     "cancelled",
     "claim",
     "complete",
+    "counts",
     "enqueue",
     "enqueue_all",
     "fail",

@@ -8,7 +8,7 @@ from datetime import UTC
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, FromClause, exists, select
+from sqlalchemy import ColumnElement, FromClause, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from orchestration.errors import JobNotFound
@@ -72,6 +72,13 @@ def page(
         named = select(JobTask.job_id).join(Task, Task.node_id == JobTask.task_id)
         wanted.append(exists(named.where(JobTask.job_id == Job.id, Task.name == task).correlate(Job)))
     return records(session, *wanted, newest=limit)
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many jobs there are in each state."""
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    found: dict[str, int] = {state: count for state, count in rows}  # noqa: C416 - rows are no pairs to mypy
+    return found
 
 
 def attempts(session: Session, job_id: str) -> list[AttemptRecord]:

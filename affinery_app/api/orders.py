@@ -1,0 +1,56 @@
+"""What may be asked of a job, whatever its kind, as HTTP says it."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from affinery.errors import ConfigInvalid
+from affinery_app.api.shapes import Facts, Word
+
+Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class Terms(BaseModel):
+    """When a job runs. key: the same key again schedules nothing again; an Idempotency-Key counts as one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: list[Word] = Field(default=[], max_length=200, description="Jobs to be done before: number or id.")
+    priority: Priority = 0
+    run_at: AwareDatetime | None = Field(default=None, description="Not before this moment.")
+    timeout_seconds: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    key: Word | None = None
+
+    def order(self, by: str) -> dict[str, Any]:
+        """Fields of an Order. by: who asks."""
+        try:
+            run_at = None if self.run_at is None else self.run_at.astimezone(UTC)
+        except (OverflowError, ValueError) as error:
+            raise ConfigInvalid("run_at", "it is too far away.") from error
+        return {
+            "priority": self.priority,
+            "run_at": run_at,
+            "timeout_seconds": self.timeout_seconds,
+            "max_attempts": self.max_attempts,
+            "submitted_by": by,
+        }
+
+
+class Training(Terms):
+    """How a training runs. Where strategy is null, it is chosen where it runs."""
+
+    recipe: Facts = Field(default={}, description="steps, batch, seed …: affinery task add --set")
+    strategy: Literal["sequential", "co-trained", "parallel", "data-parallel"] | None = None
+    workers: Annotated[int, Field(ge=1, le=10_000)] = 1
+    cpus: Amount | None = None
+    gpus: Amount | None = None
+    memory_bytes: Annotated[int, Field(ge=0, lt=2**62)] | None = None
+
+    def order(self, by: str) -> dict[str, Any]:
+        more = ("strategy", "workers", "cpus", "gpus", "memory_bytes")
+        return super().order(by) | {name: getattr(self, name) for name in more}

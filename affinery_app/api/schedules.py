@@ -1,0 +1,90 @@
+"""/v1/schedules: trainings that come again by themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from affinery_app.api.calls import Caller, Posting, Space, answer, paged
+from affinery_app.api.orders import Priority
+from affinery_app.api.rights import nouns
+from affinery_app.api.shapes import Facts, Word, pages, shape
+from orchestration.queue import schedules
+from orchestration.queue.schedules import ScheduleRecord
+
+router = nouns("/v1/schedules", "schedules")
+Schedule = shape(ScheduleRecord)
+Name = Annotated[str, Path(max_length=200, description="A schedule's name.")]
+
+
+class NewSchedule(BaseModel):
+    """When which tasks are trained again. cron: minute hour day month weekday, in this time zone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Word
+    cron: Word = Field(examples=["0 3 * * *"])
+    tasks: list[Word] = Field(min_length=1, max_length=200)
+    recipe: Facts = {}
+    timezone: Word = "UTC"
+    when_changed: bool = Field(default=False, description="Only tasks whose dataset has a newer version.")
+    together: bool = Field(default=False, description="Train them in one job.")
+    priority: Priority = 0
+
+
+@router.get("", response_model=pages(Schedule))
+def list_schedules(space: Space) -> JSONResponse:
+    """All schedules, by name, and when they fire next."""
+    with space.sessions.read() as session:
+        return paged(schedules.list_all(session), None)
+
+
+@router.get("/{name}", response_model=Schedule)
+def get_schedule(space: Space, name: Name) -> JSONResponse:
+    """One schedule."""
+    with space.sessions.read() as session:
+        return answer(schedules.get(session, name).to_json())
+
+
+@router.post("", status_code=201, response_model=Schedule)
+def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Posting) -> JSONResponse:
+    """Train tasks again and again; workers see to it."""
+    from orchestration.additions import repeated_recipe
+
+    asked = new.model_dump()
+    with space.sessions.read() as session:
+        who.check_tasks(session, new.tasks)
+    again = posting.answered(space, asked, "/v1/schedules/{name}")
+    if again is not None:
+        return again
+    full = repeated_recipe(space.sessions, new.tasks, new.recipe, together=new.together)
+
+    def write(session: Session) -> dict[str, object]:
+        return schedules.add(
+            session,
+            new.name,
+            new.cron,
+            new.tasks,
+            full,
+            timezone=new.timezone,
+            when_changed=new.when_changed,
+            together=new.together,
+            priority=new.priority,
+            submitted_by=who.name,
+        ).to_json()
+
+    return posting.do(space, asked, "/v1/schedules/{name}", write)
+
+
+@router.delete("/{name}", response_model=Schedule)
+def delete_schedule(space: Space, who: Caller, name: Name) -> JSONResponse:
+    """Remove a schedule; the jobs that it made stay."""
+    with space.sessions.begin() as session:
+        record = schedules.get(session, name)
+        who.check_tasks(session, record.tasks)
+        schedules.remove(session, name)
+    return answer(record.to_json())

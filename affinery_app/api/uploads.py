@@ -1,0 +1,164 @@
+"""/v1/uploads: files that come in parts, each where the one before it ended; broken off, they go on later."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from fastapi import HTTPException, Query, Request, Response
+from fastapi import Path as Place
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from affinery_app.api.calls import Space, answer
+from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved
+from affinery_app.api.rights import nouns
+from affinery_app.wiring import Workspace
+from registry.errors import NotFound
+
+router = nouns("/v1/uploads", "uploads")
+UploadId = Annotated[str, Place(pattern="^[0-9a-f]{32}$", description="As it was given.")]
+BYTES = "application/octet-stream"
+KEPT_SECONDS = 24 * 3600
+MOST = 100
+SPARE_BYTES = 1 << 30  # what stays free on the disk
+_AT_ONCE = 1 << 20
+
+
+class NewUpload(BaseModel):
+    """What is going to come. size_bytes: where it is known, that there is room is seen at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size_bytes: int = Field(default=0, ge=0, lt=2**62)
+
+
+class Part(BaseModel):
+    """An upload, and how much of it is there: the next part begins at `offset`. Kept for a day."""
+
+    upload: str
+    offset: int
+
+
+_BODY = {
+    "requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.post("", status_code=201, response_model=Part)
+def create_upload(space: Space, new: NewUpload) -> JSONResponse:
+    """Begin an upload. What was not sent to its end within a day is forgotten."""
+    folder = _folder(space)
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    if len(list(folder.iterdir())) >= MOST:
+        raise NoRoom(new.size_bytes, f"{MOST} uploads are under way; delete one, or wait for a day")
+    _check_room(folder, new.size_bytes)
+    upload = secrets.token_hex(16)
+    (folder / upload).touch(exist_ok=False)
+    return JSONResponse({"upload": upload, "offset": 0}, 201, {"Location": f"/v1/uploads/{upload}"})
+
+
+@router.get("/{upload}", response_model=Part)
+def get_upload(space: Space, upload: UploadId) -> JSONResponse:
+    """How much of an upload is there."""
+    return answer({"upload": upload, "offset": path_of(space, upload).stat().st_size})
+
+
+@router.put("/{upload}", response_model=Part, openapi_extra=_BODY)
+async def put_part(
+    request: Request,
+    space: Space,
+    upload: UploadId,
+    offset: Annotated[int, Query(ge=0, lt=2**62, description="Where this part begins: what is there.")],
+) -> JSONResponse:
+    """Send a part as it is. What came of one that broke off is kept: ask for the offset, and go on there."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BYTES:
+        raise HTTPException(415, f"Send the bytes as they are: Content-Type: {BYTES}")
+    path = await run_in_threadpool(path_of, space, upload)
+    with _alone(path, upload) as file:
+        size = path.stat().st_size
+        if size != offset:
+            raise UploadMoved(upload, size, offset)
+        said = request.headers.get("content-length", "")
+        _check_room(path.parent, int(said) if said.isascii() and said.isdigit() else 0)
+        waiting: list[bytes] = []
+        try:
+            async for chunk in request.stream():
+                waiting.append(chunk)
+                if sum(map(len, waiting)) >= _AT_ONCE:
+                    await run_in_threadpool(_write, file, waiting)
+                    waiting = []
+        except ClientDisconnect:
+            await run_in_threadpool(_write, file, waiting)
+            raise
+        await run_in_threadpool(_write, file, waiting)
+    return answer({"upload": upload, "offset": path.stat().st_size})
+
+
+@router.delete("/{upload}", status_code=204, response_class=Response)
+def delete_upload(space: Space, upload: UploadId) -> Response:
+    """Forget an upload."""
+    path_of(space, upload).unlink(missing_ok=True)
+    return Response(status_code=204)
+
+
+def path_of(space: Workspace, upload: str) -> Path:
+    """Where an upload's bytes lie. Raises NotFound."""
+    path = _folder(space) / upload
+    if not path.is_file():
+        raise NotFound("upload", upload, [])
+    return path
+
+
+def check_whole(path: Path, sha256: str) -> None:
+    """Raises UploadDiffers where these are not the bytes that were announced."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise UploadDiffers(sha256, found)
+
+
+@contextmanager
+def _alone(path: Path, upload: str) -> Iterator[BinaryIO]:
+    """The file's end, for one who sends."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HTTPException(409, f"Another part of the upload {upload} is coming in just now.") from error
+        yield file
+
+
+def _write(file: BinaryIO, chunks: list[bytes]) -> None:
+    try:
+        file.writelines(chunks)
+        file.flush()
+    except OSError as error:
+        raise NoRoom(sum(map(len, chunks)), error.strerror or str(error)) from error
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size_bytes + SPARE_BYTES > free:
+        raise NoRoom(size_bytes, f"{free:,} bytes are free where uploads lie")
+
+
+def _folder(space: Workspace) -> Path:
+    return space.folder / "cache" / "uploads"
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                path.unlink()
