@@ -52,6 +52,7 @@ def page(report: TaskReport) -> str:
         _section("Figures", _figures(report)),
         _section("Recognition by class", _classes(report)),
         _section("Loss", _losses(report.versions)),
+        _section("Distance over steps", _over_steps(report)),
         _section("Nothing older changed", _certificates(report.versions)),
         _section("After every addition to the backbone", _retention(report.retention)),
         _section("Pictures", _pictures(report.versions)),
@@ -201,6 +202,28 @@ def _losses(versions: Sequence[Version]) -> str:
     ]
     told = f"<h3>Steps to the loss at which {escape(first)} ended ({goal:.4g})</h3>"
     return about + chart + told + _table(["adapter", "begun", "steps"], rows)
+
+
+def _over_steps(report: TaskReport) -> str:
+    """A chart a protocol that measured several versions: what the steps of each, on those before, came to."""
+    from registry.metrics import numbers
+
+    steps = report.steps()
+    parts = []
+    for digest, found in report.evaluations.items():
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for each in found:
+            for name, value in numbers(each.results).items():
+                if each.adapter in steps and name.startswith(("FD", "FID")):
+                    lines.setdefault(name, []).append((steps[each.adapter], value))
+        several = {name: sorted(points) for name, points in lines.items() if len(points) > 1}
+        if several:
+            parts.append(
+                f"<h3>Protocol {escape(digest[:12])}</h3>"
+                + line_chart(several, "steps", "distance", "Distance over steps")
+            )
+    about = "A version begun from another of this task counts that one's steps too. Lower is better."
+    return f"<p class='faint'>{about}</p>{''.join(parts)}" if parts else ""
 
 
 def _certificates(versions: Sequence[Version]) -> str:

@@ -48,6 +48,15 @@ class TaskReport:
     evaluations: dict[str, list[EvaluationRecord]]
     retention: dict[str, Any] | None
 
+    def steps(self) -> dict[str, int]:
+        """By adapter, the steps that were taken for it, with those of the versions that it began from."""
+        found: dict[str, int] = {}
+        for version in self.versions:  # oldest first: what one began from came before it
+            if version.run is not None and "steps" in version.run.config:
+                before = found.get(version.adapter.warm_start or "", 0)
+                found[version.adapter.ref] = before + int(version.run.config["steps"])
+        return found
+
 
 def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport:
     """All versions, or so many of the newest, oldest first. Raises NotFound."""

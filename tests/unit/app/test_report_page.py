@@ -14,7 +14,14 @@ from affinery_app.charts import heat_table, line_chart
 from affinery_app.figures import figures
 from affinery_app.report_page import page
 from affinery_app.task_report import TaskReport, Version
-from registry.records import AdapterRecord, CertificateRecord, DatasetRecord, EvaluationRecord, TaskRecord
+from registry.records import (
+    AdapterRecord,
+    CertificateRecord,
+    DatasetRecord,
+    EvaluationRecord,
+    RunRecord,
+    TaskRecord,
+)
 
 EVIL = '<script>alert("1")</script> & \' "'
 NOW = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
@@ -201,6 +208,40 @@ def test_a_task_that_learnt_nothing_yet_has_a_report_all_the_same(report: TaskRe
 def test_the_steps_to_the_first_versions_loss_are_told_for_each_later_one(report: TaskReport) -> None:
     text = read(page(report)).text
     assert "Steps to the loss at which" in text
+
+
+def run_of(steps: int) -> RunRecord:
+    return RunRecord(
+        **NODE,
+        job_id=None,
+        task=EVIL,
+        task_id=1,
+        mlflow_run_id=None,
+        mlflow_experiment=None,
+        config={"steps": steps},
+        seed=0,
+        code_version="1",
+        environment={},
+        started_at=NOW,
+        ended_at=NOW,
+    )
+
+
+def test_a_version_begun_from_another_stands_after_the_steps_of_both(report: TaskReport) -> None:
+    first, second = (replace(each, run=run_of(300)) for each in report.versions)
+    second = replace(second, adapter=replace(second.adapter, warm_start=first.adapter.ref))
+    refs = first.adapter.ref, second.adapter.ref
+    measured = [
+        replace(evaluated("d" * 64, value), adapter=ref) for ref, value in zip(refs, (8, 2), strict=True)
+    ]
+    told = replace(report, versions=[first, second], evaluations={"d" * 64: measured})
+    assert told.steps() == {refs[0]: 300, refs[1]: 600}
+    text = page(told)
+    chart = text[text.index("Distance over steps") :]
+    assert "FD[recogniser]" in chart
+    read(text)
+    alone = replace(told, evaluations={"d" * 64: measured[:1]})
+    assert "Distance over steps" not in page(alone)
 
 
 def test_charts_stand_where_there_is_one_value_and_vanish_where_there_is_none() -> None:
