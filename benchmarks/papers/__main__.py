@@ -27,7 +27,7 @@ from affinery.errors import AffineryError
 from benchmarks.papers.cells import Bench, Cell
 from benchmarks.papers.curves import drawn, trajectory
 from benchmarks.papers.page import Facts, page, sheets
-from benchmarks.papers.preparing import Own, made, say
+from benchmarks.papers.preparing import Own, made, say, there
 from benchmarks.papers.profiles import PROFILES, Profile
 from benchmarks.papers.sequences import Bounds, figure, joint, sequence
 from benchmarks.papers.tables import FIRST, FULL, OURS, Methods, Table, tables
@@ -156,10 +156,13 @@ def main() -> None:
     wanted = chosen(profile, args.only, args.row)
     own = Own(args.data, {"dit": args.dit, "sd": args.sd}, args.extractor)
     try:
-        bench = made(args.out, profile, name, wanted.tables, wanted.beside(profile), own)
+        bench = (
+            there(args.out, profile, name, own)
+            if args.kept
+            else made(args.out, profile, name, wanted.tables, wanted.beside(profile), own)
+        )
     except AffineryError as error:
         raise SystemExit(str(error)) from error
-    bench = replace(bench, frozen=args.kept)
     found = computed(bench, wanted.tables)
     target = args.page or args.out / "results.md"
     pictures = target.with_name(f"{target.stem}-pictures")

@@ -94,7 +94,9 @@ class Bench:
         return self.out / "cache"
 
     def key(self, cell: Cell) -> str:
-        """Changes with everything that the cell's figures depend on."""
+        """Changes with everything that the cell's figures depend on. Raises NotKept without its inputs."""
+        if cell.backbone not in self.backbones or cell.dataset not in self.packs:
+            raise NotKept(f"{cell.backbone}, {cell.dataset}")
         facts = {
             "version": VERSION,
             "cell": cell.facts(),

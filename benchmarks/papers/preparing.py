@@ -15,6 +15,7 @@ from benchmarks.papers.cells import Bench, Sampling
 from benchmarks.papers.data import prepare
 from benchmarks.papers.profiles import Profile
 from benchmarks.papers.tables import Table
+from trainers.packs import MANIFEST
 
 BACKBONES = {"dit": "DiT-XL/2, 256 × 256", "sd": "Stable Diffusion 1.5"}
 
@@ -38,7 +39,7 @@ def made(out: Path, profile: Profile, name: str, wanted: list[Table], beside: se
     archs = {cell.backbone for cell in cells} | ({"dit"} if beside else set())
     pretrained = set() if profile.local else archs - ({"dit"} if profile.shipped else set())
     names = {cell.dataset for cell in cells} | beside | ({profile.pretraining} if pretrained else set())
-    backbones = _given(out, archs, own) if profile.local else {}
+    backbones = _given(out, archs, profile, own) if profile.local else {}
     packs = prepare(out, sorted(names), own.data)
     for arch in sorted(archs - backbones.keys()):
         if arch in pretrained:
@@ -49,17 +50,36 @@ def made(out: Path, profile: Profile, name: str, wanted: list[Table], beside: se
     return Bench(out / name, backbones, packs, sampling)
 
 
+def there(out: Path, profile: Profile, name: str, own: Own) -> Bench:
+    """What an earlier run prepared, and nothing more."""
+    backbones = {}
+    for arch in (*BACKBONES, "unet"):
+        shipped = profile.shipped and arch == "dit"
+        file = shipped_backbone() if shipped else backbone_file(out, arch, profile)
+        if file.exists():
+            backbones[arch] = file
+    packs = {file.parent.name: file.parent for file in (out / "packs").glob(f"*/{MANIFEST}")}
+    sampling = Sampling(profile.samples, profile.sampler_steps, profile.guidance, own.extractor)
+    return Bench(out / name, backbones, packs, sampling, frozen=True)
+
+
+def backbone_file(out: Path, arch: str, profile: Profile) -> Path:
+    if profile.local:
+        return out / "backbones" / f"{arch}.safetensors"
+    size = f"{profile.size}x{profile.channels}-{profile.width}-{profile.pretraining_steps}"
+    return out / "backbones" / f"{arch}-{profile.pretraining}-{size}.safetensors"
+
+
 def shipped_backbone() -> Path:
     """The transformer that comes with Affinery."""
     return Path(str(files("affinery_app") / "assets" / "backbones" / "tiny-dit.safetensors"))
 
 
 def _pretrained(out: Path, arch: str, profile: Profile, pack: Path) -> Path:
-    size = f"{profile.size}x{profile.channels}-{profile.width}-{profile.pretraining_steps}"
     return pretrain(
         arch,
         pack,
-        out / "backbones" / f"{arch}-{profile.pretraining}-{size}.safetensors",
+        backbone_file(out, arch, profile),
         size=profile.size,
         channels=profile.channels,
         width=profile.width,
@@ -73,7 +93,7 @@ def _told(arch: str, step: int, of: int, loss: float) -> None:
     say(f"pretraining {arch} {step}/{of}: loss {loss:.4f}")
 
 
-def _given(out: Path, archs: set[str], own: Own) -> dict[str, Path]:
+def _given(out: Path, archs: set[str], profile: Profile, own: Own) -> dict[str, Path]:
     """The user's backbones as backbone files, converted once. Raises SystemExit for one that is not named."""
     found = {}
     for arch in sorted(archs):
@@ -83,7 +103,7 @@ def _given(out: Path, archs: set[str], own: Own) -> dict[str, Path]:
                 f"These tables need {BACKBONES[arch]}: say where it lies with --{arch} PATH "
                 "(a folder that diffusers wrote, or a checkpoint of the official DiT)."
             )
-        found[arch] = out / "backbones" / f"{arch}.safetensors"
+        found[arch] = backbone_file(out, arch, profile)
         if not found[arch].exists():
             say(f"converting {place}")
             found[arch].parent.mkdir(parents=True, exist_ok=True)

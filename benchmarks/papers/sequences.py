@@ -65,6 +65,8 @@ def joint(bench: Bench, names: Sequence[str], like: Cell) -> dict[str, Any]:
     Every class is drawn alike, and there are as many steps as a sequence takes in all.
     """
     names = sorted(names)
+    for name in names:
+        bench.key(replace(like, dataset=name))  # raises where something is missing
     pack = joined({name: bench.packs[name] for name in names}, bench.out / "packs")
     wide = replace(bench, packs=bench.packs | {TOGETHER: pack})
     recipe = like.recipe | {"steps": like.recipe["steps"] * len(names)}
