@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
@@ -54,8 +55,12 @@ def _default(value: object) -> str:
 
 @app.command("list")
 def list_all(
-    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only on this backbone.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only of this task.", autocompletion=completion.tasks)
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Only on this backbone.", autocompletion=completion.backbones)
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +122,7 @@ def search(
 
 @app.command("show")
 def show(
-    ref: Annotated[str, typer.Argument(help="task, or task@version.")],
+    ref: Annotated[str, typer.Argument(help="task, or task@version.", autocompletion=completion.adapters)],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

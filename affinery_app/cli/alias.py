@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ ExpectOption = Annotated[
 @app.command("set")
 def set_alias(
     name: Annotated[str, typer.Argument(help="The alias: champion, candidate, or a name of your own.")],
-    ref: Annotated[str, typer.Argument(help="The adapter: task, task@version, task@alias or a digest.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="The adapter: task, task@version, task@alias or a digest.",
+            autocompletion=completion.adapters,
+        ),
+    ],
     expect: ExpectOption = None,
     require: Annotated[
         list[str] | None,
@@ -70,7 +77,7 @@ def list_all(
 
 @app.command("history")
 def history(
-    ref: Annotated[str, typer.Argument(help="The alias: task@alias.")],
+    ref: Annotated[str, typer.Argument(help="The alias: task@alias.", autocompletion=completion.adapters)],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +99,7 @@ def history(
 
 @app.command("remove")
 def remove(
-    ref: Annotated[str, typer.Argument(help="The alias: task@alias.")],
+    ref: Annotated[str, typer.Argument(help="The alias: task@alias.", autocompletion=completion.adapters)],
     expect: ExpectOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

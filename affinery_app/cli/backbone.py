@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
@@ -86,7 +87,11 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
 
 
 @app.command("show")
-def show(ref: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def show(
+    ref: Annotated[str, typer.Argument(help="name, or name@version.", autocompletion=completion.backbones)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """One backbone: its facts, its class table and who owns which rows."""
     from affinery_app.wiring import open_workspace
     from registry import backbones, tasks

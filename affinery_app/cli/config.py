@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 
 if TYPE_CHECKING:
     from affinery_app.settings import Setting
 
 app = typer.Typer(help="The workspace's settings, and where each comes from.", no_args_is_help=True)
-NameArgument = Annotated[str, typer.Argument(help="The setting, as affinery config list names it.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(help="The setting, as affinery config list names it.", autocompletion=completion.settings),
+]
 
 
 @app.command("list")

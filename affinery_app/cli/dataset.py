@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -144,7 +145,11 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
 
 
 @app.command("versions")
-def versions(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def versions(
+    name: Annotated[str, typer.Argument(help="The dataset.", autocompletion=completion.datasets)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Every version of a dataset, oldest first. Each stays retrievable by its pin."""
     from affinery_app.wiring import open_workspace
     from registry import datasets
@@ -179,7 +184,7 @@ def _list(records: Sequence[DatasetRecord], empty: str) -> None:
 
 @app.command("show")
 def show(
-    ref: str,
+    ref: Annotated[str, typer.Argument(help="name, or name@version.", autocompletion=completion.datasets)],
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Write a picture of images of every class here.")
     ] = None,
@@ -380,7 +385,11 @@ def list_remotes(workspace: WorkspaceOption = None, as_json: JsonOption = False)
 
 
 @remote.command("remove")
-def remove_remote(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def remove_remote(
+    name: Annotated[str, typer.Argument(help="The remote, as affinery dataset remote list names it.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Forget a remote. What lies in it stays there."""
     from affinery_app.wiring import open_workspace
     from orchestration.datasets import repository

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, printable, say, table
 
 if TYPE_CHECKING:
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 
 def diff(
-    left: Annotated[str, typer.Argument(help="An adapter version or a composition.")],
-    right: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    left: Annotated[
+        str, typer.Argument(help="An adapter version or a composition.", autocompletion=completion.adapters)
+    ],
+    right: Annotated[
+        str, typer.Argument(help="Another of the same kind.", autocompletion=completion.adapters)
+    ],
     tensors: Annotated[
         bool, typer.Option("--tensors/--no-tensors", help="Read both adapters and compare their tensors.")
     ] = True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affinery_app.cli import job_add
+from affinery_app.cli import completion, job_add
 from affinery_app.cli.job_options import EveryOption, JobArgument, submitter
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.standing import progress, standing
@@ -34,7 +34,9 @@ def list_page(
         list[str] | None, typer.Option(help="Only jobs in this state; may be given several times.")
     ] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only jobs of this kind.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only jobs of this task.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only jobs of this task.", autocompletion=completion.tasks)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
     before: Annotated[int | None, typer.Option(help="Only jobs accepted before this number.")] = None,
     workspace: WorkspaceOption = None,
@@ -223,7 +225,7 @@ def watch(
 
 @app.command("cancel")
 def cancel(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.")],
+    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -235,7 +237,7 @@ def cancel(
 
 @app.command("pause")
 def pause(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.")],
+    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -247,7 +249,7 @@ def pause(
 
 @app.command("resume")
 def resume(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.")],
+    jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
+
 AfterOption = Annotated[
     list[str] | None, typer.Option(help="A job that must be done first: its number or id.")
 ]
@@ -45,7 +47,12 @@ RunAtOption = Annotated[
     ),
 ]
 EveryOption = Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")]
-JobArgument = Annotated[str, typer.Argument(help="The job's number, its id, or a unique beginning of that.")]
+JobArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The job's number, its id, or a unique beginning of that.", autocompletion=completion.jobs
+    ),
+]
 LARGEST_GIB = 2.0**32
 
 

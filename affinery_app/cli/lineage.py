@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say, table
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ class Format(StrEnum):
 
 def lineage(
     ref: Annotated[
-        str, typer.Argument(help="A name, name@version, name@alias, kind:name, or the beginning of a digest.")
+        str,
+        typer.Argument(
+            help="A name, name@version, name@alias, kind:name, or the beginning of a digest.",
+            autocompletion=completion.adapters,
+        ),
     ],
     down: Annotated[
         bool, typer.Option("--down/--up", help="What was made from it, or what it was made from.")

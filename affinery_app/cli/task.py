@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.condition_options import (
     ConditionOption,
     HighOption,
@@ -51,7 +52,9 @@ def add(
     names: Annotated[
         list[str] | None, typer.Argument(help="One task, or several to learn together (co-trained).")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone to learn on.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The backbone to learn on.", autocompletion=completion.backbones)
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option("--from", help="Many tasks at once, from a plan.yaml (docs/guides/queue.md)."),
@@ -61,13 +64,18 @@ def add(
     ] = True,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="The dataset, one a task in their order.", show_default="the task's name"),
+        typer.Option(
+            help="The dataset, one a task in their order.",
+            show_default="the task's name",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
             help="The adapter kind, of all tasks or one a task in their order: affinery adapter kinds.",
             show_default="affiner",
+            autocompletion=completion.kinds,
         ),
     ] = None,
     rank: RankOption = None,
@@ -192,7 +200,12 @@ def _was_typed(asked: typer.Context, name: str) -> bool:
 
 @app.command("train")
 def train(
-    names: Annotated[list[str], typer.Argument(help="Tasks that are there already; several train together.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tasks that are there already; several train together.", autocompletion=completion.tasks
+        ),
+    ],
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a task and step.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
@@ -276,7 +289,11 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
 
 
 @app.command("show")
-def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="The task.", autocompletion=completion.tasks)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """One task: its classes, its jobs and its adapters."""
     from affinery_app.wiring import open_workspace
     from orchestration import queue
@@ -323,7 +340,12 @@ def show(name: str, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
 @app.command("watch")
 def watch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Which tasks.", show_default="all with a job that is not over")
+        list[str] | None,
+        typer.Argument(
+            help="Which tasks.",
+            show_default="all with a job that is not over",
+            autocompletion=completion.tasks,
+        ),
     ] = None,
     every: EveryOption = 2.0,
     workspace: WorkspaceOption = None,

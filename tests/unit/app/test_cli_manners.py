@@ -1,0 +1,150 @@
+"""How the command line behaves: hints, exit codes, plain text where nobody watches, and what TAB offers."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from affinery_app.cli import progress
+from affinery_app.cli.progress import Screen
+from affinery_app.settings import FILE, HEADER
+from orchestration.jobs import JobRecord
+from registry import aliases
+from registry.session import connect, sessions
+from tests import registry_world as world
+from tests.command_line import typed
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
+    """A workspace's registry with two learnt tasks, and nothing else of a workspace."""
+    folder = tmp_path_factory.mktemp("manners")
+    shutil.copy(sqlite_template, folder / "registry.db")
+    (folder / FILE).write_text(HEADER)
+    engine = connect(f"sqlite:///{folder / 'registry.db'}")
+    with sessions(engine).begin() as session:
+        world.backbone(session, "dit")
+        world.learnt(session, "digits", 1)
+        world.learnt(session, "dice", 1)
+        world.learnt(session, "faces", 1)
+        aliases.point(session, "champion", "digits@1")
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def folder(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("REGISTRY_URL", "STORE_URL", "TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(f"AFFINERY_{name}", raising=False)
+    monkeypatch.setenv("AFFINERY_WORKSPACE", str(recorded))
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("tsk", "list"), "task"),
+        (("task", "lst"), "list"),
+        (("task", "list", "--jsn"), "--json"),
+        (("task", "show", "digts"), "digits"),
+        (("backbone", "show", "dot"), "dit"),
+        (("job", "list", "--task", "nope"), "digits"),
+        (("job", "list", "--task", "digts"), "Did you mean"),
+        (("task", "watch", "digts"), "digits"),
+        (("config", "show", "registry"), "registry_url"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(
+    folder: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], hint: str
+) -> None:
+    assert typed(*words) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert hint in said.err
+
+
+@pytest.mark.parametrize("option", ["--targets", "--parts"])
+@pytest.mark.parametrize("empty", ["", " , "])
+def test_an_option_that_names_nothing_is_not_as_if_it_were_left_out(
+    folder: Path, capfd: pytest.CaptureFixture[str], option: str, empty: str
+) -> None:
+    assert typed("task", "add", "new", "--backbone", "dit", "--dataset", "digits", option, empty) == 2
+    assert f"{option}: it names nothing" in capfd.readouterr().err
+    assert typed("task", "show", "new") == 2
+
+
+def test_nothing_that_waits_is_nothing_to_watch(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert typed("task", "watch") == 0
+    assert "Nothing waits" in capfd.readouterr().err
+
+
+def test_where_nobody_watches_there_is_no_colour_and_no_line_is_too_long(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for words in (("task", "list"), ("adapter", "list"), ("backbone", "list"), ("dataset", "list")):
+        assert typed(*words) == 0
+        said = capfd.readouterr()
+        assert "\x1b" not in said.out + said.err
+        assert max(map(len, said.out.splitlines())) <= 80
+        assert "Next:" not in said.err  # which is for people
+
+
+def completed(words: str, workspace: Path) -> list[str]:
+    """What the shell is offered for the last of these words."""
+    count = len(words.split(" ")) - 1
+    told = {"_AFFINERY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("affinery")],
+        env=os.environ | told | {"AFFINERY_WORKSPACE": str(workspace)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_tab_offers_names_of_the_registry(folder: Path) -> None:
+    assert completed("affinery task show di", folder) == ["dice", "digits"]
+    assert completed("affinery adapter show digits@c", folder) == ["digits@champion"]
+    assert completed("affinery task add x --backbone d", folder) == ["dit"]
+
+
+def test_tab_offers_nothing_and_says_nothing_where_there_is_no_workspace(tmp_path: Path) -> None:
+    assert completed("affinery task show d", tmp_path) == []
+
+
+def test_the_bar_of_a_job_that_is_over_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    real = progress.bars()
+    monkeypatch.setattr(progress, "bars", lambda: real)
+    real.live.console = Console(file=screen, force_terminal=True, width=80)
+    real.disable = False
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Screen() as shown:
+        for number in range(3):
+            job = _job(number)
+            shown.started(job, 0)
+            assert len(real.tasks) == 1
+            if number == 1:
+                shown.failed(job, RuntimeError("it broke"), "dead")
+            else:
+                shown.done(job, {})
+            assert real.tasks == []
+
+
+def _job(number: int) -> JobRecord:
+    known: dict[str, Any] = dict.fromkeys(JobRecord.__dataclass_fields__)
+    known |= {"id": f"job-{number}", "number": number, "kind": "train", "tasks": ("digits",)}
+    return JobRecord(**known | {"strategy": "sequential", "payload": {"recipe": {"steps": 10}}})
