@@ -147,7 +147,9 @@ nav = [
 
 [project.theme]
 font = false
-features = ["navigation.indexes", "navigation.top", "content.code.copy", "search.highlight"]
+features = ["navigation.indexes", "navigation.top", "search.highlight"]
+
+[project.plugins.offline]
 
 [[project.theme.palette]]
 media = "(prefers-color-scheme: light)"
