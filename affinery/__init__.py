@@ -3,12 +3,15 @@
 import affinery
 model = affinery.load("bundle/")                      # verified, every task on one backbone
 images = affinery.draw(model, "digits", "7", n=4)     # (4, C, H, W) in [−1, 1]
+
+client = affinery.Client("my-workspace")              # all verbs of the service: docs/guides/python.md
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +19,14 @@ if TYPE_CHECKING:
     from affinery.composed import ComposedModel
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "draw", "load"]
+__all__ = ["Client", "__version__", "draw", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Client is the application's, of which the core knows nothing until it is asked for (decision 17)."""
+    if name == "Client":
+        return import_module("affinery_app.client").Client
+    raise AttributeError(f"module 'affinery' has no attribute {name!r}")
 
 
 def load(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
+from typing import Any
 
-from affinery_app.api.calls import After, Limit, Ref, Space, answer, page
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from affinery.errors import BackboneFileInvalid
+from affinery_app.api import uploads
+from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import pages, shape
+from affinery_app.api.shapes import Digest, Word, pages, shape
 from registry import backbones
 from registry.records import BackboneRecord
 
@@ -18,6 +23,41 @@ Backbone = shape(BackboneRecord)
 def list_backbones(space: Space, after: After = 0, limit: Limit = 50) -> JSONResponse:
     """Every backbone version, oldest first."""
     return page(space, "backbone", backbones.by_id, after, limit)
+
+
+class NewBackbone(BaseModel):
+    """An upload that is a backbone file, or an official DiT checkpoint as safetensors.
+
+    parent: what it was made from; the version before it, where there is one and none is named.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Word
+    upload: str = Field(pattern="^[0-9a-f]{32}$")
+    sha256: Digest
+    parent: Word | None = None
+
+
+@router.post("", status_code=201, response_model=Backbone)
+def create_backbone(space: Space, new: NewBackbone, posting: Posting) -> JSONResponse:
+    """Check a backbone, keep its bytes, register it as its name's next version. Nothing of it is run."""
+    from orchestration.additions import add_backbone
+
+    asked = new.model_dump()
+    if (again := posting.answered(space, asked, "/v1/backbones/{ref}")) is not None:
+        return again
+    path = uploads.path_of(space, new.upload)
+    uploads.check_whole(path, new.sha256)
+    try:
+        record, _ = add_backbone(space.sessions, space.store, path, new.name, parent=new.parent)
+    except BackboneFileInvalid as error:  # who sent it knows nothing of where it lies here
+        told = (str(each).replace(str(path), "the upload") for each in error.args)
+        raise BackboneFileInvalid(*told) from error
+    made: dict[str, Any] = record.to_json()
+    done = posting.do(space, asked, "/v1/backbones/{ref}", lambda _: made)
+    path.unlink(missing_ok=True)
+    return done
 
 
 @router.get("/{ref}", response_model=Backbone)

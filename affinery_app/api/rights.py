@@ -42,6 +42,7 @@ RIGHTS: dict[str, Right] = {
     "revoke_token": Right("admin"),
     "list_backbones": READ,
     "get_backbone": READ,
+    "create_backbone": Right("admin"),
     "list_datasets": READ,
     "get_dataset": READ,
     "list_tasks": READ,

@@ -1,0 +1,102 @@
+"""Files on their way: sent in parts, and fetched; both go on where they broke off."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from affinery_app.client.errors import DownloadUnsafe, ServiceRefused, ServiceUnreachable
+from affinery_app.client.transport import PIECE_BYTES
+
+if TYPE_CHECKING:
+    from affinery_app.client.client import Client
+
+PART_BYTES = 64 << 20
+TRIES = 5
+MOVED = "urn:affinery:upload-moved"
+
+
+def upload(client: Client, file: Path) -> dict[str, str]:
+    """Send a file. → the upload and the SHA-256 of its bytes, as what is made of it wants them"""
+    size = file.stat().st_size
+    name: str = client.ask("POST", "/v1/uploads", {"size_bytes": size})["upload"]
+    place, offset, failures = f"/v1/uploads/{name}", 0, 0
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    while offset < size:
+        length = min(PART_BYTES, size - offset)
+        head = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        try:
+            sent = client.send("PUT", f"{place}?offset={offset}", head, _part(file, offset, length), tries=1)
+            offset = sent.json()["offset"]
+        except (ServiceUnreachable, ServiceRefused) as error:
+            failures += 1
+            if failures >= TRIES or (isinstance(error, ServiceRefused) and error.type != MOVED):
+                raise
+            offset = client.ask("GET", place)["offset"]
+    return {"upload": name, "sha256": digest}
+
+
+@contextmanager
+def as_file(source: Path) -> Iterator[Path]:
+    """The source itself, or an archive of a folder, which is gone again after the `with`."""
+    if not source.is_dir():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="affinery-") as folder:
+        packed = Path(folder) / "folder.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(source).as_posix())
+        yield packed
+
+
+def download(client: Client, place: str, to: Path) -> None:
+    """Fetch into a file, which is there in whole or not at all."""
+    part = to.with_name(to.name + ".part")
+    part.unlink(missing_ok=True)
+    etag, failures = "", 0
+    while True:
+        begun = part.stat().st_size if part.exists() else 0
+        head = {"Range": f"bytes={begun}-", "If-Range": etag} if begun and etag else {}
+        try:
+            reply = client.send("GET", place, head)
+            etag = reply.headers.get("etag", "")
+            with part.open("ab" if reply.status == 206 else "wb") as file:
+                for piece in reply.pieces:
+                    file.write(piece)
+            reply.close()
+            break
+        except ServiceUnreachable:
+            failures += 1
+            if failures >= TRIES:
+                raise
+    part.replace(to)
+
+
+def unpack(archive: Path, to: Path) -> None:
+    """A tar archive's one folder, as `to`. Nothing is written where a member leads elsewhere."""
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".affinery-") as folder:
+        with tarfile.open(archive) as tar:
+            try:
+                tar.extractall(folder, filter="data")
+            except tarfile.FilterError as error:
+                raise DownloadUnsafe(archive.name, str(error)) from error
+        (inner,) = Path(folder).iterdir()
+        shutil.move(inner, to)
+
+
+def _part(file: Path, offset: int, length: int) -> Iterator[bytes]:
+    with file.open("rb") as content:
+        content.seek(offset)
+        while length > 0 and (piece := content.read(min(PIECE_BYTES, length))):
+            length -= len(piece)
+            yield piece

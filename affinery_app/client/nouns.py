@@ -1,0 +1,312 @@
+"""The verbs of each noun. Answers are the service's own: docs/guides/http-api.md and /openapi.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affinery_app.client import files
+from affinery_app.client.errors import DownloadUnsafe, JobNotDone, StillRunning
+
+if TYPE_CHECKING:
+    from affinery_app.client.client import Client
+
+Json = dict[str, Any]
+OVER = ("done", "dead", "cancelled")
+LOOK_SECONDS = 1.0
+
+
+class Noun:
+    """What can be listed and read. PLACE: where it is."""
+
+    PLACE = ""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, **query: Any) -> Iterator[Json]:
+        """All of them, page by page."""
+        return self._client.pages(self.PLACE, **query)
+
+    def get(self, ref: str) -> Json:
+        """One of them."""
+        return self._ask("GET", ref)
+
+    def _ask(self, method: str, *parts: str, body: Any = None, **query: Any) -> Json:
+        from affinery_app.client.client import path
+
+        found: Json = self._client.ask(method, path(self.PLACE, *parts), body, **query)
+        return found
+
+
+class Backbones(Noun):
+    PLACE = "/v1/backbones"
+
+    def add(self, name: str, file: str | Path, parent: str | None = None) -> Json:
+        """Register a backbone file, or an official checkpoint as safetensors."""
+        sent = files.upload(self._client, Path(file))
+        return self._ask("POST", body={"name": name, "parent": parent, **sent})
+
+
+class Datasets(Noun):
+    PLACE = "/v1/datasets"
+
+    def add(self, name: str, source: str | Path, **options: Any) -> Json:
+        """Register a folder of images, an archive of one, or a Parquet file. options: licence, split …"""
+        with files.as_file(Path(source)) as file:
+            sent = files.upload(self._client, file)
+        return self._ask("POST", body={"name": name, **sent, **options})
+
+
+class Tasks(Noun):
+    PLACE = "/v1/tasks"
+
+    def add(
+        self,
+        *names: str,
+        backbone: str,
+        dataset: str | None = None,
+        kind: str = "affiner",
+        config: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        **terms: Any,
+    ) -> Json:
+        """Register tasks and schedule their training, together in one job. → that job
+
+        dataset: the one of each task's name where none is given. recipe: steps, batch …. terms: after,
+        priority, run_at, strategy ….
+        """
+        asked = self._asked(names, backbone, dataset, kind, config, recipe, terms)
+        found: Json = self._ask("POST", body=asked)["jobs"][0]
+        return found
+
+    def estimate(self, *names: str, backbone: str, **asked: Any) -> Json:
+        """What `add` would cost; nothing is kept."""
+        given = {name: asked.pop(name, None) for name in ("dataset", "config", "recipe")}
+        kind = asked.pop("kind", "affiner")
+        body = self._asked(names, backbone, given["dataset"], kind, given["config"], given["recipe"], asked)
+        return self._ask("POST", "estimate", body=body)
+
+    def versions(self, name: str) -> Iterator[Json]:
+        """The adapter versions of a task, the newest first."""
+        from affinery_app.client.client import path
+
+        return self._client.pages(path(self.PLACE, name, "versions"))
+
+    def _asked(
+        self,
+        names: Sequence[str],
+        backbone: str,
+        dataset: str | None,
+        kind: str,
+        config: Mapping[str, Any] | None,
+        recipe: Mapping[str, Any] | None,
+        terms: Mapping[str, Any],
+    ) -> Json:
+        planned = [{"name": name, "dataset": dataset} for name in names]
+        how = {"kind": kind, "config": dict(config or {}), "recipe": dict(recipe or {})}
+        return {"tasks": planned, "backbone": backbone, **how, **terms}
+
+
+class Jobs(Noun):
+    PLACE = "/v1/jobs"
+
+    def add(self, kind: str, **asked: Any) -> Json:
+        """Schedule a job: train (again), evaluate, export, rebase or verify."""
+        return self._ask("POST", body={"kind": kind, **asked})
+
+    def attempts(self, job: str | int) -> list[Json]:
+        """Every try of a job."""
+        found: list[Json] = self._ask("GET", str(job), "attempts")["items"]
+        return found
+
+    def log(self, job: str | int, attempt: int | None = None) -> str:
+        """What an attempt wrote, the last where none is named."""
+        return str(self._ask("GET", str(job), "log", attempt=attempt)["log"])
+
+    def cancel(self, job: str | int) -> Json:
+        """End it."""
+        return self._ask("POST", str(job), "cancel")
+
+    def pause(self, job: str | int) -> Json:
+        """Hold it back."""
+        return self._ask("POST", str(job), "pause")
+
+    def resume(self, job: str | int) -> Json:
+        """Let it go on."""
+        return self._ask("POST", str(job), "resume")
+
+    def retry(self, job: str | int, waiting: bool = False) -> Json:
+        """Take it up again; waiting: and those that are dead because of it."""
+        return self._ask("POST", str(job), "retry", body={"waiting": waiting})
+
+    def prioritise(self, job: str | int, priority: int) -> Json:
+        """Move it in the queue."""
+        return self._ask("POST", str(job), "priority", body={"priority": priority})
+
+    def follow(self, job: str | int) -> Iterator[tuple[str, Json]]:
+        """What happens to it, as it happens: ("state" | "loss" | "end", …). Cut off, it goes on."""
+        from affinery_app.client.client import path
+
+        last: dict[str, str] = {}
+        while True:
+            head = {"Accept": "text/event-stream", **last}
+            reply = self._client.send("GET", path(self.PLACE, str(job), "events"), head)
+            try:
+                for name, number, told in _messages(reply.pieces):
+                    if number:
+                        last = {"Last-Event-ID": number}
+                    yield name, told
+                    if name == "end":
+                        return
+            finally:
+                reply.close()
+
+    def wait(self, job: str | int, seconds: float | None = None) -> Json:
+        """The job when it is done. Raises JobNotDone where it ended otherwise, StillRunning after seconds."""
+        begun = time.monotonic()
+        while (found := self.get(str(job)))["state"] not in OVER:
+            if seconds is not None and time.monotonic() - begun > seconds:
+                raise StillRunning(found["number"], found["state"], seconds)
+            time.sleep(LOOK_SECONDS)
+        if found["state"] != "done":
+            raise JobNotDone(found["number"], found["state"], found["error"])
+        return found
+
+
+class Schedules(Noun):
+    PLACE = "/v1/schedules"
+
+    def list(self, **query: Any) -> Iterator[Json]:
+        """All of them, by name."""
+        return iter(self._ask("GET", **query)["items"])
+
+    def add(self, name: str, cron: str, tasks: Sequence[str], **options: Any) -> Json:
+        """Train tasks again and again."""
+        return self._ask("POST", body={"name": name, "cron": cron, "tasks": [*tasks], **options})
+
+    def remove(self, name: str) -> Json:
+        """Train them no more."""
+        return self._ask("DELETE", name)
+
+
+class Adapters(Noun):
+    PLACE = "/v1/adapters"
+
+    def list(self, filter: str = "", **query: Any) -> Iterator[Json]:  # noqa: A002 - the word that people use
+        """The versions for which the filter holds, the newest first."""
+        return self._client.pages(self.PLACE, filter=filter, **query)
+
+
+class Aliases(Noun):
+    PLACE = "/v1/aliases"
+
+    def list(self, task: str = "", **query: Any) -> Iterator[Json]:
+        """Those of a task."""
+        return iter(self._ask("GET", task=task, **query)["items"])
+
+    def set(self, alias: str, adapter: str, require: Sequence[str] = ()) -> Json:
+        """Point task@alias at a version, whatever it means now."""
+        body = {"adapter": adapter, "require": [*require]}
+        return self._ask("PUT", alias, body=body, if_match="*")
+
+    def remove(self, alias: str) -> Json:
+        """Take it away."""
+        return self._ask("DELETE", alias, if_match="*")
+
+
+class Compositions(Noun):
+    PLACE = "/v1/compositions"
+
+    def add(self, name: str, members: Sequence[str], backbone: str | None = None) -> Json:
+        """Adapters on one backbone as one model; each sample names its task."""
+        chosen = backbone or self._client.adapters.get(members[0])["backbone"]
+        return self._ask("POST", body={"name": name, "backbone": chosen, "members": [*members]})
+
+
+class Exports(Noun):
+    PLACE = "/v1/exports"
+
+    def start(self, composition: str, format: str = "bundle", **options: Any) -> Json:  # noqa: A002
+        """Have a composition written. → the job"""
+        return self._client.jobs.add("export", composition=composition, format=format, **options)
+
+    def files(self, ref: str) -> list[Json]:
+        """The files of an export."""
+        found: list[Json] = self._ask("GET", ref, "files")["items"]
+        return found
+
+    def download(self, ref: str, to: str | Path) -> Path:
+        """Fetch an export into a folder or file that is not there yet. → it"""
+        from affinery_app.client.client import path
+
+        target = Path(to).absolute()
+        if target.exists():
+            raise DownloadUnsafe(str(target), "there is something already; choose a new place")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record = self.get(ref)
+        whole = target.with_name(f".{target.name}.download")
+        files.download(self._client, path(self.PLACE, record["ref"], "download"), whole)
+        inside = self.files(record["ref"])
+        try:
+            if _is_one_file(record, inside):
+                whole.rename(target)
+            else:
+                files.unpack(whole, target)
+        finally:
+            whole.unlink(missing_ok=True)
+        return target
+
+
+class Evaluations(Noun):
+    PLACE = "/v1/evaluations"
+
+    def list(self, adapter: str = "", **query: Any) -> Iterator[Json]:
+        """Those of an adapter."""
+        return iter(self._ask("GET", adapter=adapter, **query)["items"])
+
+    def compare(self, left: str, right: str, protocol: str | None = None) -> Json:
+        """The figures of two adapters under one protocol."""
+        return self._ask("GET", "compare", left=left, right=right, protocol=protocol)
+
+
+class Events(Noun):
+    PLACE = "/v1/events"
+
+
+class Tokens(Noun):
+    PLACE = "/v1/tokens"
+
+    def list(self, **query: Any) -> Iterator[Json]:
+        """All of them, those that are revoked too."""
+        return iter(self._ask("GET", **query)["items"])
+
+    def create(
+        self, name: str, scope: str = "read", tasks: Sequence[str] = (), days: float | None = None
+    ) -> Json:
+        """A new token; its text, under `token`, is told this once."""
+        return self._ask("POST", body={"name": name, "scope": scope, "tasks": [*tasks], "days": days})
+
+    def revoke(self, name: str) -> Json:
+        """End it at once."""
+        return self._ask("DELETE", name)
+
+
+def _is_one_file(record: Json, inside: Sequence[Json]) -> bool:
+    return len(inside) == 1 and Path(record["path"]).name == inside[0]["path"]
+
+
+def _messages(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, Json]]:
+    """Server-sent events: → name, id, what is told."""
+    held = b""
+    for piece in pieces:
+        held += piece
+        while b"\n\n" in held:
+            block, _, held = held.partition(b"\n\n")
+            lines = [line.partition(": ") for line in block.decode(errors="replace").splitlines()]
+            said = {name: value for name, _, value in lines}
+            if "data" in said:
+                yield said.get("event", "message"), said.get("id", ""), json.loads(said["data"])

@@ -1,0 +1,120 @@
+"""affinery.Client: the same verbs for a workspace here and a service elsewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import affinery
+from affinery_app import settings
+from affinery_app.client import Client
+from affinery_app.client.errors import JobNotDone, ServiceRefused, ServiceUnreachable, WorksElsewhere
+from affinery_app.wiring import Workspace
+from registry import compositions, tokens
+from tests import learning_world as world
+from tests.integration.api.conftest import serving
+from tests.registry_world import sha
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "python.md"
+
+
+@pytest.fixture(params=["local", "remote"])
+def client(request: pytest.FixtureRequest, space: Workspace) -> Iterator[Client]:
+    """A client of a workspace in which everything is recorded."""
+    folder = space.exports / "both"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "weights.bin").write_bytes(b"w" * 3_000_000)
+    with space.sessions.begin() as session:
+        compositions.record_export(
+            session, composition="both", format="bundle", digest=sha("x"), path=str(folder), size_bytes=1
+        )
+    if request.param == "local":
+        (space.folder / settings.FILE).write_text(settings.HEADER)
+        with affinery.Client(space.folder) as made:
+            yield made
+        return
+    with space.sessions.begin() as session:
+        _, token = tokens.create(session, "ann", "admin", by="ann")
+    with serving(space) as service, Client(f"http://127.0.0.1:{service.port}", token) as made:
+        yield made
+
+
+def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
+    assert [each["ref"] for each in client.adapters.list("task=digits")] == ["digits@2", "digits@1"]
+    assert len(list(client.adapters.list(limit=1))) == 4
+    assert [task["name"] for task in client.tasks.list()] == ["digits", "faces", "birds"]
+    assert client.aliases.set("digits@best", "1")["adapter"] == "digits@1"
+    assert [each["ref"] for each in client.aliases.list("digits")] == ["digits@best"]
+    made = client.compositions.add("pair", ["digits@best", "faces"])
+    assert made["members"] == ["digits@1", "faces@1"]
+    assert client.search("pair")["meant"]["ref"].endswith("pair@1")
+    assert {each["ref"] for each in client.lineage("pair")["nodes"]} >= {"digits@1", "faces@1"}
+    job = client.exports.start("pair")
+    assert client.jobs.prioritise(job["number"], 3)["priority"] == 3
+    assert client.jobs.cancel(job["number"])["state"] == "cancelled"
+    assert [what for what, _ in client.jobs.follow(job["number"])] == ["state", "end"]
+    with pytest.raises(JobNotDone, match="is cancelled"):
+        client.jobs.wait(job["number"])
+    where = client.exports.download("both", tmp_path / "bundle")
+    assert (where / "deep" / "weights.bin").read_bytes() == b"w" * 3_000_000
+    assert client.tokens.create("ben", "read")["token"].startswith("aff_")
+    assert client.tokens.revoke("ben")["state"] == "revoked"
+    asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
+    assert "POST /v1/compositions" in asked
+
+
+def test_a_refusal_reads_alike(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(ServiceRefused, match="Did you mean 'digits'") as caught:
+        client.tasks.get("digit")
+    assert (caught.value.status, caught.value.type) == (404, "urn:affinery:not-found")
+    with pytest.raises(ServiceRefused, match="name"):
+        client.schedules.add("n", "often", [])
+    (tmp_path / "broken").write_bytes(b"no backbone")
+    with pytest.raises(ServiceRefused, match="the upload is not a usable backbone"):
+        client.backbones.add("broken", tmp_path / "broken")
+    if client._space is None:
+        with pytest.raises(WorksElsewhere):
+            client.run()
+
+
+def test_where_nobody_answers_it_is_said() -> None:
+    with pytest.raises(ServiceUnreachable, match="affinery serve"):
+        Client("http://127.0.0.1:9").stats()
+
+
+def test_the_core_is_imported_without_the_application() -> None:
+    code = (
+        "import sys, affinery; before = {each.partition('.')[0] for each in sys.modules};"
+        "affinery.Client; print(sorted({'affinery_app', 'fastapi', 'registry'} & before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError):
+        _ = affinery.Clint
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_the_guide_s_ten_lines_lead_from_nothing_to_a_bundle(
+    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.image_folder(tmp_path / "shapes", "x", "y")
+    (tmp_path / "backbone.safetensors").symlink_to(tiny_backbone)
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
+    assert found is not None
+    lines = found[1].replace('{"steps": 600}', '{"steps": 8, "batch": 4, "warmup": 2}')
+    assert len([line for line in lines.splitlines() if line.strip()]) == 10
+    told: dict[str, Client] = {}
+    exec(lines, told)  # noqa: S102 - the guide's own words
+    told["client"].close()
+    model = affinery.load(tmp_path / "bundle")
+    assert affinery.draw(model, "shapes", "x", n=2, steps=2).shape == (2, 1, 16, 16)
