@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid, UnknownName
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from affinery.composed import ComposedModel
@@ -20,19 +22,43 @@ COLUMNS = 20
 
 def open_model(source: str, workspace: Path | None) -> ComposedModel:
     """A bundle's folder where there is one of this name, else a composition of the registry."""
-    from affinery.bundle import MANIFEST, load_bundle
+    return open_versions(source, workspace)[0]
+
+
+def open_versions(source: str, workspace: Path | None) -> tuple[ComposedModel, dict[str, int]]:
+    """The same, with the version of every task that says one."""
+    from affinery.bundle import MANIFEST, load_bundle, read_manifest
 
     folder = Path(source)
     if (folder / MANIFEST).exists():
-        return load_bundle(folder)
+        refs = {str(task["name"]): str(task["ref"]) for task in read_manifest(folder).tasks}
+        return load_bundle(folder), _numbers(refs)
     from affinery_app.wiring import open_workspace
     from orchestration.exports import composed
-    from registry import compositions
+    from registry import adapters, compositions
 
     space = open_workspace(workspace)
     with space.sessions.read() as session:
         record = compositions.get(session, source)
-    return composed(space.sessions, space.store, record)
+        members = adapters.by_ids(session, record.member_ids)
+    model = composed(space.sessions, space.store, record)
+    return model, {member.task: member.version for member in members}
+
+
+def _numbers(refs: Mapping[str, str]) -> dict[str, int]:
+    """The versions in references like digits@3."""
+    ends = {task: ref.rpartition("@")[2] for task, ref in refs.items()}
+    return {task: int(end) for task, end in ends.items() if end.isascii() and end.isdigit() and len(end) < 10}
+
+
+Picture = Callable[[int, int, bool], "np.ndarray"]
+"""A side, channels and whether pixels may be blended → (C, side, side) bytes, a picture's middle square."""
+
+
+def of_file(path: Path | None) -> Picture | None:
+    from trainers.data import read_square
+
+    return None if path is None else partial(read_square, path)
 
 
 @dataclass(frozen=True)
@@ -40,28 +66,27 @@ class Telling:
     """What a batch is told. condition: a picture of it; made_from: one that it is drawn from."""
 
     prompt: str = ""
-    condition: Path | None = None
-    made_from: Path | None = None
+    condition: Picture | None = None
+    made_from: Picture | None = None
 
     def to(self, model: ComposedModel, task: str) -> Tensor | None:
         """(C, H, W): what a task is told. Raises ConfigInvalid where it needs a picture that is not given."""
         import torch
 
         from trainers.conditions import maker
-        from trainers.data import as_unit, read_square
+        from trainers.data import as_unit
 
         record = model.task(task).meta.condition
         if record is None:
             return None
         size, channels = model.image_size(task), int(record["channels"])
         if self.condition is not None:
-            pixels = read_square(self.condition, size, channels, record["name"] != "segmentation")
+            pixels = self.condition(size, channels, record["name"] != "segmentation")
         elif self.made_from is not None:
-            pixels = maker(record)(read_square(self.made_from, size, model.spec.channels))
+            pixels = maker(record)(self.made_from(size, model.spec.channels, True))
         else:
-            other = ", or a picture with --condition-from" if record["name"] == "canny" else ""
-            reason = f"{task!r} is told {record['name']}: give its map with --condition{other}."
-            raise ConfigInvalid("condition", reason)
+            other = ", or a picture that it is made from" if record["name"] == "canny" else ""
+            raise ConfigInvalid("condition", f"{task!r} is told {record['name']}: give its map{other}.")
         return as_unit(torch.from_numpy(pixels))
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from affinery.adapters.files import Adapter
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import SamplerSettings, starting_noise
 from affinery.diffusion.schedule import scheduler
 from affinery.errors import AffineryError, ConfigInvalid
 from affinery.serving.fairness import Turns
+from affinery.serving.versions import Version, Versions
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -53,7 +55,11 @@ class Stopped(AffineryError):
 
 @dataclass(frozen=True)
 class Ask:
-    """What to draw: one image a row and seed. deadline_seconds: from now; None waits as long as it takes."""
+    """What to draw: one image a row and seed. deadline_seconds: from now; None waits as long as it takes.
+
+    task: as the model calls it, a version's slot. prompt, condition: what all its images are told, the latter
+    (C, H, W) in [−1, 1].
+    """
 
     task: str
     rows: tuple[int, ...]
@@ -61,14 +67,21 @@ class Ask:
     settings: SamplerSettings
     tenant: str = ""
     deadline_seconds: float | None = None
+    prompt: str = ""
+    condition: Tensor | None = None
 
 
 @dataclass
 class Ticket:
-    """A request under way. images: resolves to (n, C, H, W) in [−1, 1]."""
+    """A request under way. images: resolves to (n, C, H, W) in [−1, 1].
+
+    text: (L, E), its caption; hint: the backbone's `hint_shape`, what its condition adds.
+    """
 
     ask: Ask
     since: float
+    text: Tensor | None = None
+    hint: Tensor | None = None
     images: Future[Tensor] = field(default_factory=Future)
     done: int = 0  # steps of all its images together
     drawn: dict[int, Tensor] = field(default_factory=dict)
@@ -98,7 +111,10 @@ class Canvas:
 
 
 class Engine:
-    """Draws in a thread of its own. batch: images in one pass; most_waiting: images that may be under way."""
+    """Draws in a thread of its own.
+
+    batch: images in one pass; most_waiting: images that may be under way; numbers: the tasks' versions.
+    """
 
     def __init__(
         self,
@@ -106,10 +122,13 @@ class Engine:
         batch: int = 16,
         most_waiting: int = 256,
         on_pass: Callable[[int], None] = lambda _: None,
+        numbers: Mapping[str, int] | None = None,
     ) -> None:
+        self.versions = Versions(model, numbers or {})
+        self._uncaptioned: Tensor | None = None  # (L, E), the empty caption
         self.model, self.batch, self.most_waiting, self.on_pass = model, batch, most_waiting, on_pass
         self._canvases: list[Canvas] = []
-        self._errands: list[tuple[Callable[[ComposedModel], object], Future[object]]] = []
+        self._errands: list[tuple[Callable[[ComposedModel], Any], Future[Any]]] = []
         self._turns = Turns()
         self._schedules: dict[int, DDIMScheduler] = {}
         self._changed = threading.Condition()
@@ -124,33 +143,75 @@ class Engine:
     def submit(self, ask: Ask) -> Ticket:
         """Raises QueueFull, Stopped, and ConfigInvalid or UnknownName for what cannot be drawn."""
         model = self.model
-        if model.task(ask.task).stem is not None:
-            raise ConfigInvalid("task", f"{ask.task!r} is told a condition, which this server does not take.")
         if ask.settings.steps > self._schedule(1).config.num_train_timesteps:
             raise ConfigInvalid("steps", f"{ask.settings.steps} is more than the backbone knows.")
+        self.check_room(len(ask.rows))
         noise = starting_noise(model, ask.seeds, model.image_size(ask.task))
-        ticket = Ticket(ask, time.monotonic())
+        ticket = Ticket(ask, time.monotonic(), self._text(ask.prompt), self._hint(ask))
         scale = self._schedule(1).init_noise_sigma
         with self._changed:
             if self._stopped:
                 raise Stopped
-            if len(self._canvases) + len(noise) > self.most_waiting:
-                raise QueueFull(len(self._canvases), self.most_waiting)
+            self.check_room(len(noise))
+            model.task(ask.task)  # a version may have been dropped meanwhile
             self._canvases += [Canvas(ticket, i, x.to(model.device) * scale) for i, x in enumerate(noise)]
             self._changed.notify()
         return ticket
+
+    def check_room(self, count: int) -> None:
+        """Raises QueueFull."""
+        if len(self._canvases) + count > self.most_waiting:
+            raise QueueFull(len(self._canvases), self.most_waiting)
+
+    @torch.no_grad()
+    def _text(self, prompt: str) -> Tensor | None:
+        """(L, E). Raises ConfigInvalid where the backbone takes no captions."""
+        return self.model.backbone.encode_text([prompt])[0] if prompt else None
+
+    @torch.no_grad()
+    def _hint(self, ask: Ask) -> Tensor | None:
+        """What a request's condition adds; it is the same in every pass. Raises ConfigInvalid."""
+        if ask.condition is not None and self.model.task(ask.task).stem is None:
+            raise ConfigInvalid("condition", f"the task {ask.task!r} is told none.")
+        hint = self.model.hint([ask.task], [ask.condition])
+        return None if hint is None else hint[0]
 
     def cancel(self, ticket: Ticket) -> None:
         """Nobody waits for it any more: its images are dropped before the next pass."""
         ticket.images.cancel()
 
-    def between_passes(self, errand: Callable[[ComposedModel], object]) -> Future[object]:
-        """Has the model changed, by loading a task say, while no pass is under way."""
-        done: Future[object] = Future()
+    def between_passes(self, errand: Callable[[ComposedModel], Any]) -> Future[Any]:
+        """Has the model changed, by loading a task say, while no pass is under way. Raises Stopped."""
+        done: Future[Any] = Future()
         with self._changed:
+            if self._stopped:
+                raise Stopped
             self._errands.append((errand, done))
             self._changed.notify()
         return done
+
+    def take(self, adapter: Adapter, number: int) -> Version:
+        """Takes a version of a task in between two passes, and drops the one before the last when it is idle.
+
+        Raises what loading it raises; then nothing has changed.
+        """
+        version: Version = self.between_passes(lambda _: self.versions.take(adapter, number)).result()
+        self.tidy()
+        return version
+
+    def tidy(self) -> list[Version]:
+        """Drops versions that are more than are kept and with which nothing is drawn. → those"""
+        dropped: list[Version] = self.between_passes(lambda _: self.drop_idle()).result()
+        return dropped
+
+    def drop_idle(self) -> list[Version]:
+        """The same, for an errand of that kind."""
+        with self._changed:
+            busy = {canvas.ticket.ask.task for canvas in self._canvases}
+            idle = [version for version in self.versions.superseded() if version.slot not in busy]
+            for version in idle:
+                self.versions.drop(version)
+            return idle
 
     def stop(self) -> None:
         """Ends after the pass under way; who waits is told."""
@@ -165,6 +226,8 @@ class Engine:
                 while not (self._canvases or self._errands or self._stopped):
                     self._changed.wait()
                 if self._stopped:
+                    for _, done in self._errands:
+                        done.set_exception(Stopped())
                     self._fail([canvas.ticket for canvas in self._canvases], Stopped())
                     return
                 errands, self._errands = self._errands, []
@@ -203,6 +266,8 @@ class Engine:
         times: list[int] = []
         rows: list[int] = []
         tasks: list[str] = []
+        texts: list[Tensor | None] = []
+        hints: list[Tensor | None] = []
         starts: list[int] = []
         for canvas in chosen:
             ask = canvas.ticket.ask
@@ -213,11 +278,27 @@ class Engine:
             xs += [canvas.x] * len(own)
             times += [t] * len(own)
             tasks += [ask.task] * len(own)
-        told = (torch.tensor(times, device=device), torch.tensor(rows, device=device))
-        predicted = model.denoise(torch.stack(xs), *told, model.plan(tasks))[:, : chosen[0].x.shape[0]]
+            texts += [canvas.ticket.text, None][: len(own)]  # the twin has no caption, but the condition
+            hints += [canvas.ticket.hint] * len(own)
+        predicted = model.denoise(
+            torch.stack(xs),
+            torch.tensor(times, device=device),
+            torch.tensor(rows, device=device),
+            model.plan(tasks),
+            text=self._captions(texts),
+            hint=_together(hints),
+        )[:, : chosen[0].x.shape[0]]
         self.on_pass(len(chosen))  # before anybody has an image of it
         for canvas, at in zip(chosen, starts, strict=True):
             self._step(canvas, predicted[at], predicted[at + 1 : at + 2])
+
+    def _captions(self, texts: list[Tensor | None]) -> Tensor | None:
+        """(B, L, E), the empty caption where a sample has none; None where no sample has one."""
+        if all(text is None for text in texts):
+            return None
+        if self._uncaptioned is None:
+            self._uncaptioned = self.model.backbone.encode_text([""])[0]
+        return torch.stack([self._uncaptioned if text is None else text for text in texts])
 
     def _step(self, canvas: Canvas, wanted: Tensor, free: Tensor) -> None:
         """free: the twin's prediction, where there is one. (1, C, H, W) or (0, C, H, W)"""
@@ -248,7 +329,15 @@ class Engine:
         return self._schedules[steps]
 
 
-def _settle(done: Future[object], errand: Callable[[ComposedModel], object], model: ComposedModel) -> None:
+def _together(hints: list[Tensor | None]) -> Tensor | None:
+    """(B, *hint_shape), zeros where a sample is told no condition; None where no sample is told one."""
+    given = next((hint for hint in hints if hint is not None), None)
+    if given is None:
+        return None
+    return torch.stack([torch.zeros_like(given) if hint is None else hint for hint in hints])
+
+
+def _settle(done: Future[Any], errand: Callable[[ComposedModel], Any], model: ComposedModel) -> None:
     try:
         done.set_result(errand(model))
     except Exception as error:  # noqa: BLE001 - whoever asked is told

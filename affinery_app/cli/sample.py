@@ -38,10 +38,10 @@ def sample(
 ) -> None:
     """Draw one batch that mixes tasks and classes, and write it as a picture."""
     from affinery_app.cli.progress import bar
-    from affinery_app.drawing import Telling, draw_grid, open_model
+    from affinery_app.drawing import Telling, draw_grid, of_file, open_model
 
     model = open_model(source, workspace)
-    telling = Telling(prompt, condition, condition_from)
+    telling = Telling(prompt, of_file(condition), of_file(condition_from))
     with bar("drawing") as advance:
         drawn = draw_grid(model, out, task, label, each, seed, steps, guidance, advance, telling)
     if as_json:

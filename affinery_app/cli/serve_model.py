@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from affinery.errors import ConfigInvalid
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 
 
@@ -20,6 +22,11 @@ def serve_model(
         bool,
         typer.Option("--follow", help="Take in what the workspace publishes on this backbone."),
     ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Copies of the server on Ray Serve, at RAY_ADDRESS or on this machine."),
+    ] = False,
+    replicas: Annotated[int, typer.Option(min=1, max=1024, help="With --ray: how many copies.")] = 1,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,35 +37,41 @@ def serve_model(
     import os
     import signal
 
-    from affinery.serving.engine import Engine
     from affinery_app.api.access import Token
     from affinery_app.api.application import bound, server
-    from affinery_app.drawing import open_model
-    from affinery_app.serving.application import Figures, guarded
-    from affinery_app.serving.following import follow as follow_registry
-    from affinery_app.wiring import open_workspace
+    from affinery_app.serving.running import Running, Serving
 
+    if replicas > 1 and not ray:
+        raise ConfigInvalid("--replicas", "copies run on Ray Serve: add --ray.")
     secret = os.environ.get("AFFINERY_TOKEN")
     token = Token.of(secret) if secret else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     socket = bound(host, port, known=token is not None)
-    space = open_workspace(workspace) if follow else None
-    figures = Figures()
-    engine = Engine(open_model(source, workspace), batch, waiting, figures.passes.observe)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}"
+    found = Path(source).resolve() if Path(source).is_dir() else source  # a copy stands in another folder
+    serving = Serving(str(found), workspace and workspace.resolve(), batch, waiting, follow, token)
+    running = Running(serving, say)
+    port = socket.getsockname()[1]
+    facts = {"tasks": running.engine.versions.tasks(), "batch": batch, "token": token is not None}
+    if not ray:
+        _tell(f"http://{f'[{host}]' if ':' in host else host}:{port}", facts, as_json)
+        try:
+            server(running.application).run(sockets=[socket])
+        finally:
+            running.stop()
+        return
+    running.stop()  # it opened, so its copies will
+    socket.close()
+    from orchestration.ray_serve import Copies, deployed
+
+    copies = Copies(replicas, at_once=waiting)
+    with deployed(serving.application, copies, host, port, os.environ.get("RAY_ADDRESS")) as url:
+        _tell(url, facts | {"replicas": replicas}, as_json)
+        threading.Event().wait()
+
+
+def _tell(url: str, facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        emit({"url": address, "tasks": list(engine.model.slots), "batch": batch, "token": token is not None})
+        emit({"url": url} | facts)
     else:
-        fields(
-            [("url", address), ("tasks", list(engine.model.slots)), ("token", "asked for" if token else None)]
-        )
+        fields([("url", url), ("tasks", facts["tasks"]), ("token", "asked for" if facts["token"] else None)])
     say("POST /v1/generate, GET /v1/tasks, GET /metrics. Ctrl-C ends it.")
-    over = threading.Event()
-    if space is not None:
-        told = (space, engine, 2.0, say, over)
-        threading.Thread(target=follow_registry, args=told, name="following", daemon=True).start()
-    try:
-        server(guarded(engine, token, figures)).run(sockets=[socket])
-    finally:
-        over.set()
-        engine.stop()

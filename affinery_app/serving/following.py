@@ -1,55 +1,57 @@
-"""Newly published adapters of a backbone, which a server takes in without a restart."""
+"""Newly published adapters of a backbone, and newer ones, which a server takes in without a restart."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable
 
 from affinery.adapters.files import Adapter, read_adapter
-from affinery.composed import ComposedModel
 from affinery.errors import AffineryError
-from affinery.serving.engine import Engine
+from affinery.serving.engine import Engine, Stopped
+from affinery.serving.versions import Versions
 from affinery_app.wiring import Workspace
 from orchestration.errors import ExportRefused
 from orchestration.exports import refuse_member
 from registry import adapters, backbones, tasks
 from registry.errors import AllRetired
+from registry.records import AdapterRecord
 
 
-def newcomers(space: Workspace, fingerprint: str, known: Collection[str]) -> list[Adapter]:
-    """The learnt tasks of a backbone that a model does not hold, each at its latest version.
+def newcomers(space: Workspace, fingerprint: str, held: Versions) -> list[tuple[Adapter, int]]:
+    """What a backbone's tasks have learnt that is newer than what is held of them, with its version.
 
-    What is retired or was not proved stays out.
+    What is retired or was not proved stays out, and so does what has the name of a sum.
     """
     found = []
     with space.sessions.read() as session:
         backbone = backbones.get(session, fingerprint)
         for task in tasks.list_all(session, backbone=backbone.ref):
-            if task.name in known or not task.latest_version:
+            known = held.of(task.name)
+            if not task.latest_version or (known and known[-1].number is None):
                 continue
             try:
                 record = adapters.get(session, f"adapter:{task.name}")
                 refuse_member(session, backbone.ref, record)
             except (AllRetired, ExportRefused):
                 continue
-            found.append((record.task, record.blob_digest))
-    for _, digest in found:
-        space.store.verify(digest)
-    return [read_adapter(space.store.path(digest), digest).named(name) for name, digest in found]
+            if not known or record.version > (known[-1].number or 0):
+                found.append(record)
+    for record in found:
+        space.store.verify(record.blob_digest)
+    return [(_read(space, record), record.version) for record in found]
+
+
+def _read(space: Workspace, record: AdapterRecord) -> Adapter:
+    digest = record.blob_digest
+    return read_adapter(space.store.path(digest), digest).named(record.task)
 
 
 def take_in(space: Workspace, engine: Engine) -> list[str]:
-    """Loads what is new between two passes. → the names of the tasks"""
-    model = engine.model
-    arrived = newcomers(space, model.fingerprint, list(model.slots))
-    for adapter in arrived:
-        engine.between_passes(partial(_load, adapter)).result()
-    return [adapter.meta.task for adapter in arrived]
-
-
-def _load(adapter: Adapter, model: ComposedModel) -> None:
-    model.load(adapter)
+    """Loads what is new between two passes. → which versions"""
+    arrived = newcomers(space, engine.model.fingerprint, engine.versions)
+    refs = [engine.take(adapter, number).ref for adapter, number in arrived]
+    engine.tidy()
+    return refs
 
 
 def follow(
@@ -60,5 +62,7 @@ def follow(
         try:
             for name in take_in(space, engine):
                 say(f"took in {name}")
+        except Stopped:
+            return
         except AffineryError as error:
             say(f"note: {error}")

@@ -23,9 +23,6 @@ import pytest
 from PIL import Image
 
 import affinery
-from affinery.adapters.files import adapter_bytes
-from affinery.backbones.files import inspect_backbone, save_backbone
-from affinery.bundle_writing import BundleTask, write_bundle
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.formats.contract import Shipment
 from affinery.pictures import png_of
@@ -40,23 +37,6 @@ ROWS = [
     {"task": "letters", "label": "letters 2", "seed": 6, "steps": 3},
     {"task": "digits", "label": "digits 0", "seed": 7, "steps": 2, "guidance": 1.0},
 ]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shipped")
-    save_backbone(tiny.backbone(), folder / "backbone")
-    fingerprint = inspect_backbone(folder / "backbone").fingerprint
-    tasks = []
-    for seed, (name, block) in enumerate({"digits": (4, 6), "letters": (6, 9)}.items()):
-        meta = tiny.meta(name, block, 2, backbone=fingerprint)
-        (folder / name).write_bytes(adapter_bytes(tiny.adapter(meta, seed)))
-        tasks.append(
-            BundleTask(name, f"{name}@1", "affiner", meta.class_names, block, folder / name, None, "d@1")
-        )
-    facts = {"ref": "tiny@1", "fingerprint": fingerprint}
-    write_bundle(folder / "bundle", "both@1", folder / "backbone", facts, tasks, "# both\n")
-    return folder / "bundle"
 
 
 @pytest.fixture(scope="module")

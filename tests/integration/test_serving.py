@@ -7,10 +7,14 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +23,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from affinery.adapters.files import adapter_bytes
-from affinery.backbones.files import inspect_backbone, save_backbone
-from affinery.bundle_writing import BundleTask, write_bundle
+from affinery.serving.engine import Engine
+from affinery_app.api.application import bound
+from affinery_app.api.application import server as server_of
+from affinery_app.serving.application import Figures, guarded
 from tests import tiny_models as tiny
+from tests import tiny_unets
+from tests.shipped import told_model
 
 AFFINERY = [sys.executable, "-m", "affinery_app.cli.main"]
 
@@ -57,23 +64,6 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    save_backbone(tiny.backbone(), folder / "backbone")
-    fingerprint = inspect_backbone(folder / "backbone").fingerprint
-    tasks = []
-    for seed, (name, block) in enumerate({"digits": (4, 6), "letters": (6, 9)}.items()):
-        meta = tiny.meta(name, block, 2, backbone=fingerprint)
-        (folder / name).write_bytes(adapter_bytes(tiny.adapter(meta, seed)))
-        tasks.append(
-            BundleTask(name, f"{name}@1", "affiner", meta.class_names, block, folder / name, None, "d@1")
-        )
-    facts = {"ref": "tiny@1", "fingerprint": fingerprint}
-    write_bundle(folder / "bundle", "both@1", folder / "backbone", facts, tasks, "# both\n")
-    return folder / "bundle"
-
-
-@pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[Server]:
     environment = {k: v for k, v in os.environ.items() if k != "AFFINERY_TOKEN"} | {"OMP_NUM_THREADS": "1"}
     command = [
@@ -104,7 +94,7 @@ def server(bundle: Path) -> Iterator[Server]:
 
 def test_pictures_come_as_pngs_one_a_seed_and_the_same_seeds_give_them_again(server: Server) -> None:
     status, drawn = server.generate(label=["digits 0", 1], n=2, seed=5, steps=3)
-    assert (status, drawn["seeds"]) == (200, [5, 6, 7, 8])
+    assert (status, drawn["version"], drawn["seeds"]) == (200, 1, [5, 6, 7, 8])
     pictures = [Image.open(io.BytesIO(base64.b64decode(png))) for png in drawn["images"]]
     assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (8, 8))] * 4
     assert server.generate(label="digits 0", n=1, seed=6, steps=3)[1]["images"] == [drawn["images"][1]]
@@ -135,6 +125,9 @@ def test_progress_is_told_while_it_is_drawn(server: Server) -> None:
     [
         ({"task": "numbers"}, 404),
         ({"label": "digits 9"}, 404),
+        ({"task": "digits@2"}, 404),
+        ({"prompt": "a boot"}, 422),
+        ({"condition": "AAAA"}, 422),
         ({"label": 7}, 404),
         ({"n": 0}, 422),
         ({"steps": 5000}, 422),
@@ -166,7 +159,15 @@ def test_a_client_that_leaves_takes_its_request_along(server: Server) -> None:
 def test_it_tells_its_tasks_its_health_and_its_figures(server: Server) -> None:
     assert json.loads(server.ask("GET", "/healthz")[2]) == {"status": "ok"}
     tasks = json.loads(server.ask("GET", "/v1/tasks")[2])["tasks"]
-    assert tasks == {"digits": ["digits 0", "digits 1"], "letters": [f"letters {i}" for i in range(3)]}
+    digits = {
+        "version": 1,
+        "versions": [1],
+        "classes": ["digits 0", "digits 1"],
+        "image_size": 8,
+        "condition": None,
+    }
+    assert tasks["digits"] == digits
+    assert tasks["letters"]["classes"] == [f"letters {i}" for i in range(3)]
     before = server.figure('affinery_images_total{task="letters"}')
     server.ask("POST", "/v1/generate", {"task": "letters", "label": 0, "n": 2, "steps": 1})
     assert server.figure('affinery_images_total{task="letters"}') == before + 2
@@ -180,3 +181,83 @@ def test_beyond_this_machine_it_wants_a_token(bundle: Path, server: Server) -> N
     assert refused.returncode == 2
     assert "AFFINERY_TOKEN" in refused.stderr
     assert server.ask("GET", "/v1/tasks", Host="elsewhere.example")[0] == 421
+
+
+@pytest.fixture(scope="module")
+def telling() -> Iterator[tuple[Server, Engine]]:
+    """A server in a thread: a task that is told edges, and one of classes, on a U-Net that takes captions."""
+    engine = Engine(told_model(), numbers={"edges": 1, "digits": 1})
+    with bound("127.0.0.1", 0, known=False) as listening:
+        running = server_of(guarded(engine, None, Figures()))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield Server(listening.getsockname()[1]), engine
+        running.should_exit = True
+        thread.join(60)
+    engine.stop()
+
+
+def png(side: int = 16, mode: str = "L") -> bytes:
+    picture = Image.new(mode, (side, side))
+    picture.paste(255 if mode == "L" else (255, 255, 255), (0, 0, side // 2, side // 2))
+    body = io.BytesIO()
+    picture.save(body, "PNG")
+    return body.getvalue()
+
+
+def in_words(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header says that it is so large."""
+    body = png()
+    header = b"IHDR" + struct.pack(">II", width, height) + body[24:29]
+    return body[:12] + header + struct.pack(">I", zlib.crc32(header)) + body[33:]
+
+
+def test_a_picture_and_a_caption_are_told_and_a_newer_version_is_taken_in(
+    telling: tuple[Server, Engine],
+) -> None:
+    server, engine = telling
+    edges = {"task": "edges", "label": 0, "steps": 2, "condition": in_words(png())}
+    status, drawn = server.generate(**edges)
+    assert (status, drawn["version"]) == (200, 1)
+    assert server.generate(**edges | {"condition": in_words(png(mode="RGB"))})[1]["images"] == drawn["images"]
+    for other in ({"condition": in_words(png(8))}, {"prompt": "abc ab"}, {"condition_from": in_words(png())}):
+        asked = edges | other
+        if "condition_from" in other:
+            del asked["condition"]
+        assert server.generate(**asked)[0] == 200, other
+    newer = tiny.meta("digits", (5, 7), kind="bitfit", config={})
+    before = server.generate(label=0, steps=2)[1]
+    engine.take(tiny.adapter(newer, 41, tiny_unets.built(tiny_unets.text_spec())), 2)
+    after = server.generate(label=0, steps=2)[1]
+    assert (before["version"], after["version"]) == (1, 2)
+    assert after["images"] != before["images"]
+    assert server.generate(task="digits@1", label=0, steps=2)[1] == before
+    tasks = json.loads(server.ask("GET", "/v1/tasks")[2])
+    assert tasks["tasks"]["digits"]["versions"] == [1, 2]
+    assert tasks["tasks"]["edges"]["condition"] == {"name": "canny", "channels": 1}
+    assert tasks["captions"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({}, "give its map"),
+        ({"condition": "no base64!"}, "no base64"),
+        ({"condition": in_words(b"GIF89a")}, "cannot be read as a PNG"),
+        ({"condition": in_words(png()[:50])}, "cannot be read as a PNG"),
+        ({"condition": in_words(claiming(60_000, 60_000))}, "more than 16,777,216 pixels|cannot be read"),
+        ({"condition": in_words(claiming(5_000, 5_000))}, "more than 16,777,216 pixels"),
+        ({"condition": in_words(claiming(0, 7))}, "cannot be read as a PNG"),
+        ({"task": "digits", "condition": in_words(png())}, "'digits' is told none"),
+    ],
+)
+def test_a_picture_that_cannot_be_told_is_refused_by_what_is_wrong(
+    asked: dict[str, Any], reason: str, telling: tuple[Server, Engine]
+) -> None:
+    status, problem = telling[0].generate(**{"task": "edges", "label": 0, "steps": 2} | asked)
+    assert status == 422
+    assert re.search(reason, problem["detail"]), problem

@@ -209,8 +209,9 @@ def test_a_server_takes_in_what_was_published_since_and_leaves_out_what_may_not_
     try:
         with space.sessions.begin() as session:
             retirement.retire(session, "low@1", "blurred")
-        assert take_in(workspace, engine) == ["shades"]
+        assert take_in(workspace, engine) == ["shades@1"]
         assert take_in(workspace, engine) == []
+        assert engine.versions.find("shades@1").slot == "shades"
         asked = Ask("shades", (engine.model.task("shades").row("y"),), (3,), world_settings())
         assert engine.submit(asked).images.result(60).shape == (1, 1, 16, 16)
     finally:

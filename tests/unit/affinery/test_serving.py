@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from affinery.adapters.files import Adapter
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.serving.engine import TOLERANCE, Ask, Engine, QueueFull, Stopped, TooLate
 from affinery.serving.fairness import Turns
 from tests import tiny_models as tiny
+from tests.shipped import told_model
 
 
 @dataclass
@@ -30,9 +32,14 @@ class Held:
 
 @pytest.fixture
 def held() -> Iterator[Held]:
+    yield from holding(tiny.composed(*tiny.two_tasks()))
+
+
+def holding(model: ComposedModel) -> Iterator[Held]:
+    """Every task at version 1."""
     sizes: list[int] = []
     go = threading.Event()
-    engine = Engine(tiny.composed(*tiny.two_tasks()), batch=4, most_waiting=12, on_pass=sizes.append)
+    engine = Engine(model, 4, 12, sizes.append, dict.fromkeys(model.slots, 1))
     engine.between_passes(lambda _: go.wait(60))
     yield Held(engine, sizes, go)
     go.set()
@@ -45,8 +52,13 @@ def ask(task: str = "digits", rows: tuple[int, ...] = (4,), first: int = 0, **gi
 
 
 def alone(model: ComposedModel, asked: Ask) -> torch.Tensor:
-    draws = [Draw(asked.task, row, seed) for row, seed in zip(asked.rows, asked.seeds, strict=True)]
+    told = (asked.prompt, asked.condition)
+    draws = [Draw(asked.task, row, seed, *told) for row, seed in zip(asked.rows, asked.seeds, strict=True)]
     return sample(model, draws, asked.settings)
+
+
+def near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).abs().max()) <= TOLERANCE
 
 
 def test_each_request_gets_what_its_seeds_give_alone_whoever_was_beside_it(held: Held) -> None:
@@ -124,6 +136,85 @@ def test_a_task_is_taken_in_between_two_passes_without_moving_a_bit_of_others(he
     slow.images.result(60)  # from here on no pass of the engine is under way
     assert float((drawn - alone(held.engine.model, ask("new", (21,)))).abs().max()) <= TOLERANCE
     assert torch.equal(held.engine.submit(ask()).images.result(60), before)
+
+
+def newer(number: int) -> Adapter:
+    """A version of the digits."""
+    return tiny.adapter(tiny.meta("digits", (4, 6)), 30 + number)
+
+
+def test_a_newer_version_draws_what_is_asked_from_now_on_and_the_older_what_it_began(held: Held) -> None:
+    engine = held.engine
+    began, other = ask(rows=(4, 5)), ask("letters", (6,))
+    wanted = [alone(engine.model, one) for one in (began, other)]
+    tickets = [engine.submit(one) for one in (began, other)]
+    taken = engine.between_passes(lambda _: engine.versions.take(newer(2), 2))  # before their first pass
+    held.go.set()
+    assert taken.result(60).ref == "digits@2"
+    for ticket, image in zip(tickets, wanted, strict=True):
+        assert near(ticket.images.result(60), image)
+    found = engine.versions.find("digits")
+    rows = tuple(engine.model.task(found.slot).row(label) for label in ("digits 0", "digits 1"))
+    drawn = engine.submit(ask(found.slot, rows)).images.result(60)
+    assert near(drawn, alone(tiny.composed(newer(2)), began))
+    assert not near(drawn, wanted[0])
+    assert engine.versions.find("digits@2") == found
+    assert near(
+        engine.submit(ask(engine.versions.find("digits@1").slot, (4, 5))).images.result(60), wanted[0]
+    )
+
+
+def test_the_version_before_the_last_but_one_goes_when_nothing_is_drawn_with_it_any_more(held: Held) -> None:
+    engine = held.engine
+    began = engine.submit(ask(rows=(4,)))
+    wanted = alone(engine.model, began.ask)
+    for number in (2, 3):
+        taken = engine.between_passes(lambda _, number=number: engine.versions.take(newer(number), number))
+    busy = engine.between_passes(lambda _: engine.drop_idle())  # before its first pass
+    held.go.set()
+    assert taken.result(60).ref == "digits@3"
+    assert busy.result(60) == []
+    assert near(began.images.result(60), wanted)
+    assert [version.ref for version in engine.tidy()] == ["digits@1"]
+    assert [version.number for version in engine.versions.of("digits")] == [2, 3]
+    with pytest.raises(UnknownName, match="version of 'digits' here named 'digits@1'"):
+        engine.versions.find("digits@1")
+    with pytest.raises(UnknownName, match="digits"):
+        engine.submit(began.ask)
+    assert engine.take(newer(4), 4).ref == "digits@4"
+    with pytest.raises(ConfigInvalid, match=r"digits@4 is held already, and digits@4 is not newer"):
+        engine.take(newer(4), 4)
+
+
+def test_conditions_and_captions_share_passes_with_tasks_that_are_told_none() -> None:
+    picture = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    asks = [
+        ask("edges", (4,), condition=picture[0]),
+        ask("digits", (5,), 1),
+        ask("edges", (4,), 2, condition=picture[1], prompt="ab c"),
+        ask("digits", (6,), 3, prompt="abc", guidance=1.0),
+    ]
+    for held in holding(told_model()):
+        tickets = [held.engine.submit(one) for one in asks]
+        held.go.set()
+        drawn = [ticket.images.result(60) for ticket in tickets]
+        wanted = [alone(held.engine.model, one) for one in asks]
+        assert all(near(*pair) for pair in zip(drawn, wanted, strict=True))
+        assert held.sizes == [4, 4, 4]
+        assert not near(drawn[0], alone(held.engine.model, replace(asks[0], condition=picture[1])))
+        assert not near(drawn[3], alone(held.engine.model, replace(asks[3], prompt="")))
+        for asked, reason in (
+            (ask("edges", (4,)), "was given no picture"),
+            (ask("edges", (4,), condition=torch.zeros(3, 8, 8)), "it must be 1 × 8 × 8"),
+            (ask("digits", (5,), condition=picture[0]), "'digits' is told none"),
+        ):
+            with pytest.raises(ConfigInvalid, match=reason):
+                held.engine.submit(asked)
+
+
+def test_a_caption_for_a_backbone_that_takes_none_is_refused(held: Held) -> None:
+    with pytest.raises(ConfigInvalid, match="has no text encoder"):
+        held.engine.submit(ask(prompt="a boot"))
 
 
 def test_whoever_waits_when_the_engine_stops_is_told(held: Held) -> None:

@@ -92,7 +92,7 @@ def test_one_picture_holds_a_condition_task_beside_classes(
 
 def test_a_condition_task_without_a_picture_says_what_it_needs(told: Path, capsys: Captured) -> None:
     assert typed("sample", told, "-n", "1") == 2
-    assert "'edges' is told canny: give its map with --condition, or a picture" in capsys.readouterr().err
+    assert "'edges' is told canny: give its map, or a picture" in capsys.readouterr().err
     assert typed("sample", told, "-n", "1", "--condition", told / "README.md") == 2
     assert "cannot be read as a picture" in capsys.readouterr().err
 
