@@ -8,6 +8,7 @@ from affinery.adapters import kind as kind_named
 from affinery.adapters.contract import Config, Kind, check_parts
 from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.errors import AdapterBackboneMismatch, AdapterFileInvalid, ConfigInvalid
+from affinery.names import can_be_shown
 
 if TYPE_CHECKING:
     from affinery.composed import ComposedModel
@@ -20,7 +21,7 @@ def admitted(model: ComposedModel, meta: AdapterMeta) -> tuple[Kind[Any], Config
 
     Raises AdapterBackboneMismatch, UnknownName or ConfigInvalid.
     """
-    if not meta.task or meta.task.encode(errors="ignore").decode() != meta.task:
+    if not meta.task or not can_be_shown(meta.task):
         raise ConfigInvalid("task", f"{meta.task!r} is no name.")
     if meta.backbone != model.fingerprint:
         raise AdapterBackboneMismatch(meta.task, model.fingerprint, meta.backbone)

@@ -15,9 +15,12 @@ checking its files needs no torch.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,7 @@ SAMPLES = "samples.png"
 SIGNATURE = "bundle.sig"
 PARTS = ("file", "golden")
 MANIFEST_LIMIT_BYTES = 50_000_000
+MERGES_LIMIT = 256  # each is a task of its own in memory
 AT_ONCE = 8  # files that are read side by side
 ALLOWED = re.compile(
     r"backbone\.safetensors|README\.md|samples\.png|(adapters|golden)/[0-9]{1,4}\.safetensors"
@@ -102,6 +106,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _merges(raw: Any, tasks: set[str]) -> dict[str, dict[str, Weight]]:
     """The sums of tasks in a manifest. Raises ValueError, KeyError or TypeError."""
+    if len(raw) > MERGES_LIMIT:
+        raise ValueError(f"it has {len(raw):,} sums, and {MERGES_LIMIT} are the most")
     found = {
         str(name): {str(task): Weight.from_json(weight) for task, weight in members.items()}
         for name, members in raw.items()
@@ -128,18 +134,38 @@ def verify_bundle(folder: Path) -> Manifest:
     names = sorted(manifest.files)
     for name in names:
         path = folder / name
-        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        if (path.parent != folder and path.parent.is_symlink()) or path.is_symlink():
             raise BundleInvalid(str(folder), f"{name} is a link; a bundle holds its files itself.")
         if not path.is_file():
             raise BundleInvalid(str(folder), f"{name} is missing.")
+    for name in _there(folder):
+        if name not in manifest.files and name not in (MANIFEST, SIGNATURE):
+            raise BundleInvalid(str(folder), f"{name!r} is in it, which its manifest does not name.")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(tensor_files.sha256_file, [folder / name for name in names])
+        found = pool.map(partial(_digest, folder), names)
         for name, digest in zip(names, found, strict=True):
             if digest != manifest.files[name]:
                 raise BundleInvalid(
                     str(folder), f"{name} has been changed: its SHA-256 is not the manifest's."
                 )
     return manifest
+
+
+def _there(folder: Path) -> Iterator[str]:
+    """Whatever lies in a bundle, links too, except what is hidden: tools leave such, and nobody reads it."""
+    for place, below, files in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        links = [name for name in below if (Path(place) / name).is_symlink()]
+        for name in [*files, *links]:
+            if not name.startswith("."):
+                yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def _digest(folder: Path, name: str) -> str:
+    try:
+        return tensor_files.sha256_file(folder / name)
+    except OSError as error:
+        raise BundleInvalid(str(folder), f"{name} cannot be read ({error.strerror}).") from error
 
 
 def load_bundle(folder: Path, backbone: Path | None = None, signed_by: Path | None = None) -> ComposedModel:

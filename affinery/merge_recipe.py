@@ -7,10 +7,11 @@ Members are named by their place in the composition, so that renaming a task cha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Weight:
 
     def __post_init__(self) -> None:
         for value in (self.whole, *(own for _, own in self.layers)):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise ValueError(f"the weight {value!r} is not a number")
+            if type(value) not in (int, float) or not -LARGEST <= value <= LARGEST:
+                raise ValueError(f"the weight {value!r:.40} is not a number from -{LARGEST:g} to {LARGEST:g}")
         if not all(isinstance(target, str) and target for target, _ in self.layers):
             raise ValueError("a group of layers has no name")
 

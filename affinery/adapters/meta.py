@@ -17,6 +17,7 @@ from typing import Any
 from affinery import tensor_files
 from affinery.errors import AdapterFileInvalid
 from affinery.limits import CONDITION_CHANNELS_LIMIT, SIDE_LIMIT
+from affinery.names import can_be_shown
 from affinery.tensor_files import Header
 
 META_KEY = "affinery.adapter"
@@ -77,9 +78,9 @@ class AdapterMeta:
             if type(raw[name]) is not kind:
                 raise ValueError(f"its {name} is not of the right type")
         if not all(type(n) is int for n in (low, high)) or not all(
-            isinstance(name, str) for name in raw["class_names"]
+            isinstance(name, str) and can_be_shown(name) for name in raw["class_names"]
         ):
-            raise ValueError("its class rows are not whole numbers, or its class names not text")
+            raise ValueError("its class rows are not whole numbers, or its class names cannot be shown")
         raw["block"], raw["class_names"] = (low, high), tuple(raw["class_names"])
         meta = cls(**raw)
         if meta.layout != LAYOUT:

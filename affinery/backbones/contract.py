@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from affinery.errors import ConfigInvalid
 from affinery.limits import SIDE_LIMIT
+from affinery.names import can_be_shown
 from affinery.tensor_files import read_json
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ class BackboneSpec:
         if not isinstance(raw, dict):
             raise ValueError("the spec is not a JSON object")
         names = raw["class_names"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is not a list of names")
+        if not isinstance(names, list) or not all(isinstance(n, str) and can_be_shown(n) for n in names):
+            raise ValueError("class_names is not a list of names that can be shown")
         parts: dict[str, Any] = {"class_names": tuple(names)}
         if "latent" in raw:
             parts["latent"] = Latent(**raw["latent"])
