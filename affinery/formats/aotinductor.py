@@ -98,7 +98,7 @@ def compiled(program: torch.export.ExportedProgram, package: Path) -> None:
 
     try:
         with fresh_cache(), torch.no_grad():
-            once = {"cpp_cache_precompile_headers": False}  # they pay where several graphs are compiled
+            once = {"aot_inductor.precompile_headers": False}  # they pay where several graphs are compiled
             aoti_compile_and_package(program, package_path=str(package), inductor_configs=once)
     except CppCompileError as error:
         lines = error.output.splitlines()
