@@ -20,7 +20,7 @@ from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
 from affinery_app.cli.output import size
-from affinery_app.dashboard.words import ago, duration, moment
+from affinery_app.dashboard.words import ago, duration, moment, recognised
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent
@@ -163,6 +163,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
+    made.filters["recognised"] = recognised
     made.globals |= {"address": address, "asset": asset}
     return made
 

@@ -1,8 +1,11 @@
-"""Times and amounts as pages say them."""
+"""Times, amounts and figures as pages say them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+from registry.metrics import find
+from registry.records import AdapterRecord
 
 _UNITS = ((86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
 
@@ -31,3 +34,9 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
+
+
+def recognised(adapter: AdapterRecord, words: str = "{}", otherwise: str = "–") -> str:
+    """The share of its samples that are taken for what they are, where its training measured that."""
+    share = find(adapter.metrics, "recognition")
+    return otherwise if share is None else words.format(f"{share:.0%}")

@@ -1,0 +1,318 @@
+"""Every page over plain HTTP: what it shows, what it escapes, what its forms do, and who may send them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlencode
+
+import pytest
+from sqlalchemy import func, select
+
+from affinery_app.dashboard.routes import CHANGE, READ
+from orchestration import queue
+from registry import aliases, retirement, tasks, tokens
+from registry.models import Job
+from tests.browser.conftest import EVIL, EVIL_CLASS
+from tests.browser.reading import Read, faults, read
+from tests.integration.api.conftest import Reply, Service, serving
+
+E = quote(EVIL)
+EXAMPLES = {
+    "/": ["/"],
+    "/live": ["/live"],
+    "/tasks": ["/tasks", "/tasks?q=dig", "/tasks?q=%25&before=3"],
+    "/tasks/{ref}": ["/tasks/digits", f"/tasks/{E}", "/tasks/running", "/tasks/waiting"],
+    "/adapters": ["/adapters", "/adapters?filter=task%3Ddigits", f"/adapters?{urlencode({'filter': EVIL})}"],
+    "/adapters/{ref}": ["/adapters/digits@2", f"/adapters/{E}@1"],
+    "/adapters/{ref}/pictures/{name}": ["/adapters/digits@2/pictures/samples.png"],
+    "/compare": [
+        "/compare",
+        "/compare?left=digits@1&right=digits@2",
+        f"/compare?{urlencode({'left': f'{EVIL}@1', 'right': 'faces@1'})}",
+    ],
+    "/jobs": ["/jobs", "/jobs?state=live", "/jobs?state=nonsense"],
+    "/jobs/{ref}": ["/jobs/job-runs", "/jobs/job-waits", "/jobs/job-died", "/jobs/job-digits-2"],
+    "/jobs/{ref}/live": ["/jobs/job-runs/live"],
+    "/lineage/{ref}": ["/lineage/digits", f"/lineage/adapter:{E}@1", "/lineage/backbone:dit"],
+    "/backbones": ["/backbones"],
+    "/backbones/{ref}": ["/backbones/dit", "/backbones/unet@1"],
+    "/backbones/{ref}/rebase": [],
+    "/datasets": ["/datasets"],
+    "/datasets/{ref}": ["/datasets/digits", f"/datasets/{E}"],
+    "/datasets/{ref}/sheet.png": [],
+    "/compositions": ["/compositions"],
+    "/compositions/{ref}": ["/compositions/both", f"/compositions/{E}"],
+    "/new": ["/new", f"/new?{urlencode({'dataset': f'{EVIL}@1', 'name': EVIL, 'steps': EVIL})}"],
+    "/new/preview": [f"/new/preview?{urlencode({'dataset': EVIL})}"],
+    "/new/estimate": [f"/new/estimate?{urlencode({'name': EVIL, 'dataset': 'd', 'steps': EVIL})}"],
+    "/search": ["/search", "/search?q=dig", f"/search?{urlencode({'q': EVIL})}", "/search?q=job-runs"],
+    "/events": ["/events", f"/events?{urlencode({'kind': EVIL})}"],
+    "/health": ["/health"],
+}
+PLACES = [place for places in EXAMPLES.values() for place in places]
+
+
+def page_of(service: Service, path: str, status: int = 200) -> Read:
+    reply = service.ask("GET", path)
+    assert reply.status == status, reply.body
+    assert reply.headers["content-type"].startswith("text/html")
+    return read(reply.body)
+
+
+def send(service: Service, path: str, **fields: str) -> Reply:
+    headers = {"Content_Type": "application/x-www-form-urlencoded"}
+    return service.ask("POST", path, urlencode(fields).encode(), **headers)
+
+
+def test_every_page_has_an_example_here() -> None:
+    assert EXAMPLES.keys() == READ.keys()
+
+
+@pytest.mark.parametrize("path", [place for place in PLACES if not place.endswith(".png")])
+def test_a_page_is_whole_and_has_nothing_of_others_in_it(looked_at: Service, path: str) -> None:
+    reply = looked_at.ask("GET", path)
+    assert reply.status in (200, 422), reply.body
+    found = read(reply.body)
+    assert faults(found) == []
+    assert [held for held in found.of("img") if held.get("src") == "x"] == []
+    assert "49" not in re.findall(r"'></script><script>alert\(2\)</script>(\S+)", found.text)
+    policy = reply.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/", ["Learning now", "running", "step 10 of 40", "1 min 00 s left", "Waiting", EVIL, EVIL_CLASS]),
+        ("/tasks", ["digits", EVIL, "learnt", "failed", "learning", "scheduled"]),
+        (f"/tasks/{E}", [EVIL_CLASS, "bit-exact", f"owner={EVIL_CLASS}"]),
+        ("/tasks/digits", ["digits@2", "digits@1", "11 to 13 (3)", "Compare the last two"]),
+        ("/adapters/digits@2", ["bit-exact", "mlflow-job-digits-2-digits", "affiner"]),
+        ("/compare?left=digits@1&right=digits@2", ["digits@1", "digits@2", "Provenance"]),
+        ("/jobs/job-runs", ["step 10 of 40", "1 min 00 s left", "Pause", "Yes, cancel job"]),
+        ("/jobs/job-died", [EVIL_CLASS, "Try again"]),
+        ("/backbones/dit", ["the unconditional row", "11–13", "KD[pixels].mean", "step 0", EVIL]),
+        ("/datasets/digits", ["CC0-1.0", "class 0"]),
+        ("/compositions/both", ["digits@1", "faces@1", "not on this machine"]),
+        ("/lineage/digits", ["warm-start", "backbone", "dit@1", "certificate"]),
+        ("/events", ["adapter.published", "task.registered"]),
+        ("/health", ["queue", "1 running, 1 ready to run"]),
+        ("/search?q=dig", ["digits"]),
+        ("/search?q=task%3Ddigits", ["digits@1", "digits@2"]),
+    ],
+)
+def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: list[str]) -> None:
+    text = page_of(looked_at, path).text
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "next_step"),
+    [
+        ("/", "affinery demo"),
+        ("/tasks", "affinery task add"),
+        ("/jobs", "affinery worker"),
+        ("/datasets", "affinery dataset add"),
+        ("/backbones", "affinery backbone add"),
+        ("/compositions", "Put tasks together"),
+        ("/adapters", "Nothing was learnt yet"),
+        ("/new", "There is no backbone yet"),
+        ("/compare", "digits@1"),
+        ("/search", "What are you looking for?"),
+    ],
+)
+def test_an_empty_workspace_says_what_to_do_first(nothing: Service, path: str, next_step: str) -> None:
+    found = page_of(nothing, path)
+    assert next_step in found.text
+    assert faults(found) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/tasks/nobody", 404),
+        ("/adapters/digits@9", 404),
+        ("/adapters/digits@2/pictures/..%2Fattempt-1%2Fprogress.jsonl", 404),
+        ("/adapters/digits@2/pictures/progress.jsonl", 404),
+        ("/jobs/nothing", 404),
+        ("/lineage/node:0", 422),
+        ("/adapters?filter=task%3D%3D", 422),
+        (f"/compare?{urlencode({'left': EVIL_CLASS, 'right': 'x'})}", 404),
+        (f"/datasets/{quote(EVIL_CLASS, safe='')}", 404),
+        ("/backbones/dit/rebase?to=dit", 422),
+    ],
+)
+def test_what_is_not_there_is_told_and_nothing_breaks(looked_at: Service, path: str, status: int) -> None:
+    reply = looked_at.ask("GET", path)
+    assert reply.status == status, reply.body
+    if reply.headers["content-type"].startswith("text/html"):
+        assert faults(read(reply.body)) == []
+
+
+def test_the_api_answers_as_before(looked_at: Service) -> None:
+    assert looked_at.ask("GET", "/v1/nothing").headers["content-type"] == "application/problem+json"
+    assert not any(path.startswith("/tasks") for path in looked_at.get("/openapi.json")["paths"])
+
+
+def test_a_picture_is_a_picture_and_static_files_are_kept(looked_at: Service) -> None:
+    picture = looked_at.ask("GET", "/adapters/digits@2/pictures/samples.png")
+    assert (picture.status, picture.headers["content-type"]) == (200, "image/png")
+    style = page_of(looked_at, "/").of("link")[1]["href"]
+    reply = looked_at.ask("GET", style)
+    assert reply.status == 200
+    assert "immutable" in reply.headers["cache-control"]
+    assert looked_at.ask("GET", "/static/../visit.py").status == 404
+    assert looked_at.ask("GET", "/static/%2e%2e/visit.py").status == 404
+
+
+def test_what_goes_on_changes_by_itself_and_only_that(pages: Service) -> None:
+    before = pages.ask("GET", "/live").body
+    progress = pages.space.runs / "job-runs" / "attempt-1" / "progress.jsonl"
+    with progress.open("a") as file:
+        file.write('{"step": 20, "steps": 40, "losses": {"running": 0.25}, "time": 1000000040.0}\n')
+    after = pages.ask("GET", "/live").body
+    assert b"step 20 of 40" in after
+    assert b"step 20 of 40" not in before
+    assert b"<html" not in after
+
+
+def test_ten_thousand_versions_come_page_by_page_each_once(large: Service) -> None:
+    def walked(path: str, wanted: str) -> list[str]:
+        seen: list[str] = []
+        following: str | None = path
+        while following is not None:
+            found = page_of(large, following)
+            seen += [held["href"] for held in found.of("a") if re.fullmatch(wanted, held.get("href", ""))]
+            older = [held["href"] for held in found.of("a") if "before=" in held.get("href", "")]
+            following = older[0] if older else None
+        return seen
+
+    tasks_seen = walked("/tasks", r"/tasks/task-\d+")
+    assert len(tasks_seen) == len(set(tasks_seen)) == 200
+    versions = walked("/adapters?filter=task%3Dtask-7", r"/adapters/task-7@\d+")
+    assert versions == [f"/adapters/task-7@{number}" for number in range(50, 0, -1)]
+
+
+# --- forms -------------------------------------------------------------------------------------------
+
+
+def test_an_alias_is_moved_by_a_form(pages: Service) -> None:
+    reply = send(pages, "/adapters/digits@1/alias", alias="champion", other="")
+    assert (reply.status, reply.headers["location"]) == (303, "/adapters/digits@1?said=aliased")
+    assert "The alias was moved" in page_of(pages, reply.headers["location"]).text
+    with pages.space.sessions.read() as session:
+        assert aliases.get(session, "digits@champion").adapter == "digits@1"
+
+
+def test_an_alias_of_ones_own_wins_over_the_list(pages: Service) -> None:
+    send(pages, "/adapters/digits@1/alias", alias="champion", other="mine")
+    with pages.space.sessions.read() as session:
+        assert [each.name for each in aliases.list_all(session, task="digits")] == ["mine"]
+    assert send(pages, "/adapters/digits@1/alias", other=EVIL).status == 422
+
+
+def test_a_version_is_retired_with_its_reason_and_restored(pages: Service) -> None:
+    assert send(pages, "/adapters/digits@2/retire", reason="").status == 422
+    assert send(pages, "/adapters/digits@2/retire", reason=EVIL_CLASS).status == 303
+    found = page_of(pages, "/adapters/digits@2")
+    assert EVIL_CLASS in found.text
+    assert faults(found) == []
+    assert send(pages, "/adapters/digits@2/restore").status == 303
+    with pages.space.sessions.read() as session:
+        meant = tasks.get(session, "digits").node_id
+        assert retirement.of(session, [meant]) == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "verb", "state"),
+    [("job-waits", "pause", "paused"), ("job-waits", "cancel", "cancelled"), ("job-died", "retry", "queued")],
+)
+def test_a_job_is_asked_by_a_form(pages: Service, job: str, verb: str, state: str) -> None:
+    assert send(pages, f"/jobs/{job}/{verb}").status == 303
+    with pages.space.sessions.read() as session:
+        assert queue.get(session, job).state == state
+
+
+def test_a_job_of_a_higher_priority_goes_first_and_nonsense_is_refused(pages: Service) -> None:
+    assert send(pages, "/jobs/job-waits/prioritise", priority="7").status == 303
+    assert send(pages, "/jobs/job-waits/prioritise", priority="soon").status == 422
+    assert send(pages, "/jobs/job-waits/explode").status == 404
+    with pages.space.sessions.read() as session:
+        assert queue.get(session, "job-waits").priority == 7
+
+
+def test_a_composition_is_made_and_its_export_queued(pages: Service) -> None:
+    body = urlencode([("name", "pair"), ("member", "digits@2"), ("member", "faces@1")]).encode()
+    made = pages.ask("POST", "/compositions", body, Content_Type="application/x-www-form-urlencoded")
+    assert made.headers["location"] == "/compositions/pair@1?said=composed"
+    queued = send(pages, "/compositions/pair@1/export")
+    assert "queued" in page_of(pages, queued.headers["location"]).text
+    assert send(pages, "/compositions", name="none").status == 422
+
+
+def test_a_new_task_that_cannot_be_is_told_beside_what_was_filled_in(pages: Service) -> None:
+    with pages.space.sessions.read() as session:
+        before = session.scalar(select(func.count()).select_from(Job))
+    given = {"name": "digits", "dataset": "digits@1", "backbone": "dit@1", "kind": "no-such", "steps": "12"}
+    reply = send(pages, "/new", **given)
+    found = read(reply.body)
+    assert 400 <= reply.status < 500
+    assert {"value": "12"}.items() <= next(h for h in found.of("input") if h.get("name") == "steps").items()
+    assert send(pages, "/new", **(given | {"kind": "affiner", "steps": "many"})).status == 422
+    assert send(pages, "/new").status == 422
+    with pages.space.sessions.read() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == before
+
+
+# --- who may ---------------------------------------------------------------------------------------
+
+
+def test_another_site_can_send_no_form(pages: Service) -> None:
+    for headers in ({"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}):
+        reply = pages.ask(
+            "POST",
+            "/jobs/job-waits/cancel",
+            b"",
+            Content_Type="application/x-www-form-urlencoded",
+            **headers,
+        )
+        assert reply.status == 403
+    with pages.space.sessions.read() as session:
+        assert queue.get(session, "job-waits").state == "queued"
+
+
+def test_whoever_shows_no_token_is_asked_for_one_and_static_files_are_open(pages: Service) -> None:
+    with serving(pages.space, token="a-token-of-some-length") as closed:
+        reply = closed.ask("GET", "/tasks", Accept="text/html")
+        assert (reply.status, reply.headers["location"]) == (303, "/login?next=/tasks")
+        assert faults(page_of(closed, "/login?next=/tasks&wrong=1")) == []
+        style = page_of(closed, "/login").of("link")[1]["href"]
+        assert closed.ask("GET", style).status == 200
+        opened = send(closed, "/session", token="a-token-of-some-length", next="/tasks")
+        assert (opened.status, opened.headers["location"]) == (303, "/tasks")
+        cookie = opened.headers["set-cookie"].partition(";")[0]
+        found = read(closed.ask("GET", "/adapters/digits@1", Cookie=cookie).body)
+        forms = [held for held in found.of("form") if held.get("method") == "post"]
+        secrets = [held["value"] for held in found.of("input") if held.get("name") == "csrf"]
+        assert len(secrets) == len(forms) > 2  # each form carries it
+        form = "application/x-www-form-urlencoded"
+        place = "/adapters/digits@1/alias"
+        bare = closed.ask("POST", place, b"alias=champion", Cookie=cookie, Content_Type=form)
+        assert bare.status == 403
+        sent = urlencode({"csrf": secrets[0], "alias": "champion"}).encode()
+        assert closed.ask("POST", place, sent, Cookie=cookie, Content_Type=form).status == 303
+
+
+@pytest.mark.parametrize("scope", ["read", "schedule", "promote", "admin"])
+def test_every_form_asks_for_its_scope(pages: Service, scope: str) -> None:
+    with pages.space.sessions.begin() as session:
+        _, secret = tokens.create(session, f"of-{scope}", scope, by="tests")
+    headers = {"Authorization": f"Bearer {secret}", "Content_Type": "application/x-www-form-urlencoded"}
+    with serving(pages.space) as closed:
+        for path, (_, wanted) in CHANGE.items():
+            place = path.format(ref="nothing", verb="cancel")
+            reply = closed.ask("POST", place, b"", **headers)
+            may = tokens.SCOPES.index(scope) >= tokens.SCOPES.index(wanted)
+            assert (reply.status != 403) == may, (place, reply.status)
+            assert reply.status < 500, reply.body
