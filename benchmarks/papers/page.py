@@ -87,7 +87,7 @@ def page(
     steps.
     """
     lines = [
-        "# The papers' tables at small scale",
+        "# The papers' tables" if facts.profile == "paper" else "# The papers' tables at small scale",
         "",
         ABOUT,
         "",

@@ -73,7 +73,7 @@ PROFILES = {
         pretraining_batch=64,
         ranks=(1, 4),
     ),
-    # On the transformer that comes with Affinery: all tables in about half an hour of one processor.
+    # On the transformer that comes with Affinery: all tables in about an hour of one processor, by estimate.
     "short": Profile(
         *(120, 32, 128, 10, 2),
         datasets=("twemoji", "animals", "letters", "digits"),

@@ -113,7 +113,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

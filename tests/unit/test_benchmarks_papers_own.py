@@ -146,7 +146,7 @@ def test_a_backbone_that_is_not_named_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_papers_set_up_runs_on_stand_ins_of_their_datasets_and_backbones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
