@@ -1,7 +1,7 @@
 """The papers' tables: methods × datasets, baselines, ablations, ladders, and what one model forgets.
 
     python -m benchmarks.papers --out runs/papers --quick            about a minute, to see that it runs
-    python -m benchmarks.papers --out runs/papers --profile short    on the shipped backbone; about an hour of a CPU
+    python -m benchmarks.papers --out runs/papers --profile short    on the shipped backbone; an hour of a CPU
     python -m benchmarks.papers --out runs/papers                    hours on a CPU; minutes a table on a GPU
     python -m benchmarks.papers --out runs/papers --only methods     one table
     python -m benchmarks.papers --out runs/papers --profile paper --data … --dit … --sd … --extractor …
