@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.responses import FileResponse, Response
 
-from affinery_app.dashboard.visit import HEADERS, Visit
+from affinery_app.dashboard.visit import HEADERS, Visit, address
+from affinery_app.wiring import Workspace
 from registry import datasets, pages
+from registry.records import DatasetRecord
 
 A_PAGE = 50
 
@@ -24,7 +28,19 @@ def page(visit: Visit) -> Response:
     classes = [
         (name, count, count / most) for name, count in zip(dataset.classes, dataset.class_counts, strict=True)
     ]
-    return visit.answer("dataset.html", dataset=dataset, classes=classes)
+    return visit.answer(
+        "dataset.html", dataset=dataset, classes=classes, sheet=sheet_of(visit.space, dataset)
+    )
+
+
+def sheet_of(space: Workspace, dataset: DatasetRecord) -> str | None:
+    """Where its sheet is shown; None where its images are not on this machine."""
+    here = _drawn(space, dataset).exists() or (space.data / dataset.dvc_path).is_dir()
+    return address("datasets", dataset.ref, "sheet.png") if here else None
+
+
+def _drawn(space: Workspace, dataset: DatasetRecord) -> Path:
+    return space.folder / "cache" / "sheets" / f"{dataset.digest}.png"
 
 
 def sheet(visit: Visit) -> Response:
@@ -35,10 +51,9 @@ def sheet(visit: Visit) -> Response:
 
     with visit.space.sessions.read() as session:
         dataset = datasets.get(session, visit.named())
-    file = visit.space.folder / "cache" / "sheets" / f"{dataset.digest}.png"
+    file = _drawn(visit.space, dataset)
     if not file.exists():
         pack = ensure(visit.space.data, dataset.dvc_path, dataset.digest)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, contact_sheet(pack, dataset.name))
     kept = {"Cache-Control": "private, max-age=3600"}
     return FileResponse(file, media_type="image/png", headers=HEADERS | kept)

@@ -12,7 +12,9 @@ from affinery.errors import ConfigInvalid, UserError
 from affinery_app.cli.kind_options import kind_values
 from affinery_app.cli.rehearsal import Rehearsal
 from affinery_app.dashboard.amounts import whole
+from affinery_app.dashboard.datasets import sheet_of
 from affinery_app.dashboard.visit import Visit, status_of
+from affinery_app.wiring import Workspace
 from orchestration.additions import Wanted, schedule_all
 from registry import backbones, datasets, pages, tasks
 from registry.records import DatasetRecord
@@ -43,7 +45,7 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         kinds=kinds(),
         filled=USUAL | {"name": name, "dataset": chosen.ref if chosen else ""} | filled,
         wrong=wrong,
-        preview=_preview(chosen, name),
+        preview=_preview(visit.space, chosen, name),
     )
 
 
@@ -63,7 +65,7 @@ def _free_name(session: Session, dataset: DatasetRecord | None) -> str:
     return next((name for name in names if name not in known), dataset.name)
 
 
-def _preview(dataset: DatasetRecord | None, name: str) -> dict[str, Any] | None:
+def _preview(space: Workspace, dataset: DatasetRecord | None, name: str) -> dict[str, Any] | None:
     if dataset is None:
         return None
     most = max(dataset.class_counts, default=1)
@@ -71,6 +73,7 @@ def _preview(dataset: DatasetRecord | None, name: str) -> dict[str, Any] | None:
     return {
         "dataset": dataset,
         "name": name,
+        "sheet": sheet_of(space, dataset),
         "classes": [(name, count, count / most) for name, count in counted],
     }
 
@@ -80,7 +83,7 @@ def preview(visit: Visit) -> Response:
     with visit.space.sessions.read() as session:
         found = datasets.get(session, visit.asked("dataset"))
         name = _free_name(session, found)
-    return visit.answer("live/preview.html", preview=_preview(found, name))
+    return visit.answer("live/preview.html", preview=_preview(visit.space, found, name))
 
 
 def estimate(visit: Visit) -> Response:
