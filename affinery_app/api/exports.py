@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -100,8 +101,15 @@ def _files(place: Path) -> dict[str, Path]:
     return {
         each.relative_to(place).as_posix(): each
         for each in sorted(place.rglob("*"))
-        if each.is_file() and not any(part.is_symlink() for part in (each, *each.parents) if part != place)
+        if each.is_file() and not any(_linked(place, each))
     }
+
+
+def _linked(place: Path, path: Path) -> Iterator[bool]:
+    """Of a path below a place, and of each folder between them: whether it is a link."""
+    while path != place:
+        yield path.is_symlink()
+        path = path.parent
 
 
 def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
@@ -112,7 +120,7 @@ def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
         with suppress(OSError):
             if time.time() - old.stat().st_atime > KEPT_SECONDS:
                 old.unlink()
-    packed = folder / f"{record.digest}.tar"
+    packed = folder / f"{record.node_id}-{record.digest}.tar"
     if not packed.exists():
         top = record.ref.replace("@", "-")
         descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")

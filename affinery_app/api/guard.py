@@ -87,7 +87,7 @@ class Guard:
         counted = _counting(receive, limit)
         try:
             came = await self._came(scope, Headers(scope=scope), limit)
-            if isinstance(came, Who):
+            if not isinstance(came, Response):
                 body = _Body(counted)
                 refusal = await _forged(scope, Headers(scope=scope), came, body)
                 came, counted = refusal or came, body.receive
@@ -171,15 +171,15 @@ def _for_machines(path: str) -> bool:
     return any(path == each or path.startswith(f"{each}/") for each in MACHINES)
 
 
-async def _forged(scope: Scope, headers: Headers, who: Who, body: _Body) -> Response | None:
+async def _forged(scope: Scope, headers: Headers, who: Who | None, body: _Body) -> Response | None:
     """The refusal of a change that another site's page may have sent in a browser's name."""
-    if scope["method"] in SAFE or who.via == "token":
+    if scope["method"] in SAFE or (who is not None and who.via == "token"):
         return None
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     own = (f"http://{headers.get('host', '')}", f"https://{headers.get('host', '')}")
     if site not in (None, "same-origin", "none") or (origin is not None and origin not in own):
         return problem(403, "Cross-site", "A page of another site may change nothing here.")
-    if who.via == "session":
+    if who is not None and who.via == "session":
         said = headers.get(CSRF_HEADER) or await _first_field(headers.get("content-type", ""), body)
         if not hmac.compare_digest(said.encode(), who.csrf.encode()):
             detail = (

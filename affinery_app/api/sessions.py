@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -17,7 +18,7 @@ from affinery_app.api.guard import FORM
 from affinery_app.api.problems import problem
 from affinery_app.api.rights import nouns
 from affinery_app.wiring import Workspace
-from registry import tokens
+from registry import events, tokens
 
 router = nouns("/session", "session")
 
@@ -61,7 +62,8 @@ async def open_session(request: Request, space: Space) -> Response:
         if form:
             return RedirectResponse("/login?wrong=1", 303)
         return problem(401, "Unauthorized", "There is no active token of this text.")
-    cookie, ends = await run_in_threadpool(_open, space, who)
+    address = request.client.host if request.client is not None else ""
+    cookie, ends = await run_in_threadpool(_open, space, replace(who, address=address))
     seconds = int((ends - datetime.now(UTC)).total_seconds())
     told = _told(who, ends) | {"via": "session", "csrf": csrf_of(cookie)}
     done: Response = RedirectResponse(_local(new.next), 303) if form else JSONResponse(told, 201)
@@ -102,6 +104,7 @@ async def _read(request: Request, form: bool) -> Shown:
 
 def _open(space: Workspace, who: Who) -> tuple[str, datetime]:
     with space.sessions.begin() as session:
+        events.append(session, "session.opened", None, {"by": who.name, "from": who.address})
         return tokens.open_session(session, who.digest, who.expires_at)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, HTTPException
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -39,14 +39,27 @@ class Message:
 
 
 Look = Callable[[], tuple[Sequence[Message], bool]]
+MOST = 200
+_UNDER_WAY: set[Look] = set()
 
 
 def stream(look: Look) -> StreamingResponse:
     """What look gives, again and again, until it says that it is over. It is called in a thread."""
+    if len(_UNDER_WAY) >= MOST:
+        raise HTTPException(429, f"{MOST} streams are under way. Ask later.", {"Retry-After": "10"})
     return StreamingResponse(_told(look), media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
 
 
 async def _told(look: Look) -> AsyncIterator[bytes]:
+    _UNDER_WAY.add(look)
+    try:
+        async for piece in _pieces(look):
+            yield piece
+    finally:
+        _UNDER_WAY.discard(look)
+
+
+async def _pieces(look: Look) -> AsyncIterator[bytes]:
     begun = spoke = time.monotonic()
     yield b"retry: 2000\n\n"
     while time.monotonic() - begun < LONGEST_SECONDS:

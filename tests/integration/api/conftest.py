@@ -20,7 +20,7 @@ from affinery_app.api.guard import Limits
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
 from registry.storage.local import LocalStore
-from tests import stored_world
+from tests import learning_world, stored_world
 from tests.postgres import copy_of, named, on_server
 
 _TEMPLATE = "affinery_served"
@@ -130,3 +130,29 @@ def either(request: pytest.FixtureRequest, space: Workspace) -> Iterator[Service
     for url in copy_of(request.getfixturevalue("postgres_url"), template):
         with serving(Workspace(space.folder, Settings(registry_url=url))) as made:
             yield made
+
+
+@pytest.fixture(scope="session")
+def learnable_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    sqlite_template: Path,
+    mlflow_template: Path,
+    tiny_backbone: Path,
+) -> Path:
+    """A workspace with a backbone and two datasets of two classes."""
+    folder = tmp_path_factory.mktemp("learnable")
+    services = learning_world.make_space(folder / "space", sqlite_template, mlflow_template, tiny_backbone)
+    for seed, name in enumerate(("shapes", "shades")):
+        learning_world.add_dataset(
+            services, learning_world.image_folder(folder / name, "x", "y", seed=seed), name
+        )
+    services.sessions.engine.dispose()
+    return folder / "space"
+
+
+@pytest.fixture
+def learnable(learnable_folder: Path, tmp_path: Path) -> Iterator[Service]:
+    """The service of such a workspace."""
+    shutil.copytree(learnable_folder, tmp_path / "space", symlinks=True)
+    with serving(Workspace(tmp_path / "space", Settings())) as made:
+        yield made

@@ -53,7 +53,10 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     made = client.compositions.add("pair", ["digits@best", "faces"])
     assert made["members"] == ["digits@1", "faces@1"]
     assert client.search("pair")["meant"]["ref"].endswith("pair@1")
-    assert {each["ref"] for each in client.lineage("pair")["nodes"]} >= {"adapter:digits@1", "adapter:faces@1"}
+    assert {each["ref"] for each in client.lineage("pair")["nodes"]} >= {
+        "adapter:digits@1",
+        "adapter:faces@1",
+    }
     job = client.exports.start("pair")
     assert client.jobs.prioritise(job["number"], 3)["priority"] == 3
     assert client.jobs.cancel(job["number"])["state"] == "cancelled"

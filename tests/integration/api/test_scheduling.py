@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from affinery_app.settings import Settings
-from affinery_app.wiring import Workspace
 from registry import compositions, tokens
 from registry.models import Dataset, Job, Schedule, Task
 from tests import learning_world as world
-from tests.integration.api.conftest import Reply, Service, serving
+from tests.integration.api.conftest import Reply, Service
 from tests.registry_world import sha
 
 BINARY = {"Content_Type": "application/octet-stream"}
 TINY = {"steps": 8, "batch": 4, "warmup": 2}
-
-
-@pytest.fixture(scope="session")
-def learnable_folder(
-    tmp_path_factory: pytest.TempPathFactory,
-    sqlite_template: Path,
-    mlflow_template: Path,
-    tiny_backbone: Path,
-) -> Path:
-    """A workspace with a backbone and two datasets of two classes."""
-    folder = tmp_path_factory.mktemp("learnable")
-    services = world.make_space(folder / "space", sqlite_template, mlflow_template, tiny_backbone)
-    for seed, name in enumerate(("shapes", "shades")):
-        world.add_dataset(services, world.image_folder(folder / name, "x", "y", seed=seed), name)
-    services.sessions.engine.dispose()
-    return folder / "space"
-
-
-@pytest.fixture
-def learnable(learnable_folder: Path, tmp_path: Path) -> Iterator[Service]:
-    """The service of such a workspace."""
-    shutil.copytree(learnable_folder, tmp_path / "space", symlinks=True)
-    with serving(Workspace(tmp_path / "space", Settings())) as made:
-        yield made
 
 
 def new(*names: str, **more: Any) -> dict[str, Any]:

@@ -48,7 +48,13 @@ def reported(service: Service, job_id: str, *steps: int) -> None:
     channel.mkdir(parents=True, exist_ok=True)
     with (channel / PROGRESS).open("a") as file:
         for step in steps:
-            line = {"step": step, "steps": 9, "time": 1000.0 + step, "idle": 0, "losses": {"digits": 1 / step}}
+            line = {
+                "step": step,
+                "steps": 9,
+                "time": 1000.0 + step,
+                "idle": 0,
+                "losses": {"digits": 1 / step},
+            }
             file.write(json.dumps(line) + "\n")
 
 
