@@ -34,7 +34,7 @@ def worker_of(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         str(tmp_path / "space"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield process
+    yield
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=60)
@@ -59,8 +59,9 @@ def zipped(folder: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_newcomer_comes_from_images_to_a_bundle(
-    space_with_backbone: Path, worker_of: subprocess.Popen[bytes], visitor: Visitor, tmp_path: Path
+    space_with_backbone: Path, visitor: Visitor, tmp_path: Path
 ) -> None:
     images = zipped(
         learning_world.image_folder(tmp_path / "shapes", "round", "flat"), tmp_path / "shapes.zip"
