@@ -12,6 +12,16 @@ class WorkspaceMissing(UserError):
         return f"There is no workspace in {self.args[0]}. Make one: affinery init. Or name one: --workspace"
 
 
+class UrlNotTaken(UserError):
+    """A service is meant, and what was asked for is done in a workspace. Args: address."""
+
+    def __str__(self) -> str:
+        return (
+            f"AFFINERY_URL means the service at {self.args[0]}, and this is done in a workspace here: name "
+            "one with --workspace, or use affinery.Client, which has every verb of the service."
+        )
+
+
 class WorkspaceInvalid(UserError):
     """A workspace's settings cannot be read. Args: path, reason."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from affinery.errors import ConfigInvalid, UnknownName
-from affinery_app.errors import WorkspaceInvalid, WorkspaceMissing
+from affinery_app.errors import UrlNotTaken, WorkspaceInvalid, WorkspaceMissing
 
 FILE = "affinery.toml"
 DEFAULT = "affinery-workspace"
@@ -66,7 +66,8 @@ SETTINGS = (
 VARIABLES = {setting.name: setting.variable for setting in SETTINGS}
 ENVIRONMENT = {
     "AFFINERY_WORKSPACE": "the workspace's folder, where --workspace does not name it",
-    "AFFINERY_TOKEN": "a token that affinery serve takes beside those of affinery token create",
+    "AFFINERY_URL": "the service that lists are read from, where --url does not name it",
+    "AFFINERY_TOKEN": "what is shown to that service; and what affinery serve takes beside tokens of its own",
 }
 """Variables that stand in no file."""
 HEADER = """# An Affinery workspace. What is not set here has its default below this folder; the variables
@@ -92,7 +93,12 @@ class Settings(BaseModel):
 
 
 def chosen(folder: Path | None) -> Path:
-    """The workspace that is meant: the one given, AFFINERY_WORKSPACE, or ./affinery-workspace."""
+    """The workspace that is meant: the one given, AFFINERY_WORKSPACE, or ./affinery-workspace.
+
+    Raises UrlNotTaken where a service is meant instead: nobody is to write here what was meant for there.
+    """
+    if folder is None and os.environ.get("AFFINERY_URL") and not os.environ.get("AFFINERY_WORKSPACE"):
+        raise UrlNotTaken(os.environ["AFFINERY_URL"])
     return (folder or Path(os.environ.get("AFFINERY_WORKSPACE") or DEFAULT)).absolute()
 
 

@@ -9,6 +9,7 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.adapter_files import export
+from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 if TYPE_CHECKING:
@@ -61,23 +62,30 @@ def list_all(
     backbone: Annotated[
         str | None, typer.Option(help="Only on this backbone.", autocompletion=completion.backbones)
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """All adapter versions."""
     from affinery_app.wiring import open_workspace
     from registry import adapters
+    from registry.records import AdapterRecord
 
-    with open_workspace(workspace).sessions.read() as session:
-        records = adapters.list_all(session, task=task, backbone=backbone)
+    if url:
+        given = {"task": task, "backbone": backbone}
+        wanted = " and ".join(f"{name}={value}" for name, value in given.items() if value)
+        found = records(url, workspace, "adapters", AdapterRecord, "node_id", filter=wanted)
+    else:
+        with open_workspace(workspace).sessions.read() as session:
+            found = adapters.list_all(session, task=task, backbone=backbone)
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json() for record in found])
         return
     table(
         ["adapter", "digest", "kind", "backbone", "dataset", "parameters", "size"],
         [
             (r.ref, r.digest[:12], r.kind, r.backbone, r.dataset, f"{r.parameters:,}", size(r.size_bytes))
-            for r in records
+            for r in found
         ],
         "No adapter yet. Schedule a task and train it: affinery task add …, affinery run",
     )

@@ -64,13 +64,13 @@ def list_all(
     from registry import aliases
 
     with open_workspace(workspace).sessions.read() as session:
-        records = aliases.list_all(session, task=task)
+        found = aliases.list_all(session, task=task)
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json() for record in found])
         return
     table(
         ["alias", "means", "since", "gate"],
-        [(r.ref, r.adapter, f"{r.at:%Y-%m-%d %H:%M}", _gate(r)) for r in records],
+        [(r.ref, r.adapter, f"{r.at:%Y-%m-%d %H:%M}", _gate(r)) for r in found],
         "No alias yet. Point one at an adapter: affinery alias set champion TASK",
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from affinery_app.cli import completion
+from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
@@ -66,21 +67,25 @@ def add(
 
 
 @app.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All backbone versions."""
     from affinery_app.wiring import open_workspace
     from registry import backbones
+    from registry.records import BackboneRecord
 
-    with open_workspace(workspace).sessions.read() as session:
-        records = backbones.list_all(session)
+    if url:
+        found = records(url, workspace, "backbones", BackboneRecord, "name", "version")
+    else:
+        with open_workspace(workspace).sessions.read() as session:
+            found = backbones.list_all(session)
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json() for record in found])
         return
     table(
         ["backbone", "fingerprint", "classes", "size", "added"],
         [
             (r.ref, r.digest[:12], r.num_classes, size(r.size_bytes), f"{r.created_at:%Y-%m-%d %H:%M}")
-            for r in records
+            for r in found
         ],
         "No backbone yet. Add one: affinery backbone add FILE.safetensors",
     )

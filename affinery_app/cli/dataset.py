@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affinery_app.cli import completion
+from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -130,17 +131,21 @@ def _balance(record: DatasetRecord) -> None:
 
 
 @app.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All datasets, each in its newest version; their versions: affinery dataset versions NAME."""
     from affinery_app.wiring import open_workspace
     from registry import datasets
+    from registry.records import DatasetRecord
 
-    with open_workspace(workspace).sessions.read() as session:
-        records = datasets.list_all(session)
+    if url:
+        found = records(url, workspace, "datasets", DatasetRecord, "name", "version")
+    else:
+        with open_workspace(workspace).sessions.read() as session:
+            found = datasets.list_all(session)
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json() for record in found])
         return
-    newest = {record.name: record for record in records}
+    newest = {record.name: record for record in found}
     _list(list(newest.values()), "No dataset yet. Add one: affinery dataset add NAME FOLDER")
 
 

@@ -17,6 +17,7 @@ from affinery_app.cli.condition_options import (
     SizeOption,
     conditions_of,
 )
+from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.job_options import (
     AfterOption,
     CpusOption,
@@ -260,15 +261,19 @@ def train(
 
 
 @app.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All tasks and how far they are."""
     from affinery_app.wiring import open_workspace
     from registry import tasks
+    from registry.records import TaskRecord
 
-    with open_workspace(workspace).sessions.read() as session:
-        records = tasks.list_all(session)
+    if url:
+        found = records(url, workspace, "tasks", TaskRecord, "node_id")
+    else:
+        with open_workspace(workspace).sessions.read() as session:
+            found = tasks.list_all(session)
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json() for record in found])
         return
     table(
         ["task", "state", "kind", "backbone", "dataset", "class rows", "versions"],
@@ -282,7 +287,7 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
                 f"[{r.block[0]}, {r.block[1]})",
                 r.latest_version,
             )
-            for r in records
+            for r in found
         ],
         "No task yet. Add one: affinery task add NAME --dataset NAME --backbone NAME",
     )
