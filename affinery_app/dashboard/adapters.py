@@ -8,7 +8,7 @@ from starlette.responses import FileResponse, Response
 
 from affinery.errors import UserError
 from affinery_app.dashboard.losses import chart
-from affinery_app.dashboard.pictures import file_of, place
+from affinery_app.dashboard.pictures import SAMPLES, file_of, place
 from affinery_app.dashboard.visit import HEADERS, Visit
 from affinery_app.figures import figures
 from affinery_app.task_report import curve_of, pictures, place_of
@@ -67,7 +67,7 @@ def page(visit: Visit) -> Response:
         "adapter.html",
         **values,
         figures=figures(adapter.metrics),
-        pictures=[(name, place(adapter, name)) for name in drawn],
+        pictures=[(name, place(adapter, name)) for name in sorted(drawn, key=lambda name: name != SAMPLES)],
         losses=chart({adapter.ref: curve_of(space, adapter)}),
         tracked=tracked(visit, adapter.mlflow_run_id),
     )

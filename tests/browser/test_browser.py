@@ -104,22 +104,22 @@ def test_ten_thousand_versions_are_paged_and_found(large: Service, visitor: Visi
 
 def test_a_lineage_of_thousands_stays_readable_and_opens_hop_by_hop(large: Service, visitor: Visitor) -> None:
     page = visitor.goes_to(large, "/lineage/backbone:dit@1")
-    page.wait_for_function("window.affineryGraph && window.affineryGraph.nodes().length > 30")
+    page.wait_for_function("() => window.affineryGraph && window.affineryGraph.nodes().length > 30")
     before = page.evaluate("window.affineryGraph.nodes().length")
     assert before <= 70  # not the ten thousand that came of it
     assert "more than 60" in page.text_content("#told").lower()  # type: ignore[union-attr]
     page.evaluate("window.affineryGraph.nodes('[kind = \"task\"]')[0].emit('tap')")
-    page.wait_for_function(f"window.affineryGraph.nodes().length > {before}")
+    page.wait_for_function(f"() => window.affineryGraph.nodes().length > {before}")
     page.focus("#graph")
     page.keyboard.press("ArrowLeft")
     assert "backbone dit@1" in page.text_content("#told")  # type: ignore[operator]
     page.uncheck("#roles input[value=backbone]")
-    page.wait_for_function(f"window.affineryGraph.nodes().length < {before}")
+    page.wait_for_function(f"() => window.affineryGraph.nodes().length < {before}")
 
 
 def test_a_graph_of_five_thousand_nodes_is_drawn_and_moved(large: Service, visitor: Visitor) -> None:
     page = visitor.goes_to(large, "/lineage/backbone:dit@1")
-    page.wait_for_function("window.affineryGraph")
+    page.wait_for_function("() => window.affineryGraph")
     page.evaluate(
         """() => {
           const more = Array.from({ length: 5000 }, (_, i) => ({
@@ -131,5 +131,7 @@ def test_a_graph_of_five_thousand_nodes_is_drawn_and_moved(large: Service, visit
     )
     page.hover("#graph")
     page.mouse.wheel(0, 200)
-    page.wait_for_function("window.affineryGraph.nodes().length > 5000 && window.affineryGraph.zoom() < 2")
+    page.wait_for_function(
+        "() => window.affineryGraph.nodes().length > 5000 && window.affineryGraph.zoom() < 2"
+    )
     page.click("#fit")
