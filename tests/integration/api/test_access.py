@@ -156,6 +156,24 @@ def test_tokens_are_made_and_ended_over_http_and_their_text_is_told_once(space: 
         assert ask(service, OWN, "DELETE", "/v1/tokens/nobody").status == 404
 
 
+def test_tokens_and_sessions_mean_the_same_on_both_engines(
+    either: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("affinery_app.api.access.LOOK_SECONDS", -1.0)
+    limited = made(either.space, "lab", "schedule", tasks=["digits", "faces"], days=1)
+    token = made(either.space, "ann", "admin")
+    assert ask(either, limited, "GET", "/session").json["tasks"] == ["digits", "faces"]
+    cookie, csrf = signed_in(either, token)
+    reply = either.ask("PUT", "/v1/notes/digits@1", {"text": "x"}, Cookie=cookie, X_Affinery_CSRF=csrf)
+    assert reply.status == 200
+    asked = ask(either, token, "GET", "/v1/events?kind=request.made").json["items"]
+    assert [(each["payload"]["by"], each["payload"]["via"]) for each in asked] == [("ann", "session")]
+    assert ask(either, token, "DELETE", "/v1/tokens/ann").json["state"] == "revoked"
+    assert either.ask("GET", "/session", Cookie=cookie).status == 401
+    with pytest.raises(Exception, match="scope"), either.space.sessions.begin() as session:
+        session.execute(update(Token).values(scope="root"))
+
+
 def test_when_a_token_was_used_is_remembered(space: Workspace) -> None:
     token = made(space, "ci", "read")
     with serving(space) as service:
