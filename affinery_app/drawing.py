@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from affinery.composed import ComposedModel
     from affinery.diffusion.sampling import Draw, SamplerSettings
+    from trainers.conditions import Maker
 
 COLUMNS = 20
 
@@ -73,7 +74,6 @@ class Telling:
         """(C, H, W): what a task is told. Raises ConfigInvalid where it needs a picture that is not given."""
         import torch
 
-        from trainers.conditions import maker
         from trainers.data import as_unit
 
         record = model.task(task).meta.condition
@@ -83,11 +83,24 @@ class Telling:
         if self.condition is not None:
             pixels = self.condition(size, channels, record["name"] != "segmentation")
         elif self.made_from is not None:
-            pixels = maker(record)(self.made_from(size, model.spec.channels, True))
+            pixels = _edges(record)(self.made_from(size, model.spec.channels, True))
         else:
             other = ", or a picture that it is made from" if record["name"] == "canny" else ""
             raise ConfigInvalid("condition", f"{task!r} is told {record['name']}: give its map{other}.")
-        return as_unit(torch.from_numpy(pixels))
+        return as_unit(torch.tensor(pixels))
+
+
+def _edges(record: Mapping[str, Any]) -> Maker:
+    """What draws the edges that a task is told. Raises ConfigInvalid for any other condition.
+
+    The record stands in a file of others: no model is looked for by its word.
+    """
+    from trainers.conditions import HIGH, LOW, condition_record, maker
+
+    low, high = record.get("low", LOW), record.get("high", HIGH)
+    if record["name"] != "canny" or not all(type(threshold) is int for threshold in (low, high)):
+        raise ConfigInvalid("condition", f"{record['name']} is not drawn from pictures here; give its map.")
+    return maker(condition_record("canny", low, high))
 
 
 NOTHING = Telling()
