@@ -6,6 +6,7 @@ The application is the caller's: `build` makes it in every copy, and is sent the
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from orchestration.local_ray import LocalRay, address_in
 from orchestration.ray_train import connect_ray
 
 NAME = "affinery"
+PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+"""Serve ends a proxy that has not started within 5 s, which is too short on a machine that does much else."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ def deployed(
     address: of a cluster; None starts Ray on this machine, for these copies alone. Raises RayUnavailable.
     """
     own = None
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     if address is None:
         own = LocalRay(math.ceil(copies.count * copies.cpus), 0)
         address = address_in(Path(own.ready()))
@@ -55,7 +63,6 @@ def _started(build: Callable[[], Any], copies: Copies, host: str, port: int) -> 
     except ImportError as error:
         reason = f"Ray Serve is not installed ({error.name}): pip install 'affinery[serve]'."
         raise RayUnavailable("this machine", reason) from error
-    serve.start(http_options={"host": host, "port": port})
     deployment = serve.deployment(
         serve.ingress(build)(),
         name=NAME,
@@ -63,7 +70,12 @@ def _started(build: Callable[[], Any], copies: Copies, host: str, port: int) -> 
         max_ongoing_requests=copies.at_once,
         ray_actor_options={"num_cpus": copies.cpus},
     )
-    serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise RayUnavailable("this machine", f"its Serve did not start ({reason})") from error
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
