@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Path as Place
@@ -29,7 +29,9 @@ router = nouns("/v1/exports", "exports")
 Export = shape(ExportRecord)
 KEPT_SECONDS = 24 * 3600
 BYTES = "application/octet-stream"
-_FILE = {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
 class ExportFile(BaseModel):

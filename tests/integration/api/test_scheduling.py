@@ -129,8 +129,8 @@ def test_jobs_of_every_kind_are_scheduled_and_once(service: Service) -> None:
         {"kind": "rebase", "old": "dit", "new": "unet"},
         {"kind": "verify"},
     ):
-        first = post(service, "/v1/jobs", asked, Idempotency_Key=asked["kind"])
-        again = post(service, "/v1/jobs", asked, Idempotency_Key=asked["kind"])
+        first = post(service, "/v1/jobs", asked, Idempotency_Key=str(asked["kind"]))
+        again = post(service, "/v1/jobs", asked, Idempotency_Key=str(asked["kind"]))
         assert (first.status, first.json["kind"]) == (201, asked["kind"]), first.body
         assert (again.json["id"], again.headers["idempotency-replayed"]) == (first.json["id"], "true")
     for wrong in (
