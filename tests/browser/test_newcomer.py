@@ -23,16 +23,10 @@ PATIENCE_MS = 600_000
 
 
 @pytest.fixture
-def worker_of(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(space_with_backbone: Path) -> Iterator[None]:
     """A worker of the newcomer's workspace, as people start it."""
-    command = [
-        sys.executable,
-        "-m",
-        "affinery_app.cli.main",
-        "worker",
-        "--workspace",
-        str(tmp_path / "space"),
-    ]
+    words = ["worker", "--workspace", str(space_with_backbone)]
+    command = [sys.executable, "-m", "affinery_app.cli.main", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     yield
     process.send_signal(signal.SIGTERM)
