@@ -22,7 +22,7 @@ from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
 from affinery.formats import plain_dit, plain_unet
 from affinery.formats.contract import Format, Shipment, distance
-from affinery.formats.pipeline_files import OTHERWISE, write_json, write_vae
+from affinery.formats.pipeline_files import OTHERWISE, loaded, write_json, write_vae
 from affinery.formats.program import scheduler_config
 from affinery.formats.torch_export import FORMAT as GRAPH
 
@@ -73,17 +73,13 @@ def _plain(model: ComposedModel) -> ModuleType:
 
 def _compare_routed(model: ComposedModel, folder: Path) -> float:
     """Two steps of every task in one batch, through the pipeline as diffusers loads it."""
-    from diffusers import DiffusionPipeline
-
-    pipeline = DiffusionPipeline.from_pretrained(
-        folder, custom_pipeline=str(folder), trust_remote_code=True, use_safetensors=True
-    )
     names = list(model.slots)
     classes = [model.task(name).meta.class_names[-1] for name in names]
     seeds = list(range(len(names)))
-    theirs = pipeline(
-        names, classes, seeds=seeds, num_inference_steps=2, guidance_scale=2.0, output_type="pt"
-    )
+    with loaded(folder, custom_pipeline=str(folder), trust_remote_code=True) as pipeline:
+        theirs = pipeline(
+            names, classes, seeds=seeds, num_inference_steps=2, guidance_scale=2.0, output_type="pt"
+        )
     draws = [
         Draw(name, model.task(name).row(label), seed)
         for name, label, seed in zip(names, classes, seeds, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,18 @@ def write_vae(backbone: Backbone, folder: Path) -> None:
     config = json.loads((folder / "vae" / "config.json").read_text())
     latent = backbone.spec.latent
     write_json(folder / "vae" / "config.json", config | {"scaling_factor": latent.scaling if latent else 1.0})
+
+
+@contextmanager
+def loaded(folder: Path, **given: Any) -> Iterator[Any]:
+    """What diffusers loads from a folder, without its bars. given: as `from_pretrained` takes it."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        yield pipeline
+    finally:
+        logging.enable_progress_bar()

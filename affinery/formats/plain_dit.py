@@ -21,7 +21,7 @@ from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid
 from affinery.formats.contract import distance
 from affinery.formats.folded import folded_backbone
-from affinery.formats.pipeline_files import OTHERWISE, write_json, write_vae
+from affinery.formats.pipeline_files import OTHERWISE, loaded, write_json, write_vae
 from affinery.formats.probe import probe
 
 NULL = 1000  # what DiTPipeline asks for under guidance
@@ -86,12 +86,10 @@ def _laid_out(model: ComposedModel, task: str) -> Tensor:
 @torch.no_grad()
 def compare(model: ComposedModel, task: str, folder: Path) -> float:
     """The transformer that diffusers loads, asked for the task's classes and for none."""
-    from diffusers import DiTPipeline
-
-    pipeline = DiTPipeline.from_pretrained(folder, use_safetensors=True)
     asked = probe(model, [task])
     low, _ = model.task(task).meta.block
     rows = asked.rows.tolist()
     labels = torch.tensor([NULL if row == model.null_row else FIRST + row - low for row in rows])
-    theirs = pipeline.transformer(asked.x, timestep=asked.t, class_labels=labels).sample
+    with loaded(folder) as pipeline:
+        theirs = pipeline.transformer(asked.x, timestep=asked.t, class_labels=labels).sample
     return distance(asked.answer(model), theirs)

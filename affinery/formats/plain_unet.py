@@ -18,7 +18,7 @@ from affinery.composed import ComposedModel
 from affinery.errors import ConfigInvalid
 from affinery.formats.contract import distance
 from affinery.formats.folded import folded_backbone
-from affinery.formats.pipeline_files import OTHERWISE, write_json, write_vae
+from affinery.formats.pipeline_files import OTHERWISE, loaded, write_json, write_vae
 from affinery.formats.probe import probe
 from affinery.formats.program import scheduler_config
 
@@ -84,16 +84,14 @@ def _check(model: ComposedModel, task: str) -> None:
 @torch.no_grad()
 def compare(model: ComposedModel, task: str, folder: Path) -> float:
     """The U-Net that diffusers loads, with captions where it takes some."""
-    from diffusers import DiffusionPipeline
-
-    absent = {} if model.spec.text is None else {"text_encoder": None, "tokenizer": None}
-    unet = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **absent).unet
     asked = probe(model, [task])
     rows = torch.full_like(asked.rows, model.task(task).meta.block[0])
     text = _captions(model, len(rows))
     told = () if text is None else (text,)
     ours = model.denoise(asked.x, asked.t, rows, model.plan(asked.tasks), text=text)
-    return distance(ours, unet(asked.x, asked.t, *told).sample)
+    absent = {} if text is None else {"text_encoder": None, "tokenizer": None}
+    with loaded(folder, **absent) as pipeline:
+        return distance(ours, pipeline.unet(asked.x, asked.t, *told).sample)
 
 
 def _captions(model: ComposedModel, count: int) -> Tensor | None:
