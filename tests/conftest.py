@@ -21,6 +21,7 @@ LONGEST = (
     "integration/team/test_team.py",
     "acceptance/test_demo.py",
     "integration/faults/test_processes.py",
+    "browser/test_newcomer.py",
     "integration/orchestration/test_cluster.py",
     "integration/orchestration/test_worker.py",
     "integration/orchestration/test_interruptions.py",
