@@ -185,7 +185,7 @@ def test_headers_that_mean_nothing_are_refused(service: Service) -> None:
 
 def test_other_methods_and_addresses_are_problems_too(service: Service) -> None:
     for method, path, status in (
-        ("GET", "/", 404),
+        ("GET", "/v1", 404),
         ("GET", "/docs", 404),
         ("GET", "/v2/adapters", 404),
         ("DELETE", "/v1/adapters/digits@1", 405),
