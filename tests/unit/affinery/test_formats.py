@@ -43,7 +43,7 @@ def model_of(*kinds: str, base: Backbone | None = None) -> ComposedModel:
     return model
 
 
-def latent_dit() -> Backbone:
+def latent_dit() -> PatchTransformer:
     """diffusers' own DiT on latents, with a VAE that diffusers' pipeline can say."""
     latent = Latent(channels=4, factor=2, scaling=0.5, vae=tiny_unets.VAE)
     config = {"width": 16, "depth": 2, "heads": 2, "patch": 2}

@@ -168,8 +168,8 @@ def test_the_version_before_the_last_but_one_goes_when_nothing_is_drawn_with_it_
     engine = held.engine
     began = engine.submit(ask(rows=(4,)))
     wanted = alone(engine.model, began.ask)
-    for number in (2, 3):
-        taken = engine.between_passes(lambda _, number=number: engine.versions.take(newer(number), number))
+    engine.between_passes(lambda _: engine.versions.take(newer(2), 2))
+    taken = engine.between_passes(lambda _: engine.versions.take(newer(3), 3))
     busy = engine.between_passes(lambda _: engine.drop_idle())  # before its first pass
     held.go.set()
     assert taken.result(60).ref == "digits@3"
