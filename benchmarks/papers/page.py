@@ -229,11 +229,11 @@ def _sequences(bounds: Bounds, command: str) -> list[str]:
             cells = [f"{value:.4g}" for value in row] + [""] * (len(order) - len(row))
             lines.append(f"| {name} | {' | '.join(cells)} |")
         last = one["matrix"][-1]
-        lost = [f"{last[i] - one['matrix'][i][i]:+.4g}" for i in range(len(order))]
-        lines.append(f"| forgotten (last − first) | {' | '.join(lost)} |")
+        changes = [f"{last[i] - one['matrix'][i][i]:+.4g}" for i in range(len(order))]
+        lines.append(f"| forgotten (last − first) | {' | '.join(changes)} |")
         for way, found in (("all at once", bounds.together), ("an adapter a task", bounds.apart)):
-            beside = [_spread([each[name] for each in found if name in each]) for name in order]
+            ends = [_spread([each[name] for each in found if name in each]) for name in order]
             if found:
-                lines.append(f"| {way} | {' | '.join(beside)} |")
+                lines.append(f"| {way} | {' | '.join(ends)} |")
         lines.append("")
     return lines
