@@ -63,8 +63,12 @@ def _started(build: Callable[[], Any], copies: Copies, host: str, port: int) -> 
     except ImportError as error:
         reason = f"Ray Serve is not installed ({error.name}): pip install 'affinery[serve]'."
         raise RayUnavailable("this machine", reason) from error
+
+    def made() -> Any:  # Serve takes a plain function for a builder, and a method for an application
+        return build()
+
     deployment = serve.deployment(
-        serve.ingress(build)(),
+        serve.ingress(made)(),
         name=NAME,
         num_replicas=copies.count,
         max_ongoing_requests=copies.at_once,
