@@ -428,24 +428,26 @@ def schedule_repeatedly(
     sessions: Sessions, name: str, cron: str, learners: Sequence[str], recipe: Mapping[str, Any], **given: Any
 ) -> ScheduleRecord:
     """Adds a schedule; its recipe is filled in now. given: as queue.schedules.add takes it."""
-    full = repeated_recipe(sessions, learners, recipe, together=bool(given.get("together")))
+    full, takes = repeated_recipe(sessions, learners, recipe, together=bool(given.get("together")))
     with sessions.begin() as session:
-        return schedules.add(session, name, cron, learners, full, **given)
+        return schedules.add(session, name, cron, learners, full, memory_bytes=takes, **given)
 
 
 def repeated_recipe(
     sessions: Sessions, learners: Sequence[str], recipe: Mapping[str, Any], *, together: bool
-) -> dict[str, Any]:
-    """The recipe of a schedule of these tasks, filled in. Raises what would refuse its jobs."""
-    full = dict(recipe)
+) -> tuple[dict[str, Any], int | None]:
+    """The recipe of a schedule of these tasks, filled in, and the bytes with which each of its jobs counts.
+
+    Raises OverLimit; what else refuses a schedule is refused where it is added.
+    """
     with sessions.read() as session:
-        found = [tasks.get(session, learner) for learner in learners]
-        if found:
-            full = full_recipe(backbones.by_id(session, found[0].backbone_id), recipe)
-        alike = len({task.backbone_id for task in found}) == 1  # else it is refused where it is added
-        for group in [found] if alike and together else [[task] for task in found]:
-            admission.of_tasks(session, backbones.by_id(session, group[0].backbone_id), group, full)
-    return full
+        found = [tasks.get(session, learner) for learner in dict.fromkeys(learners)]
+        if len({task.backbone_id for task in found}) != 1:
+            return dict(recipe), None
+        backbone = backbones.by_id(session, found[0].backbone_id)
+        full = full_recipe(backbone, recipe)
+        groups = [found] if together else [[task] for task in found]
+        return full, admission.of_jobs(session, backbone, groups, full)
 
 
 def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Postin
     again = posting.answered(space, asked, "/v1/schedules/{name}")
     if again is not None:
         return again
-    full = repeated_recipe(space.sessions, new.tasks, new.recipe, together=new.together)
+    full, takes = repeated_recipe(space.sessions, new.tasks, new.recipe, together=new.together)
 
     def write(session: Session) -> dict[str, object]:
         return schedules.add(
@@ -73,6 +73,7 @@ def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Postin
             timezone=new.timezone,
             when_changed=new.when_changed,
             together=new.together,
+            memory_bytes=takes,
             priority=new.priority,
             submitted_by=who.name,
         ).to_json()

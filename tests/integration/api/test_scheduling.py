@@ -156,7 +156,9 @@ def test_tasks_are_trained_again_by_hand_and_by_the_clock(learnable: Service) ->
     assert learnable.count(Schedule) == 1
     assert post(learnable, "/v1/schedules", nightly).status == 422
     assert post(learnable, "/v1/schedules", nightly | {"name": "x", "cron": "often"}).status == 422
-    assert learnable.get("/v1/schedules/nightly")["tasks"] == ["shapes"]
+    kept = learnable.get("/v1/schedules/nightly")
+    assert kept["tasks"] == ["shapes"]
+    assert kept["memory_bytes"] > 0
     assert learnable.ask("DELETE", "/v1/schedules/nightly").status == 200
     assert learnable.ask("DELETE", "/v1/schedules/nightly").status == 404
 
