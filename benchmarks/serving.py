@@ -90,7 +90,7 @@ def against_swapping(clock: Stopwatch, rounds: int, steps: int, folder: Path) ->
     for number in range(TASKS):
         model.load(read_adapter(files.ours("lora", number)))
     wanted = asks(steps, "lora {}", row=1)
-    for ask in wanted[:TASKS]:
+    for ask in asks(STEPS, "lora {}", row=1)[:TASKS]:
         own = sample(model, [Draw(ask.task, ask.rows[0], ask.seeds[0])], ask.settings)
         apart = float((own - theirs.draw(ask)).abs().max())
         changed = float(
