@@ -50,12 +50,13 @@ def dataset(session: Session, name: str = "digits", classes: int = 3, salt: str 
     )
 
 
-def task(session: Session, name: str = "digits", on: str = "dit", classes: int = 3) -> TaskRecord:
-    """A task with a dataset of its own name."""
+def task(
+    session: Session, name: str = "digits", on: str = "dit", classes: int = 3, rank: int | None = None
+) -> TaskRecord:
+    """A task with a dataset of its own name; rank: of an Affiner that can be trained, instead of any config."""
     made_of = dataset(session, name, classes)
-    return tasks.register(
-        session, name=name, backbone=on, dataset=made_of.ref, kind="affiner", config={"d": 8}
-    )
+    config: dict[str, Any] = {"d": 8} if rank is None else {"rank": rank}
+    return tasks.register(session, name=name, backbone=on, dataset=made_of.ref, kind="affiner", config=config)
 
 
 def job(session: Session, job_id: str, *learners: str, state: str = "running", fence: int = 1) -> None:

@@ -40,7 +40,7 @@ def test_the_guide_s_commands_about_jobs_schedules_and_limits_do_what_they_say(
     additions.add_backbone(space.sessions, space.store, file, "tiny-dit")
     with space.sessions.begin() as session:
         for name in ("digits", "letters"):
-            recorded.task(session, name, on="tiny-dit")
+            recorded.task(session, name, on="tiny-dit", rank=2)
         orders = [Order(f"job-{number}", kind="verify") for number in range(1, 5)]
         queue.enqueue_all(session, [*orders, Order("job-5", kind="verify", after=("job-3",))])
     monkeypatch.chdir(tmp_path)
