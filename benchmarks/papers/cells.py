@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from affinery.adapters.files import Adapter, AdapterMeta, read_adapter
 from affinery.backbones.files import inspect_backbone, load_backbone
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import SamplerSettings
+from benchmarks.papers.silhouettes import SILHOUETTE, ceiling, fidelity
 from benchmarks.papers.variants import changed
 from registry.digests import digest_of
 from trainers.conditions import published
@@ -232,7 +233,7 @@ class Bench:
         planned = self.planned(cell)
         split: Split = load_task(planned, model.backbone, str(self.cache))
         how = self.sampling
-        return judge(
+        found = judge(
             model,
             adapter.meta.task,
             split,
@@ -241,3 +242,7 @@ class Bench:
             Measuring(how.samples, how.seed, how.extractor),
             self.cache,
         )
+        if cell.condition != SILHOUETTE:
+            return found
+        shown = fidelity(found.images, found.draws) | {"real": ceiling(split.train)["miou"]}
+        return replace(found, results=found.results | {"segmentation": shown})

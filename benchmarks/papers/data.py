@@ -4,6 +4,7 @@
 
     digits, letters, animals   as they come with Affinery
     twemoji                    npm package emoji-datasource-twitter, by category (graphics CC BY 4.0)
+    silhouettes                the same pictures as twemoji, each with its transparency as a map
     noto                       npm package emoji-datasource-google, by subcategory (Apache-2.0), to pretrain
 
 The npm packages are fetched with `npm pack` into OUT/packages, unless they lie there. What is there stays.
@@ -28,6 +29,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from benchmarks.papers.folders import LAYOUTS, Picture, listed
+from benchmarks.papers.silhouettes import silhouette
 from trainers.packs import IMAGES, MANIFEST, Manifest, PackWriter, read_manifest
 
 SHIPPED = ("digits", "letters", "animals")
@@ -36,17 +38,22 @@ VERSION = "16.0.0"
 
 @dataclass(frozen=True)
 class Emoji:
-    """A package's pictures. by: what their classes are; fewest: images of a class; skins: in every tone."""
+    """A package's pictures. by: what their classes are; fewest: images of a class; skins: in every tone.
+
+    mapped: each with what is figure and what is ground.
+    """
 
     vendor: str
     by: str
     licence: str
     fewest: int = 20
     skins: bool = False
+    mapped: bool = False
 
 
 EMOJI = {
     "twemoji": Emoji("twitter", "category", "CC BY 4.0 (graphics), MIT (data)"),
+    "silhouettes": Emoji("twitter", "category", "CC BY 4.0 (graphics), MIT (data)", mapped=True),
     "noto": Emoji("google", "subcategory", "Apache-2.0 (graphics), MIT (data)", fewest=5, skins=True),
 }
 LEFT_OUT = ("Component", "Symbols", "keycap", "alphanum", "skin-tone")
@@ -55,14 +62,14 @@ Labelled = Iterable[tuple[str, str, bytes]]
 """class, name, content of each image."""
 
 
-def write_pack(out: Path, images: Labelled, licence: str, source: str) -> Manifest:
-    """Packs images class by class, written whole; one that is there stays."""
+def write_pack(out: Path, images: Labelled, licence: str, source: str, mapped: bool = False) -> Manifest:
+    """Packs images class by class, written whole; one that is there stays. mapped: with their silhouettes."""
     if (out / MANIFEST).exists():
         return read_manifest(out)
     ordered = sorted(images)
     classes = tuple(sorted({label for label, _, _ in ordered}))
     told = ((Picture(label, name), content) for label, name, content in ordered)
-    return _written(out, told, classes, licence, source)
+    return _written(out, told, classes, licence, source, mapped)
 
 
 def _written(
@@ -71,6 +78,7 @@ def _written(
     classes: tuple[str, ...],
     licence: str,
     source: str,
+    mapped: bool = False,
 ) -> Manifest:
     """images: class by class, one in memory at a time."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +90,7 @@ def _written(
                 with Image.open(io.BytesIO(content)) as opened:
                     (width, height), mode = opened.size, opened.mode
                     extension = (opened.format or "png").lower()
+                    map_of = (silhouette(opened), "png", picture.name) if mapped else None
                 writer.add(
                     content,
                     classes.index(picture.label),
@@ -91,6 +100,7 @@ def _written(
                     mode=mode,
                     source_name=picture.name,
                     text=picture.text,
+                    condition=map_of,
                 )
             writer.finish()
         whole.rename(out)
@@ -200,7 +210,8 @@ def prepare(out: Path, names: Iterable[str], data: Path | None = None) -> dict[s
         elif not (folder / MANIFEST).exists():
             asked = EMOJI[name]
             package = fetched(out / "packages", asked.vendor)
-            write_pack(folder, emoji(package, asked), asked.licence, f"npm package {package.stem}")
+            source = f"npm package {package.stem}"
+            write_pack(folder, emoji(package, asked), asked.licence, source, asked.mapped)
     return packs
 
 

@@ -13,11 +13,12 @@ class Profile:
     """rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens.
 
     rates: learning rates by kind, that of all others under the empty name; class_lr: of the class rows.
-    seeds: of methods × datasets and of the sequences, later_seeds: of the ablations. ablated: their dataset;
-    detailed: that of the spatial condition and of the higher resolution; compared: those of the baselines,
-    all where none is named. gamma: (first block, blocks). told_steps, told_batch: of a spatial condition.
-    pretraining: the dataset that the backbones are pretrained on; shipped: the transformer is the one that
-    comes with Affinery instead; local: backbones and datasets are folders of the user's.
+    seeds: of methods × datasets and of the sequences, later_seeds: of the ablations. ablated: their
+    dataset; detailed: that of the spatial condition and of the higher resolution; mapped: that with maps;
+    compared: those of the baselines, all where none is named. gamma: (first block, blocks). told_steps,
+    told_batch: of a spatial condition. pretraining: the dataset that the backbones are pretrained on;
+    shipped: the transformer is the one that comes with Affinery instead; local: backbones and datasets
+    are folders of the user's.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Profile:
     pretraining_batch: int = 128
     later_seeds: int = 1
     compared: tuple[str, ...] = ()
+    mapped: str = "silhouettes"
     rank: int = 8
     ranks: tuple[int, ...] = (1, 4, 16, 64)
     prompted: int = 4
@@ -87,7 +89,22 @@ PROFILES = {
         guidance=1.5,
         shipped=True,
     ),
-    # In colour, on backbones of its own: hours on a CPU, minutes a table on a GPU.
+    # In colour and 32 × 32, on a backbone of its own: half an hour of one processor for methods × datasets.
+    "colour": Profile(
+        *(150, 32, 128, 20, 1),
+        datasets=("twemoji", "animals", "letters", "digits"),
+        ablated="twemoji",
+        detailed="twemoji",
+        orders=ORDERS,
+        size=32,
+        channels=3,
+        width=128,
+        pretraining="noto",
+        pretraining_steps=2000,
+        pretraining_batch=32,
+        guidance=1.5,
+    ),
+    # The same in earnest: hours on a CPU, minutes a table on a GPU.
     "small": Profile(
         *(2000, 64, 500, 50, 2),
         datasets=("twemoji", "animals", "letters", "digits"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.papers.cells import Cell
 from benchmarks.papers.profiles import Profile
+from benchmarks.papers.silhouettes import SILHOUETTE
 from benchmarks.papers.variants import COPIED_TARGETS
 
 CANNY = {"name": "canny", "channels": 1, "source": "canny", "low": 100, "high": 200}
@@ -129,9 +130,9 @@ class Methods:
         ours = self.by_name[OURS]
         return self.ablation(name, replace(ours, config={"rank": self.profile.rank} | config))
 
-    def detailed(self, name: str, method: Method, **settings: Any) -> Row:
-        """On the dataset of the spatial condition and of the higher resolution."""
-        dataset, seeds = self.profile.detailed, self.profile.later_seeds
+    def detailed(self, name: str, method: Method, dataset: str = "", **settings: Any) -> Row:
+        """On the dataset of the spatial condition and of the higher resolution, where none is named."""
+        dataset, seeds = dataset or self.profile.detailed, self.profile.later_seeds
         return Row(name, {dataset: self.cells(method, dataset, seeds, **settings)})
 
 
@@ -148,7 +149,7 @@ def tables(profile: Profile) -> list[Table]:
             "canny",
             "A spatial condition: canny",
             "DiffScaler, Table 2",
-            list(_told(methods)),
+            list(_told(methods, CANNY)),
             ("canny.f1", "FD", "KD"),
         ),
         Table("gamma", "Where γ is", "DiffFit, Table 4 a, b", list(_gamma(methods))),
@@ -160,6 +161,13 @@ def tables(profile: Profile) -> list[Table]:
         return one
     return [
         *one,
+        Table(
+            "silhouettes",
+            "A spatial condition from real maps: silhouettes",
+            "DiffScaler, Table 2",
+            list(_told(methods, SILHOUETTE, profile.mapped)),
+            ("segmentation.miou", "segmentation.real", "FD", "KD"),
+        ),
         Table("resolution", "Twice the resolution", "DiffFit, §3.3", list(_resolution(methods))),
         Table("cnn", "On a CNN", "DiffScaler, Table 1", [methods.first(n) for n in (FULL_CNN, OURS_CNN)]),
     ]
@@ -202,9 +210,9 @@ def _tuning(methods: Methods) -> Iterator[Row]:
         yield methods.ablation(f"{name}, class rows alike", method, class_lr=method.lr)
 
 
-def _told(methods: Methods) -> Iterator[Row]:
+def _told(methods: Methods, condition: dict[str, Any], dataset: str = "") -> Iterator[Row]:
     profile = methods.profile
-    told: dict[str, Any] = {"condition": CANNY}
+    told: dict[str, Any] = {"condition": condition}
     told |= {} if profile.told_steps is None else {"steps": profile.told_steps}
     told |= {} if profile.told_batch is None else {"batch": profile.told_batch}
     if profile.local:
@@ -214,9 +222,9 @@ def _told(methods: Methods) -> Iterator[Row]:
             yield methods.detailed(name.replace("transformer", "U-Net"), method, **told)
         return
     for name in (FULL, LORA, OURS):
-        yield methods.detailed(name, methods.by_name[name], **told)
+        yield methods.detailed(name, methods.by_name[name], dataset, **told)
     copied = replace(methods.by_name[FULL], config={"targets": list(COPIED_TARGETS)}, variant="copied")
-    yield methods.detailed("a copy of half the blocks (ControlNet)", copied, **told)
+    yield methods.detailed("a copy of half the blocks (ControlNet)", copied, dataset, **told)
 
 
 def _resolution(methods: Methods) -> Iterator[Row]:
