@@ -20,6 +20,7 @@ from registry.models.results import (
     Run,
 )
 from registry.models.subjects import Backbone, ClassBlock, Dataset, Task
+from registry.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "Adapter",
@@ -56,4 +57,6 @@ __all__ = [
     "Task",
     "Token",
     "Upload",
+    "Webhook",
+    "WebhookDelivery",
 ]
