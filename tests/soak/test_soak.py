@@ -1,6 +1,7 @@
 """Hundreds of small jobs while drivers, workers and Ray's workers are killed at random; nothing may be lost.
 
-    make soak                                       both engines, 150 jobs each
+    make soak                                       both engines, 150 jobs each, some 300 kills
+    AFFINERY_SOAK_KILLS=4 make soak                 four times as many
     AFFINERY_SOAK_JOBS=20 AFFINERY_SOAK_SEED=7 make soak
 
 It prints its seed; the same seed gives the same jobs and the same order of victims. Most trainings find
@@ -48,7 +49,7 @@ JOBS = int(os.environ.get("AFFINERY_SOAK_JOBS", "150"))
 SEED = int(os.environ.get("AFFINERY_SOAK_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 TASKS = ("ash", "birch", "cedar", "elm")
 WORKERS = 2
-MOST_KILLS = 4
+MOST_KILLS = int(os.environ.get("AFFINERY_SOAK_KILLS", "1"))
 """Between two jobs that are done."""
 WORK = """
 import json, sys
