@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -121,7 +123,7 @@ def main() -> None:
     for name, value in SPINNING.items():
         os.environ.setdefault(name, value)
     try:
-        app()
+        _meant(app, sys.argv[1:])()
     except AffineryError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -136,6 +138,24 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _meant(whole: typer.Typer, words: Sequence[str]) -> typer.Typer:
+    """The same with the command alone that the words begin with, or all where they name none.
+
+    Typer makes every option of every command before it looks which one was called: most of a read's time.
+    """
+    if not words:
+        return whole
+    commands = [each for each in whole.registered_commands if each.name == words[0]]
+    groups = [copy.copy(each) for each in whole.registered_groups if each.name == words[0]]
+    if not commands and not groups:
+        return whole
+    for each in groups:
+        each.typer_instance = _meant(each.typer_instance or typer.Typer(), words[1:])
+    narrow = copy.copy(whole)
+    narrow.registered_commands, narrow.registered_groups = commands, groups
+    return narrow
 
 
 def _interrupted() -> int:
