@@ -62,6 +62,13 @@ SETTINGS = (
         None,
         "http://ray-head:8265",
     ),
+    Setting(
+        "webhook_hosts",
+        "AFFINERY_WEBHOOK_HOSTS",
+        "hosts that webhooks may be sent to though their addresses are not public, with commas between",
+        None,
+        "chat.lab,10.0.0.7",
+    ),
 )
 VARIABLES = {setting.name: setting.variable for setting in SETTINGS}
 ENVIRONMENT = {
@@ -71,12 +78,13 @@ ENVIRONMENT = {
 }
 """Variables that stand in no file."""
 HEADER = """# An Affinery workspace. What is not set here has its default below this folder; the variables
-# AFFINERY_REGISTRY_URL, _STORE_URL, _TRACKING_URI and AFFINERY_RAY_ADDRESS win over it.
+# AFFINERY_REGISTRY_URL, _STORE_URL, _TRACKING_URI, _RAY_ADDRESS and _WEBHOOK_HOSTS win over it.
 schema = 1
 # registry_url = "postgresql://affinery@db/affinery"
 # store_url = "/srv/affinery/blobs", or "s3://bucket/prefix?endpoint=https://store:7070"
 # tracking_uri = "http://mlflow:5000"
 # ray_address = "auto"
+# webhook_hosts = "chat.lab"
 """
 
 
@@ -90,6 +98,7 @@ class Settings(BaseModel):
     store_url: str | None = None
     tracking_uri: str | None = None
     ray_address: str | None = None
+    webhook_hosts: str | None = None
 
 
 def chosen(folder: Path | None) -> Path:

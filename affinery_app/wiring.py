@@ -78,6 +78,12 @@ class Workspace:
         secret = os.environ.get("AFFINERY_TOKEN")
         return Token.of(secret) if secret else None
 
+    @property
+    def webhook_hosts(self) -> frozenset[str]:
+        """Hosts that webhooks may be sent to wherever they are."""
+        told = (self.settings.webhook_hosts or "").split(",")
+        return frozenset(each.strip().strip("[]").lower() for each in told if each.strip())
+
     @cached_property
     def tracking(self) -> Tracking:
         from orchestration.tracking import open_tracking

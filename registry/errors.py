@@ -15,6 +15,7 @@ RegistryError                      exit code 1
 ├── NotMeasured                    (usage) an adapter of which nothing was measured
 ├── TaskExists                     (usage) a task name that is taken
 ├── TokenExists                    (usage) a token's name that is taken, or was
+├── WebhookExists                  (usage) a webhook's name that is taken
 ├── NameTaken                      (usage) a name that something else has, or once had
 ├── TaskHeld                       (usage) a task that a job holds, which keeps its name
 ├── KeyReused                      (usage) an idempotency key of another request
@@ -134,6 +135,14 @@ class TokenExists(RegistryError, UserError):
     def __str__(self) -> str:
         (name,) = self.args
         return f"There is or was a token named {name!r}, and names are not given twice. Choose another."
+
+
+class WebhookExists(RegistryError, UserError):
+    """A webhook's name that is taken. Args: name."""
+
+    def __str__(self) -> str:
+        (name,) = self.args
+        return f"There is a webhook named {name!r}. Choose another, or remove it: affinery webhook rm {name}"
 
 
 class RequirementInvalid(RegistryError, UserError):

@@ -36,6 +36,7 @@ from affinery_app.api import (
     tasks,
     tokens,
     uploads,
+    webhooks,
 )
 from affinery_app.api.access import COOKIE, Door, Registered, is_loopback
 from affinery_app.api.errors import ListensOpenly
@@ -51,7 +52,7 @@ GRACE_SECONDS = 10
 NOUNS = (
     *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
     *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, events, overview),
-    *(sessions, tokens, health),
+    *(sessions, tokens, webhooks, health),
 )
 
 

@@ -41,6 +41,7 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (errors.AmbiguousRef, 409),
     (errors.TaskExists, 409),
     (errors.TokenExists, 409),
+    (errors.WebhookExists, 409),
     (errors.NameTaken, 409),
     (errors.TaskHeld, 409),
     (errors.GateClosed, 409),

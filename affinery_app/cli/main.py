@@ -43,6 +43,7 @@ from affinery_app.cli import (
     task,
     token,
     verify,
+    webhook,
     workspace,
 )
 
@@ -72,6 +73,7 @@ app.command("worker")(run.worker)
 app.command("serve")(serve.serve)
 app.command("serve-model")(serve_model.serve_model)
 app.add_typer(token.app, name="token")
+app.add_typer(webhook.app, name="webhook")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(alias.app, name="alias")
 app.command("tag")(labels.tag)

@@ -18,12 +18,13 @@ def serve(
     """Serve the registry over HTTP until stopped (Ctrl-C or SIGTERM).
 
     Whoever calls it shows a token (affinery token create), or the one in AFFINERY_TOKEN, which may do
-    everything. Where there is none, this machine alone is listened to.
+    everything. Where there is none, this machine alone is listened to. Webhooks are told from here.
     """
     import signal
 
     from affinery_app.api.application import bound, door_of, guarded, server
     from affinery_app.wiring import open_workspace
+    from orchestration.webhooks import Sender
 
     space = open_workspace(workspace)
     _ = space.sessions, space.store  # what cannot be read is told now, not at the first request
@@ -37,4 +38,9 @@ def serve(
         say(f"serving {space.folder} at {address}; its routes: {address}/openapi.json")
         if door.stands_open:
             say("there is no token, so it answers to this machine only, which may read and write")
-        server(guarded(space, door)).run(sockets=[listening])
+        sender = Sender(space.sessions, space.webhook_hosts)
+        sender.start()
+        try:
+            server(guarded(space, door)).run(sockets=[listening])
+        finally:
+            sender.stop()

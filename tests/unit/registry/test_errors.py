@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.FilterInvalid("kind ? affiner", 5, "one of =, !=, >=, <=, >, < is wanted here"),
     errors.TaskExists("digits"),
     errors.TokenExists("ci"),
+    errors.WebhookExists("chat"),
     errors.Renamed("backbone", "dit@1", "sit@1"),
     errors.AllRetired("adapter", "digits", ["digits@1", "digits@2"]),
     errors.ProtocolAmbiguous("kid", [DIGEST, "cd" * 32]),
