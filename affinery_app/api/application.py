@@ -42,6 +42,7 @@ from affinery_app.api.access import COOKIE, Door, Registered, is_loopback
 from affinery_app.api.errors import ListensOpenly
 from affinery_app.api.guard import Guard, Limits
 from affinery_app.api.rights import RIGHTS
+from affinery_app.dashboard import refusals
 from affinery_app.dashboard import routes as dashboard
 from affinery_app.wiring import Workspace
 from registry.tokens import any_live
@@ -81,7 +82,7 @@ def guarded(space: Workspace, door: Door | None = None, limits: Limits | None = 
     door = door or Registered(space.sessions, None, loopback=True)
     app = routes(space)
     app.state.door = door
-    return Guard(app, door, limits or Limits())
+    return Guard(app, door, limits or Limits(), refusals.as_pages(space))
 
 
 def door_of(space: Workspace, host: str) -> Registered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -60,13 +61,20 @@ class Limits:
     wrong_per_second: float = 0.5
 
 
+Telling = Callable[[Scope, Send], Send]
+"""How an answer is sent on to who asked: where a browser is to read a problem, as a page."""
+
+
 class Guard:
     """An application behind a door, and behind limits."""
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
+    def __init__(
+        self, app: ASGIApp, door: Door, limits: Limits, telling: Telling = lambda _, send: send
+    ) -> None:
         self.app = app
         self.door = door
         self.limits = limits
+        self.telling = telling
         self._asked = Buckets(limits.burst, limits.per_second)
         self._wrong = Buckets(limits.wrong_burst, limits.wrong_per_second)
         self._aside: set[asyncio.Task[None]] = set()
@@ -83,6 +91,7 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        tell = self.telling(scope, send_with_headers)
         limit = self.limits.upload_bytes if scope["path"].startswith(UPLOADS) else self.limits.body_bytes
         counted = _counting(receive, limit)
         try:
@@ -96,14 +105,14 @@ class Guard:
         except HTTPException:
             came = too_large(limit)
         if isinstance(came, Response):
-            await came(scope, receive, send_with_headers)
+            await came(scope, receive, tell)
             return
         scope.setdefault("state", {})["who"] = came
         if came is None or scope["method"] in SAFE:
-            await self.app(scope, counted, send_with_headers)
+            await self.app(scope, counted, tell)
             return
         with asked_by(Asker(came.name, came.via, came.address, f"{scope['method']} {scope['path']}"[:300])):
-            await self.app(scope, counted, send_with_headers)
+            await self.app(scope, counted, tell)
 
     async def _came(self, scope: Scope, headers: Headers, limit: int) -> Who | Response | None:
         """Who came in, or what they are told instead; None for nobody, where that is enough."""
@@ -130,7 +139,7 @@ class Guard:
 
     def _unknown(self, scope: Scope, headers: Headers, address: str) -> Response:
         path = scope["path"]
-        if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not _for_machines(path):
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not for_machines(path):
             return RedirectResponse(f"{LOGIN}?next={quote(path, safe='/')}", 303)
         shown = "authorization" in headers or "cookie" in headers
         wait = self._wrong.take(address) if shown else None
@@ -167,7 +176,8 @@ def _is_open(method: str, path: str) -> bool:
     return f"{method} {path}" in OPEN or path.startswith(OPEN_FOLDER)
 
 
-def _for_machines(path: str) -> bool:
+def for_machines(path: str) -> bool:
+    """Whether no page is at this address."""
     return any(path == each or path.startswith(f"{each}/") for each in MACHINES)
 
 

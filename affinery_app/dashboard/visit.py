@@ -20,7 +20,7 @@ from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
 from affinery_app.cli.output import size
-from affinery_app.dashboard.words import ago, duration, moment, recognised
+from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent
@@ -42,9 +42,22 @@ SAID = {
     "retried": "It is taken up again.",
     "moved": "Its place in the queue was changed.",
     "composed": "Recorded. Export it to take it elsewhere.",
+    "added": "It was checked and registered. It never changes from now on.",
     "imported": "The dataset was checked, packed and pinned.",
 }
 """What a page says after something was done, by the word in its address; nobody else's words are shown."""
+
+TITLES = {
+    403: "Not allowed",
+    404: "Nothing here",
+    405: "Not to be opened",
+    409: "This cannot be done now",
+    413: "Too large",
+    429: "Too often",
+    500: "Something broke here",
+    503: "The registry does not answer",
+    507: "There is no room",
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ def _answered(page: Page, scope: str | None, visit: Visit) -> Response:
             visit.check(scope)
         return page(visit)
     except AffineryError as error:
-        return _told(visit, status_of(error), str(error))
+        return told(visit, status_of(error), str(error))
 
 
 def status_of(error: AffineryError) -> int:
@@ -141,10 +154,11 @@ def status_of(error: AffineryError) -> int:
     return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
-def _told(visit: Visit, status: int, detail: str) -> Response:
-    titles = {403: "Not allowed", 404: "Nothing here", 503: "The registry does not answer"}
-    title = titles.get(status, "This cannot be done")
-    return visit.answer("error.html", status, title=title, detail=detail)
+def told(visit: Visit, status: int, detail: str, near: str = "") -> Response:
+    """What went wrong, and where to go on. near: the address that was meant, perhaps."""
+    title = TITLES.get(status, "This cannot be done")
+    wanted = visit.request.url.path.rstrip("/").rpartition("/")[2][:80] if status == 404 else ""
+    return visit.answer("error.html", status, title=title, detail=detail, near=near, wanted=wanted)
 
 
 def address(*parts: object) -> str:
@@ -163,6 +177,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
+    made.filters["plain"] = plain
     made.filters["recognised"] = recognised
     made.globals |= {"address": address, "asset": asset}
     return made

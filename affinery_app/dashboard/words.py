@@ -36,6 +36,15 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
 
 
+def plain(value: object) -> object:
+    """A recorded value as people read it: a figure without its noise, a list without brackets."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(plain(each)) for each in value)
+    return "–" if value is None else value
+
+
 def recognised(adapter: AdapterRecord, words: str = "{}", otherwise: str = "–") -> str:
     """The share of its samples that are taken for what they are, where its training measured that."""
     share = find(adapter.metrics, "recognition")
