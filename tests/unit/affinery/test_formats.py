@@ -287,9 +287,16 @@ save_file({"images": images.contiguous()}, "got.safetensors")
 """
 
 
+def pixel_unet() -> Backbone:
+    return tiny_unets.built(tiny_unets.unet_spec())
+
+
 @pytest.mark.slow
-def test_a_pipeline_file_draws_mixed_tasks_without_affinery(tmp_path: Path) -> None:
-    model = model_of("affiner", "bitfit", base=latent_dit())
+@pytest.mark.parametrize("base", [latent_dit, pixel_unet])
+def test_a_pipeline_file_draws_mixed_tasks_without_affinery(
+    base: Callable[[], Backbone], tmp_path: Path
+) -> None:
+    model = model_of("affiner", "bitfit", base=base())
     form, shipment = format_named("diffusers"), Shipment(model)
     form.write(shipment, tmp_path)
     assert form.compare(shipment, tmp_path) <= TOLERANCE
