@@ -17,7 +17,7 @@ OURS, OURS_CNN, FULL_CNN = "DiffScaler (transformer)", "DiffScaler (CNN)", "full
 FIRST = (FULL, LORA, DIFFFIT, OURS)
 BASELINES = ("Adapt-Parallel", "Adapt-Sequential", "BitFit", "VPT-Deep", LORA, LORA_16, DIFFFIT)
 LADDER = (0.1, 0.2, 1, 2, 5, 10, 20)
-RATES = (1 / 3, 1, 3)
+RATES = (1 / 3, 1, 3, 10)
 
 
 @dataclass(frozen=True)
