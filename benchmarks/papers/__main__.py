@@ -151,7 +151,7 @@ def main() -> None:
     args = arguments()
     name = "quick" if args.quick else args.profile
     given = {"steps": args.steps, "seeds": args.seeds, "pretraining_steps": args.pretraining_steps}
-    given |= {"later_seeds": args.seeds}
+    given |= {"later_seeds": args.seeds, "later_steps": args.steps}
     profile = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
     wanted = chosen(profile, args.only, args.row)
     own = Own(args.data, {"dit": args.dit, "sd": args.sd}, args.extractor)
@@ -202,8 +202,9 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
         each: f"{len(m.images):,} images, {len(m.classes)} classes; {m.licence}; {m.source}"
         for each, m in manifests.items()
     }
+    later = f" ({profile.later_steps:,} beyond the methods)" if profile.later_steps else ""
     how = (
-        f"{profile.steps:,} steps of {profile.batch}; {profile.seeds} seed(s) of methods × datasets and of "
+        f"{profile.steps:,} steps of {profile.batch}{later}; {profile.seeds} seed(s) of methods × datasets and of "
         f"sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
         f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}."
     )

@@ -10,9 +10,9 @@ SMALL_RATES = {"full": 3e-4, "": 3e-3}
 
 @dataclass(frozen=True)
 class Profile:
-    """rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens.
+    """steps: of methods × datasets and of their learning rates; later_steps: of all else, where those differ.
 
-    rates: learning rates by kind, that of all others under the empty name; class_lr: of the class rows.
+    rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens. rates: learning rates by kind, that of all others under the empty name; class_lr: of the class rows.
     seeds: of methods × datasets and of the sequences, later_seeds: of the ablations. ablated: their
     dataset; detailed: that of the spatial condition and of the higher resolution; mapped: that with maps;
     compared: those of the baselines, all where none is named. gamma: (first block, blocks). told_steps,
@@ -37,6 +37,7 @@ class Profile:
     pretraining_steps: int = 0
     pretraining_batch: int = 128
     later_seeds: int = 1
+    later_steps: int | None = None
     compared: tuple[str, ...] = ()
     mapped: str = "silhouettes"
     rank: int = 8
@@ -77,7 +78,8 @@ PROFILES = {
     ),
     # On the transformer that comes with Affinery: all tables in about an hour of one processor, by estimate.
     "short": Profile(
-        *(120, 32, 128, 10, 2),
+        *(400, 32, 128, 10, 2),
+        later_steps=120,
         datasets=("twemoji", "animals", "letters", "digits"),
         ablated="digits",
         detailed="animals",

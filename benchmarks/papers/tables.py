@@ -89,7 +89,7 @@ class Methods:
     ) -> list[Cell]:
         """One cell a seed."""
         whole = {
-            "steps": self.profile.steps,
+            "steps": self.profile.later_steps or self.profile.steps,
             "batch": self.profile.batch,
             "lr": method.lr,
             "class_lr": method.class_lr,
@@ -113,7 +113,10 @@ class Methods:
     def first(self, name: str) -> Row:
         """Of methods × datasets."""
         method, profile = self.by_name[name], self.profile
-        return Row(name, {each: self.cells(method, each, profile.seeds) for each in profile.datasets})
+        return Row(
+            name,
+            {each: self.cells(method, each, profile.seeds, steps=profile.steps) for each in profile.datasets},
+        )
 
     def baseline(self, name: str) -> Row:
         method, profile = self.by_name[name], self.profile
@@ -203,11 +206,13 @@ def _masks(methods: Methods) -> Iterator[Row]:
 
 def _tuning(methods: Methods) -> Iterator[Row]:
     """Whether a method would have done better at another rate, and without one for its class rows."""
+    steps = methods.profile.steps
     for name in FIRST:
         method = methods.by_name[name]
         for factor in RATES:
-            yield methods.ablation(f"{name}, {method.lr * factor:.0e}", method, lr=method.lr * factor)
-        yield methods.ablation(f"{name}, class rows alike", method, class_lr=method.lr)
+            rate = method.lr * factor
+            yield methods.ablation(f"{name}, {rate:.0e}", method, lr=rate, steps=steps)
+        yield methods.ablation(f"{name}, class rows alike", method, class_lr=method.lr, steps=steps)
 
 
 def _told(methods: Methods, condition: dict[str, Any], dataset: str = "") -> Iterator[Row]:
