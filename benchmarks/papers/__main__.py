@@ -204,8 +204,8 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
     }
     later = f" ({profile.later_steps:,} beyond the methods)" if profile.later_steps else ""
     how = (
-        f"{profile.steps:,} steps of {profile.batch}{later}; {profile.seeds} seed(s) of methods × datasets and of "
-        f"sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
+        f"{profile.steps:,} steps of {profile.batch}{later}; {profile.seeds} seed(s) of methods × "
+        f"datasets and of sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
         f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}."
     )
     said = args.words.read_text(encoding="utf-8") if args.words else ""

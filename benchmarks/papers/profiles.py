@@ -12,13 +12,13 @@ SMALL_RATES = {"full": 3e-4, "": 3e-3}
 class Profile:
     """steps: of methods × datasets and of their learning rates; later_steps: of all else, where those differ.
 
-    rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens. rates: learning rates by kind, that of all others under the empty name; class_lr: of the class rows.
-    seeds: of methods × datasets and of the sequences, later_seeds: of the ablations. ablated: their
-    dataset; detailed: that of the spatial condition and of the higher resolution; mapped: that with maps;
-    compared: those of the baselines, all where none is named. gamma: (first block, blocks). told_steps,
-    told_batch: of a spatial condition. pretraining: the dataset that the backbones are pretrained on;
-    shipped: the transformer is the one that comes with Affinery instead; local: backbones and datasets
-    are folders of the user's.
+    rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens. rates: learning
+    rates by kind, that of all others under the empty name; class_lr: of the class rows. seeds: of methods ×
+    datasets and of the sequences, later_seeds: of the ablations. ablated: their dataset; detailed: that of
+    the spatial condition and of the higher resolution; mapped: that with maps; compared: those of the
+    baselines, all where none is named. gamma: (first block, blocks). told_steps, told_batch: of a spatial
+    condition. pretraining: the dataset that the backbones are pretrained on; shipped: the transformer is the
+    one that comes with Affinery instead; local: backbones and datasets are folders of the user's.
     """
 
     steps: int
