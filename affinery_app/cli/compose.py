@@ -10,6 +10,7 @@ import typer
 
 from affinery.errors import ConfigInvalid
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from orchestration.additions import Sum
@@ -50,25 +51,24 @@ def compose(
             "a:qkv=0.2; repeat for more, the last that fits counts."
         ),
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put adapters of one backbone together: a model whose batches may mix their tasks, and sums of them."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import compose_tasks
-    from orchestration.tracking import compositions
-
     sums = _sums(merge or [], layer_weight or [])
-    space = open_workspace(workspace)
-    record = compose_tasks(space.sessions, name, task or [], sums)
-    compositions.tell(space.tracking, space.sessions, record)
+    with place(url, workspace) as where:
+        record = where.compose(name, task or [], sums)
     if as_json:
         emit(record.to_json())
         return
     told = [("composition", record.ref), ("backbone", record.backbone), ("members", record.members)]
-    told += [(f"sum {raw['name']}", _in_words(raw["of"], record.members)) for raw in _recipe(record.recipe)]
+    told += [(f"sum {raw['name']}", in_words(raw["of"], record.members)) for raw in _recipe(record.recipe)]
     fields(told)
-    following(f"affinery export {record.ref}", f"affinery sample {record.ref}")
+    if url:
+        following(f"affinery job add export {record.ref}", "affinery download EXPORT FOLDER")
+    else:
+        following(f"affinery export {record.ref}", f"affinery sample {record.ref}")
 
 
 def _sums(merges: Iterable[str], layer_weights: Iterable[str]) -> list[Sum]:
@@ -114,7 +114,7 @@ def _recipe(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     return list(recipe.get("merges", ()))
 
 
-def _in_words(parts: Iterable[dict[str, Any]], members: tuple[str, ...]) -> str:
+def in_words(parts: Iterable[dict[str, Any]], members: tuple[str, ...]) -> str:
     """0.6 · digits@1 (qkv: 0.2) + …"""
     shares = []
     for part in parts:
@@ -127,7 +127,7 @@ def export(
     ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes.", show_default="<workspace>/exports/<name>-<version>…"),
+        typer.Option(help="Where it goes.", show_default="in the workspace, below exports/"),
     ] = None,
     file_format: FormatOption = "bundle",
     task: ExportTaskOption = None,

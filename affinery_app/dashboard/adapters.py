@@ -95,14 +95,12 @@ def picture(visit: Visit) -> Response:
 def compare(visit: Visit) -> Response:
     """Two versions: what differs, and the figures that were measured under one protocol."""
     left, right = visit.asked("left").strip(), visit.asked("right").strip()
-    if not left or not right:
-        return visit.answer(
-            "compare.html", left=left, right=right, found=None, compared=None, why="", losses=""
-        )
     with visit.space.sessions.read() as session:
-        found = diff.diff(session, left, right)
-        compared, why, curves = None, "", {}
-        if found.kind == "adapter":
+        choice = [each.ref for each in search.search(session, limit=A_PAGE).adapters]
+        found, compared, why, curves = None, None, "", {}
+        if left and right:
+            found = diff.diff(session, left, right)
+        if found is not None and found.kind == "adapter":
             try:
                 compared = comparison.compare(session, found.left.ref, found.right.ref)
             except (NotMeasured, ProtocolsDiffer) as error:
@@ -110,7 +108,14 @@ def compare(visit: Visit) -> Response:
             sides = [adapters.get(session, each.ref) for each in (found.left, found.right)]
             curves = {each.ref: curve_of(visit.space, each) for each in sides}
     return visit.answer(
-        "compare.html", left=left, right=right, found=found, compared=compared, why=why, losses=chart(curves)
+        "compare.html",
+        left=left,
+        right=right,
+        choice=choice,
+        found=found,
+        compared=compared,
+        why=why,
+        losses=chart(curves),
     )
 
 

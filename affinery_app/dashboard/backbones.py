@@ -6,9 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from affinery.errors import ConfigInvalid
 from affinery_app.charts import heat_table
 from affinery_app.dashboard.class_map import COLOURS, MOST_ROWS, class_map
 from affinery_app.dashboard.visit import Visit
+from affinery_app.demo import BACKBONE, add_shipped_backbone
 from affinery_app.task_report import retention
 from orchestration import chores
 from orchestration.rebase import rebase as rebased
@@ -20,7 +22,7 @@ OWNERS = 200
 def listing(visit: Visit) -> Response:
     with visit.space.sessions.read() as session:
         found = backbones.list_all(session)[::-1]
-    return visit.answer("backbones.html", backbones=found)
+    return visit.answer("backbones.html", backbones=found, shipped=BACKBONE)
 
 
 def page(visit: Visit) -> Response:
@@ -66,12 +68,31 @@ def _matrices(found: dict[str, Any] | None) -> list[dict[str, Any]]:
 def rebase(visit: Visit) -> Response:
     """What would become of each task on another backbone; nothing is written."""
     new = visit.asked("to")
+    if not new:
+        raise ConfigInvalid("to", "name the backbone that the tasks are to be learnt on.")
     plan = rebased(visit.space.sessions, visit.space.store, visit.named(), new, dry_run=True)
     return visit.answer("rebase.html", plan=plan)
 
 
 def start_rebase(visit: Visit) -> Response:
-    """A job that does it."""
-    asked = chores.Rebase(old=visit.named(), new=visit.form.get("to", "") or "-")
+    """A job that does it, for the tasks that were ticked."""
+    only = visit.chosen.get("only", [])
+    if not only:
+        raise ConfigInvalid("only", "tick one task or more.")
+    asked = chores.read(
+        chores.Rebase,
+        {
+            "old": visit.named(),
+            "new": visit.form.get("to", ""),
+            "only": only,
+            "warm": visit.form.get("warm") == "yes",
+        },
+    )
     job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
     return visit.on_to("jobs", job.id, said="scheduled")
+
+
+def add_shipped(visit: Visit) -> Response:
+    """The one that comes with Affinery."""
+    added, _ = add_shipped_backbone(visit.space)
+    return visit.on_to("backbones", added.ref, said="added")

@@ -6,10 +6,16 @@ from pathlib import Path
 
 from starlette.responses import Response
 
+from affinery.errors import ConfigInvalid
+from affinery.formats import formats
+from affinery.merge_recipe import LARGEST, Weight
+from affinery_app.cli.compose import in_words
+from affinery_app.dashboard.amounts import number
 from affinery_app.dashboard.visit import Visit
-from orchestration import chores
-from orchestration.additions import compose_tasks
-from registry import adapters, compositions, exports, pages, retirement, search
+from orchestration import chores, exports, mlflow_models
+from orchestration.additions import Sum, compose_tasks
+from registry import adapters, compositions, pages, retirement, search
+from registry import exports as written_exports
 
 A_PAGE, CHOICE = 50, 100
 
@@ -30,21 +36,50 @@ def page(visit: Visit) -> Response:
         found = compositions.get(session, visit.named())
         members = adapters.by_ids(session, found.member_ids)
         retired = retirement.of(session, found.member_ids)
-        written = exports.list_all(session, composition_id=found.node_id)[::-1]
+        written = written_exports.list_all(session, composition_id=found.node_id)[::-1]
     here = {each.ref: Path(each.path).exists() for each in written}
+    sums = {raw["name"]: in_words(raw["of"], found.members) for raw in found.recipe.get("merges", ())}
     return visit.answer(
-        "composition.html", composition=found, members=members, retired=retired, exports=written, here=here
+        "composition.html",
+        composition=found,
+        members=members,
+        sums=sums,
+        retired=retired,
+        exports=written,
+        here=here,
+        formats=[exports.BUNDLE, *sorted([*formats(), mlflow_models.NAME])],
+        tasks=[*(each.task for each in members), *sums],
     )
 
 
 def compose(visit: Visit) -> Response:
+    """The members that were ticked, and their weighted sum where one is wanted."""
     members = visit.chosen.get("member", [])
-    made = compose_tasks(visit.space.sessions, visit.form.get("name", ""), members)
+    sums = [_sum(visit, members)] if visit.form.get("merge") == "yes" else []
+    made = compose_tasks(visit.space.sessions, visit.form.get("name", ""), members, sums)
     return visit.on_to("compositions", made.ref, said="composed")
 
 
+def _sum(visit: Visit, members: list[str]) -> Sum:
+    """By what stands beside each member; one without a weight is no part of it. Raises ConfigInvalid."""
+    given = [ref for ref in members if visit.form.get(f"weight of {ref}")]
+    if not given:
+        raise ConfigInvalid("weight", "a sum needs the weight of one member or more.")
+    weights = {ref: Weight(number(visit.form, f"weight of {ref}", LARGEST)) for ref in given}
+    return Sum(weights, visit.form.get("sum") or None)
+
+
 def export(visit: Visit) -> Response:
-    """A job that writes a bundle."""
-    asked = chores.Export(composition=visit.named(), unverified=visit.form.get("unverified") == "yes")
+    """A job that writes a bundle, or another format."""
+    asked = chores.read(
+        chores.Export,
+        {
+            "composition": visit.named(),
+            "format": visit.form.get("format") or exports.BUNDLE,
+            "task": visit.form.get("task") or None,
+            "unverified": visit.form.get("unverified") == "yes",
+            "backbone": visit.form.get("bare") != "yes",
+        },
+    )
     job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
     return visit.on_to("jobs", job.id, said="scheduled")

@@ -7,8 +7,10 @@ from pathlib import Path
 from starlette.responses import FileResponse, Response
 
 from affinery_app.dashboard.visit import HEADERS, Visit, address
+from affinery_app.demo import add_shipped_dataset, shipped_datasets
 from affinery_app.wiring import Workspace
 from registry import datasets, pages
+from registry.errors import NotFound
 from registry.records import DatasetRecord
 
 A_PAGE = 50
@@ -57,3 +59,14 @@ def sheet(visit: Visit) -> Response:
         write_whole(file, contact_sheet(pack, dataset.name))
     kept = {"Cache-Control": "private, max-age=3600"}
     return FileResponse(file, media_type="image/png", headers=HEADERS | kept)
+
+
+def add_shipped(visit: Visit) -> Response:
+    """One of those that come with Affinery."""
+    known = shipped_datasets()
+    name = visit.form.get("name", "")
+    if name not in known:
+        raise NotFound("shipped dataset", name, list(known))
+    visit.check_tasks(name)
+    added = add_shipped_dataset(visit.space, known[name])
+    return visit.on_to("new", said="imported", dataset=added.ref)

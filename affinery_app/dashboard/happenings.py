@@ -20,7 +20,8 @@ def events_page(visit: Visit) -> Response:
         subjects = {each.subject for each in found if each.subject is not None}
         nodes = lineage.describe(session, sorted(subjects))
     more = found[A_PAGE - 1].id if len(found) > A_PAGE else None
-    return visit.answer("events.html", events=found[:A_PAGE], nodes=nodes, kind=kind, more=more)
+    kinds = sorted({each.kind for each in found})
+    return visit.answer("events.html", events=found[:A_PAGE], nodes=nodes, kind=kind, kinds=kinds, more=more)
 
 
 def health(visit: Visit) -> Response:

@@ -15,11 +15,11 @@ from registry import pages, retirement, search
 
 NEWEST, WAITING, LATELY = 8, 8, 30
 COUNTED = (
-    ("task", "tasks", "/tasks"),
-    ("adapter", "adapter versions", "/adapters"),
-    ("dataset", "dataset versions", "/datasets"),
-    ("backbone", "backbones", "/backbones"),
-    ("composition", "compositions", "/compositions"),
+    ("task", "task", "/tasks"),
+    ("adapter", "adapter version", "/adapters"),
+    ("dataset", "dataset version", "/datasets"),
+    ("backbone", "backbone", "/backbones"),
+    ("composition", "composition", "/compositions"),
 )
 
 
@@ -43,7 +43,8 @@ def _now(visit: Visit) -> dict[str, Any]:
         running = queue.page(session, states=["running"], limit=WAITING)
         waiting = queue.page(session, states=["queued", "paused"], limit=WAITING + 1)
         lately = queue.page(session, limit=LATELY)
-    shown = [(each, chart(each.curves)) for each in (learning(visit.space, job) for job in running)]
+    learnt = [learning(visit.space, job) for job in running]
+    shown = [(each, chart(each.curves, key=each.job.number)) for each in learnt]
     return {
         "running": shown,
         "waiting": waiting[:WAITING],

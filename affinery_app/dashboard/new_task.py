@@ -9,20 +9,26 @@ from starlette.responses import Response
 
 from affinery.adapters import kinds
 from affinery.errors import ConfigInvalid, UserError
+from affinery_app.cli.condition_options import NONE, conditions_of
 from affinery_app.cli.kind_options import kind_values
 from affinery_app.cli.rehearsal import Rehearsal
-from affinery_app.dashboard.amounts import whole
+from affinery_app.dashboard.amounts import whole, wholes
 from affinery_app.dashboard.datasets import sheet_of
 from affinery_app.dashboard.visit import Visit, status_of
 from affinery_app.wiring import Workspace
 from orchestration.additions import Wanted, schedule_all
 from registry import backbones, datasets, pages, tasks
 from registry.records import DatasetRecord
+from trainers.conditions import CHANNELS
+from trainers.errors import DatasetChanged
+from trainers.packs import read_manifest
 
 CHOICE = 200
 NUMBERS = ("steps", "batch", "seed")
-BLANK = dict.fromkeys(("name", "dataset", "backbone", "rank", *NUMBERS), "")
-USUAL = BLANK | {"kind": "affiner", "priority": "0"}
+OF_IMAGES = ("rank", "low", "high", "image_size")
+BLANK = dict.fromkeys(("name", "dataset", "backbone", *OF_IMAGES, *NUMBERS), "")
+USUAL = BLANK | {"kind": "affiner", "priority": "0", "condition": NONE}
+LOOKED_INTO = 50_000  # images of a dataset beside which captions and maps are counted
 
 
 def page(visit: Visit) -> Response:
@@ -43,6 +49,7 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         backbones=bases,
         chosen=chosen,
         kinds=kinds(),
+        conditions=[NONE, *CHANNELS],
         filled=USUAL | {"name": name, "dataset": chosen.ref if chosen else ""} | filled,
         wrong=wrong,
         preview=_preview(visit.space, chosen, name),
@@ -75,7 +82,21 @@ def _preview(space: Workspace, dataset: DatasetRecord | None, name: str) -> dict
         "name": name,
         "sheet": sheet_of(space, dataset),
         "classes": [(name, count, count / most) for name, count in counted],
+        "beside": _beside(space, dataset),
     }
+
+
+def _beside(space: Workspace, dataset: DatasetRecord) -> list[str]:
+    """What its images have beside their class, in words; nothing where they are not on this machine."""
+    if dataset.image_count > LOOKED_INTO:
+        return []
+    try:
+        images = read_manifest(space.data / dataset.dvc_path).images
+    except DatasetChanged:
+        return []
+    captions = sum(image.text is not None for image in images)
+    maps = sum(image.condition is not None for image in images)
+    return [f"{count:,} with {what}" for count, what in ((captions, "a caption"), (maps, "a map")) if count]
 
 
 def preview(visit: Visit) -> Response:
@@ -89,14 +110,15 @@ def preview(visit: Visit) -> Response:
 def estimate(visit: Visit) -> Response:
     """What it would take; nothing is kept."""
     asked = dict(visit.request.query_params)
-    rehearsal, wrong = Rehearsal(), ""
+    rehearsal, wrong, notes = Rehearsal(), "", list[str]()
     try:
-        schedule_all(visit.space.sessions, [_wanted(asked, visit.by)], rehearse=rehearsal)
+        wanted, data = [_wanted(asked, visit.by)], visit.space.data
+        schedule_all(visit.space.sessions, wanted, data=data, on_note=notes.append, rehearse=rehearsal)
     except UserError as error:
         wrong = str(error)
     job = rehearsal.jobs[0] if rehearsal.jobs else None
     template = "estimate.html" if asked.get("alone") else "live/estimate.html"
-    return visit.answer(template, job=job, wrong=wrong, about=_about(asked.get("kind", "")))
+    return visit.answer(template, job=job, wrong=wrong, notes=notes, about=_about(asked.get("kind", "")))
 
 
 def _about(kind: str) -> str:
@@ -122,14 +144,16 @@ def _wanted(filled: dict[str, str], by: str) -> Wanted:
     for needed in ("name", "dataset", "backbone"):
         if not filled.get(needed):
             raise ConfigInvalid(needed, "it has to be given.")
-    recipe = {name: whole(filled, name) for name in NUMBERS if filled.get(name)}
-    rank = whole(filled, "rank") if filled.get("rank") else None
+    recipe, given = wholes(filled, *NUMBERS), wholes(filled, *OF_IMAGES)
+    condition = [filled.get("condition") or NONE]
     return Wanted(
         (filled["name"],),
         (filled["dataset"],),
         filled["backbone"],
         (filled.get("kind") or USUAL["kind"],),
-        kind_values(rank, None, None, None),
+        kind_values(given.get("rank"), None, None, None),
         recipe=recipe,
+        conditions=tuple(conditions_of(condition, given.get("low"), given.get("high"), None)),
+        image_size=given.get("image_size"),
         job={"priority": whole(filled, "priority") if filled.get("priority") else 0, "submitted_by": by},
     )

@@ -17,6 +17,7 @@ from affinery_app.dashboard import (
     home,
     jobs,
     lineage,
+    measuring,
     new_task,
     tasks,
 )
@@ -56,6 +57,9 @@ CHANGE: dict[str, tuple[Page, str]] = {
     "/adapters/{ref}/retire": (adapters.retire, "promote"),
     "/adapters/{ref}/restore": (adapters.restore, "promote"),
     "/jobs/{ref}/{verb}": (jobs.change, "schedule"),
+    "/evaluate": (measuring.evaluate, "schedule"),
+    "/datasets/shipped": (datasets.add_shipped, "schedule"),
+    "/backbones/shipped": (backbones.add_shipped, "admin"),
     "/compositions": (compositions.compose, "promote"),
     "/compositions/{ref}/export": (compositions.export, "promote"),
     "/backbones/{ref}/rebase": (backbones.start_rebase, "admin"),

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from affinery_app.charts import line_chart
-from affinery_app.dashboard.amounts import whole
+from affinery_app.dashboard.amounts import wholes
 from affinery_app.dashboard.losses import chart
 from affinery_app.dashboard.pictures import SAMPLES, place
 from affinery_app.dashboard.visit import Visit
@@ -61,7 +61,7 @@ def train(visit: Visit) -> Response:
     """Another version."""
     name = visit.named()
     visit.check_tasks(name)
-    given = {key: whole(visit.form, key) for key in ("steps", "seed") if visit.form.get(key)}
+    given = wholes(visit.form, "steps", "seed")
     older = () if visit.form.get("begin") == "warm" else None
     job = schedule_again(visit.space.sessions, [name], given, older, submitted_by=visit.by)
     return visit.on_to("jobs", job.id, said="scheduled")

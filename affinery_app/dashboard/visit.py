@@ -21,6 +21,7 @@ from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
 from affinery_app.cli.output import size
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
+from affinery_app.demo import shipped_datasets
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent
@@ -179,7 +180,7 @@ def environment() -> Environment:
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
     made.filters["plain"] = plain
     made.filters["recognised"] = recognised
-    made.globals |= {"address": address, "asset": asset}
+    made.globals |= {"address": address, "asset": asset, "shipped": shipped_datasets}
     return made
 
 

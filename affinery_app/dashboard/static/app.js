@@ -35,6 +35,19 @@ function put(place, text) {
   if (focused) document.getElementById(focused)?.focus();
 }
 
+// What a screen reader is told of it: the words that changed, and not oftener than can be listened to.
+const LISTENING_MS = 10000;
+let toldAt = 0;
+function tell(place) {
+  const ear = document.querySelector("[data-tell]");
+  if (!ear || Date.now() - toldAt < LISTENING_MS) return;
+  const words = [...place.querySelectorAll("[data-told]")].map((each) => each.textContent.trim());
+  const text = words.filter(Boolean).join(". ");
+  if (text === ear.textContent) return;
+  ear.textContent = text;
+  toldAt = Date.now();
+}
+
 async function part(address) {
   const reply = await fetch(address, { headers: { Accept: "text/html" } });
   if (!reply.ok && reply.status !== 422) throw new Error(`${reply.status}`);
@@ -48,6 +61,7 @@ function follow(place) {
     if (!document.hidden) {
       try {
         put(place, await part(place.dataset.live));
+        tell(place);
         every = Number(place.dataset.every);
         if (lost) lost.textContent = "";
       } catch {
@@ -122,5 +136,7 @@ function menus() {
 
 theme();
 menus();
+const here = document.querySelector(".nav [aria-current]"); // on a phone the names stand in one line
+if (here) here.closest(".nav").scrollLeft = here.offsetLeft - 80;
 for (const place of document.querySelectorAll("[data-live]")) follow(place);
 for (const form of document.querySelectorAll("form[data-planning]")) planning(form);

@@ -1,4 +1,4 @@
-// Images sent in parts, each where the one before it ended; what breaks off goes on from there.
+// Images, or a backbone, sent in parts, each where the one before it ended; what breaks off goes on from there.
 "use strict";
 
 (() => {
@@ -114,8 +114,22 @@
     return { upload, sha256: digest.hex() };
   }
 
+  // What is made of an upload, and where its page is.
+  const MAKES = {
+    dataset: async (sent) => {
+      const licence = form.elements.licence.value.trim();
+      const made = await json("POST", "/v1/datasets", { ...sent, ...(licence ? { licence } : {}) });
+      return `/new?${new URLSearchParams({ dataset: made.ref, said: "imported" })}`;
+    },
+    backbone: async (sent) => {
+      const parent = form.elements.parent.value;
+      const made = await json("POST", "/v1/backbones", { ...sent, ...(parent ? { parent } : {}) });
+      return `/backbones/${encodeURIComponent(made.ref)}?said=added`;
+    },
+  };
+
   form.elements.archive.addEventListener("change", () => {
-    const name = form.elements["dataset-name"];
+    const name = form.elements.called;
     if (!name.value && form.elements.archive.files[0]) {
       name.value = form.elements.archive.files[0].name.replace(/(\.tar)?\.[a-z0-9]+$/i, "");
     }
@@ -124,16 +138,14 @@
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = form.querySelector("button");
-    const name = form.elements["dataset-name"].value.trim();
-    const licence = form.elements.licence.value.trim();
+    const name = form.elements.called.value.trim();
     button.disabled = true;
     bar.hidden = false;
     told.className = "faint";
     try {
       const sent = await send(form.elements.archive.files[0]);
-      told.textContent = "All is sent. Every image is checked now, which takes a moment.";
-      const made = await json("POST", "/v1/datasets", { name, ...sent, ...(licence ? { licence } : {}) });
-      location.href = `/new?${new URLSearchParams({ dataset: made.ref, said: "imported" })}`;
+      told.textContent = "All is sent. It is checked now, which takes a moment.";
+      location.href = await MAKES[form.dataset.upload]({ name, ...sent });
     } catch (error) {
       told.textContent = error.message;
       told.className = "bad";

@@ -1,0 +1,27 @@
+"""Evaluations as jobs: versions that are to be measured under one protocol."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from affinery_app.dashboard.amounts import number, wholes
+from affinery_app.dashboard.visit import Visit
+from orchestration import chores
+from registry import adapters
+
+
+def evaluate(visit: Visit) -> Response:
+    """A job that measures the versions that were named, alike."""
+    asked = chores.read(
+        chores.Evaluation,
+        {
+            "adapters": visit.chosen.get("adapter", []),
+            **wholes(visit.form, "samples", "steps", "seed"),
+            "guidance": number(visit.form, "guidance") if visit.form.get("guidance") else None,
+        },
+    )
+    with visit.space.sessions.read() as session:
+        learners = [adapters.get(session, ref).task for ref in asked.adapters]
+    visit.check_tasks(*learners)
+    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
+    return visit.on_to("jobs", job.id, said="scheduled")
