@@ -29,6 +29,7 @@ DEADLINE_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 3600.0
 _SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
 _RELAYS = ipaddress.ip_network("192.88.99.0/24")
+_LATE = "it did not answer in time"
 Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
 
 
@@ -86,10 +87,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str], allowed: frozenset[s
         }
         connection.request("POST", place, body, {**told, **headers})
         answer = connection.getresponse()
+        if connection.was_cut:  # in the middle of its head, which then looks as if it ended there
+            return Outcome(None, _LATE)
         return _outcome(answer.status, answer.getheader("Retry-After", ""))
     except (OSError, HTTPException, ValueError) as error:
         if time.monotonic() >= until or isinstance(error, TimeoutError):
-            return Outcome(None, f"it did not answer within {DEADLINE_SECONDS:g} s")
+            return Outcome(None, _LATE)
         return Outcome(None, f"it cannot be spoken with: {_words(error)}")
     finally:
         watch.cancel()
@@ -140,7 +143,7 @@ class _Checked(HTTPConnection):
         super().__init__(f"[{host}]" if ":" in host else host, port or (443 if secure else 80))
         self.default_port = 443 if secure else 80  # which is not said in the header Host
         self._place, self._name, self._secure, self._until = place, host, secure, until
-        self._cut = False
+        self.was_cut = False
 
     def connect(self) -> None:
         """Raises OSError."""
@@ -150,12 +153,12 @@ class _Checked(HTTPConnection):
         made.connect(place)
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(made, server_hostname=self._name)
-        if self._cut:
+        if self.was_cut:
             raise TimeoutError
 
     def cut(self) -> None:
         """The time is over: whoever waits for this connection waits no longer."""
-        self._cut = True
+        self.was_cut = True
         if self.sock is not None:
             try:
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # below TLS, which would wait
