@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -22,6 +23,10 @@ class Retirement:
 
     since: datetime
     reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON."""
+        return {"since": self.since.isoformat(), "reason": self.reason}
 
 
 def retire(session: Session, ref: str, reason: str) -> AdapterRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -9,15 +10,37 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, paged
+from affinery_app.api.access import Who
+from affinery_app.api.calls import After, Caller, Limit, Once, Posting, Ref, Space, answer, paged
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Digest, Facts, Tags, Word, pages, shape
+from affinery_app.wiring import Workspace
 from orchestration import arrivals
-from registry import adapters, blobs, retirement, search, tags
-from registry.records import AdapterRecord
+from registry import about, adapters, blobs, retirement, search, tags
+from registry.records import AdapterRecord, CertificateRecord, EvaluationRecord
 
 router = nouns("/v1/adapters", "adapters")
-Adapter = shape(AdapterRecord, tags=dict[str, str], retired=str | None)
+Certificate = shape(CertificateRecord)
+Evaluation = shape(EvaluationRecord)
+
+
+class Retired(BaseModel):
+    """Since when a version is not to be used any more, and why."""
+
+    since: str
+    reason: str
+
+
+Adapter = shape(AdapterRecord, tags=dict[str, str], retired=Retired | None)
+
+
+class AboutAdapter(Adapter):  # type: ignore[misc, valid-type]
+    """A version with what was proved and found of it, and what hangs on it."""
+
+    certificates: list[Certificate]  # type: ignore[valid-type]
+    evaluations: list[Evaluation]  # type: ignore[valid-type]
+    aliases: list[str]
+    note: str | None
 
 
 class NewAdapter(BaseModel):
@@ -49,11 +72,34 @@ def list_adapters(
         return found(session, filter, after, limit)
 
 
-@router.get("/{ref}", response_model=Adapter)
+@router.get("/{ref}", response_model=AboutAdapter)
 def get_adapter(space: Space, ref: Ref) -> JSONResponse:
-    """One version: the latest of a task, a version, an alias, or a digest."""
+    """One version: the latest of a task, a version, an alias, or a digest; with all that is known of it."""
     with space.sessions.read() as session:
-        return answer(told(session, [adapters.get(session, ref)])[0])
+        return answer(about.adapter(session, ref).to_json())
+
+
+class Reason(BaseModel):
+    """Why a version is not to be used any more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+@router.post("/{ref}/retire", response_model=Adapter)
+def retire_adapter(space: Space, who: Caller, ref: Ref, why: Reason, posting: Posting) -> JSONResponse:
+    """Let no new composition take this version. It stays in the record; retired again, nothing changes."""
+    asked = why.model_dump()
+    return _change(
+        space, who, ref, posting, asked, lambda session: retirement.retire(session, ref, why.reason)
+    )
+
+
+@router.post("/{ref}/restore", response_model=Adapter)
+def restore_adapter(space: Space, who: Caller, ref: Ref, posting: Posting) -> JSONResponse:
+    """Let a retired version be used again."""
+    return _change(space, who, ref, posting, None, lambda session: retirement.restore(session, ref))
 
 
 @router.post("", status_code=201, response_model=Adapter)
@@ -84,6 +130,21 @@ def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting)
     return posting.do(space, new.model_dump(), "/v1/adapters/{ref}", write)
 
 
+def _change(
+    space: Workspace,
+    who: Who,
+    ref: str,
+    posting: Once,
+    asked: Any,
+    do: Callable[[Session], AdapterRecord],
+) -> JSONResponse:
+    def write(session: Session) -> dict[str, Any]:
+        who.check_tasks(session, adapters.get(session, ref).task)
+        return told(session, [do(session)])[0]
+
+    return posting.do(space, asked, "", write)
+
+
 def found(session: Session, text: str, after: int, limit: int) -> JSONResponse:
     """A page of a search."""
     page = search.search(session, text, before=after or None, limit=limit)
@@ -98,7 +159,7 @@ def told(session: Session, records: Any) -> list[dict[str, Any]]:
         record.to_json()
         | {
             "tags": labels.get(record.node_id, {}),
-            "retired": retired[record.node_id].reason if record.node_id in retired else None,
+            "retired": retired[record.node_id].to_json() if record.node_id in retired else None,
         }
         for record in records
     ]

@@ -32,9 +32,9 @@ class Target(BaseModel):
 
 @router.get("", response_model=pages(Alias))
 def list_aliases(
-    space: Space, task: Annotated[Word, Query(description="Those of this task.")]
+    space: Space, task: Annotated[Word | None, Query(description="Those of this task.")] = None
 ) -> JSONResponse:
-    """Every alias of a task."""
+    """Every alias, or every one of a task."""
     with space.sessions.read() as session:
         return paged(aliases.list_all(session, task=task), None)
 

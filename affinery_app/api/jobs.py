@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, Path, Query
@@ -11,16 +12,31 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
-from affinery_app.api.calls import After, Caller, Limit, Once, Posting, Space, answer, paged, told
+from affinery_app.api.calls import (
+    After,
+    Caller,
+    IfMatch,
+    Limit,
+    Once,
+    Posting,
+    Space,
+    answer,
+    etag_of,
+    held,
+    paged,
+    told,
+)
 from affinery_app.api.following import Following
 from affinery_app.api.orders import Priority, Terms, Training
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Word, pages, shape
 from affinery_app.api.streams import STREAM, LastEventId, stream
 from affinery_app.wiring import Workspace
-from orchestration import chores, queue
+from orchestration import about, chores, queue
 from orchestration.chores import Chore
 from orchestration.jobs import AttemptRecord, JobRecord
+from orchestration.obstacles import obstacles
+from orchestration.planner import machine
 from registry import adapters
 
 router = nouns("/v1/jobs", "jobs")
@@ -100,7 +116,20 @@ class Retry(BaseModel):
     waiting: bool = False
 
 
-@router.get("", response_model=pages(Job))
+class ListedJob(Job):  # type: ignore[misc, valid-type]
+    """A job. obstacle: what keeps it from ever being taken by a worker on the service's machine."""
+
+    obstacle: str | None
+
+
+class AboutJob(ListedJob):
+    """A job with every try. asked: what it is to do, by the present names; null for a training."""
+
+    asked: dict[str, Any] | None
+    tries: list[Attempt]  # type: ignore[valid-type]
+
+
+@router.get("", response_model=pages(ListedJob))
 def list_jobs(
     space: Space,
     after: After = 0,
@@ -114,7 +143,9 @@ def list_jobs(
         found = queue.page(
             session, before=after or None, limit=limit + 1, states=states, kinds=kinds, task=task
         )
-    return paged(found[:limit], found[limit - 1].number if len(found) > limit else None)
+        ways = obstacles(session, found[:limit], machine())
+    listed = [job.to_json() | {"obstacle": ways.get(job.id)} for job in found[:limit]]
+    return paged(listed, found[limit - 1].number if len(found) > limit else None)
 
 
 @router.post("", status_code=201, response_model=Job)
@@ -130,11 +161,12 @@ def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], postin
     return told(made.job.to_json(), "/v1/jobs/{id}", new=made.new, key=key)
 
 
-@router.get("/{job}", response_model=Job)
+@router.get("/{job}", response_model=AboutJob)
 def get_job(space: Space, job: JobId) -> JSONResponse:
-    """One job."""
+    """One job: what it is to do, where it stands and why, and every try."""
     with space.sessions.read() as session:
-        return answer(queue.get(session, job).to_json())
+        told_whole = about.job(session, job).to_json()
+    return answer(told_whole, etag=_etag(told_whole))
 
 
 @router.get("/{job}/attempts", response_model=pages(Attempt))
@@ -187,52 +219,83 @@ def follow_job(space: Space, job: JobId, last_event_id: LastEventId = None) -> S
 
 
 @router.post("/{job}/cancel", response_model=Job)
-def cancel_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+def cancel_job(
+    space: Space, who: Caller, job: JobId, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """End a job: at once if it waits; one that runs is asked to stop, and is stopped where it does not."""
-    return _change(space, who, job, posting, lambda session, id_: queue.cancel(session, id_, who.name))
+    asked = _Asked(job, posting, if_match)
+    return asked.do(space, who, lambda session, id_: queue.cancel(session, id_, who.name))
 
 
 @router.post("/{job}/pause", response_model=Job)
-def pause_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+def pause_job(
+    space: Space, who: Caller, job: JobId, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Hold a job back; one that runs keeps its checkpoint and makes room."""
-    return _change(space, who, job, posting, lambda session, id_: queue.pause(session, id_, who.name))
+    asked = _Asked(job, posting, if_match)
+    return asked.do(space, who, lambda session, id_: queue.pause(session, id_, who.name))
 
 
 @router.post("/{job}/resume", response_model=Job)
-def resume_job(space: Space, who: Caller, job: JobId, posting: Posting) -> JSONResponse:
+def resume_job(
+    space: Space, who: Caller, job: JobId, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Let a paused job go on where it stopped."""
-    return _change(space, who, job, posting, lambda session, id_: queue.resume(session, id_, who.name))
+    asked = _Asked(job, posting, if_match)
+    return asked.do(space, who, lambda session, id_: queue.resume(session, id_, who.name))
 
 
 @router.post("/{job}/retry", response_model=Job)
 def retry_job(
-    space: Space, who: Caller, job: JobId, posting: Posting, how: Retry | None = None
+    space: Space,
+    who: Caller,
+    job: JobId,
+    posting: Posting,
+    how: Retry | None = None,
+    if_match: IfMatch = None,
 ) -> JSONResponse:
     """Take a job up again that is dead or cancelled."""
+    waiting = how is not None and how.waiting
 
     def retry(session: Session, id_: str) -> JobRecord:
-        return queue.retry(session, id_, who.name, with_waiting=how is not None and how.waiting)[0]
+        return queue.retry(session, id_, who.name, with_waiting=waiting)[0]
 
-    return _change(space, who, job, posting, retry)
+    return _Asked(job, posting, if_match, waiting).do(space, who, retry)
 
 
 @router.post("/{job}/priority", response_model=Job)
-def prioritise_job(space: Space, who: Caller, job: JobId, to: Move, posting: Posting) -> JSONResponse:
-    """Move a job forward or back in the queue."""
-    return _change(
-        space, who, job, posting, lambda session, id_: queue.prioritise(session, id_, to.priority, who.name)
-    )
-
-
-def _change(
-    space: Workspace, who: Who, job: str, posting: Once, do: Callable[[Session, str], JobRecord]
+def prioritise_job(
+    space: Space, who: Caller, job: JobId, to: Move, posting: Posting, if_match: IfMatch = None
 ) -> JSONResponse:
-    def write(session: Session) -> dict[str, Any]:
-        record = queue.get(session, job)
-        who.check_tasks(session, record.tasks)
-        return do(session, record.id).to_json()
+    """Move a job forward or back in the queue."""
+    asked = _Asked(job, posting, if_match, to.priority)
+    return asked.do(space, who, lambda session, id_: queue.prioritise(session, id_, to.priority, who.name))
 
-    return posting.do(space, job, "", write)
+
+@dataclass(frozen=True)
+class _Asked:
+    """A change of a job, if it still stands as it was read. how: what else was asked."""
+
+    job: str
+    posting: Once
+    if_match: str | None
+    how: int | None = None
+
+    def do(self, space: Workspace, who: Who, change: Callable[[Session, str], JobRecord]) -> JSONResponse:
+        """Raises PreconditionFailed, and what the change raises."""
+
+        def write(session: Session) -> dict[str, Any]:
+            record = queue.hold(session, self.job)
+            who.check_tasks(session, record.tasks)
+            held(f"Job {record.number}", _etag(record.to_json()), self.if_match)
+            return change(session, record.id).to_json()
+
+        return self.posting.do(space, [self.job, self.if_match, self.how], "", write, etag=_etag)
+
+
+def _etag(job: Mapping[str, Any]) -> str:
+    """Of what changes of a job are decided by; not of how far it is."""
+    return etag_of([job[name] for name in ("id", "state", "generation", "fence", "priority", "request")])
 
 
 def _train(space: Workspace, who: Who, new: Train, key: str | None) -> JSONResponse:

@@ -57,6 +57,8 @@ RIGHTS: dict[str, Right] = {
     "list_adapters": READ,
     "get_adapter": READ,
     "create_adapter": Right("promote", tasks=True),
+    "retire_adapter": Right("promote", tasks=True),
+    "restore_adapter": Right("promote", tasks=True),
     "get_lineage": READ,
     "list_lineage": READ,
     "list_aliases": READ,

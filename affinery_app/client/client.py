@@ -100,9 +100,9 @@ class Client:
             sent["Idempotency-Key"] = uuid.uuid4().hex  # sent again, it is done once
         return self.send(method, place + _query(query), sent, [content] if content else []).json()
 
-    def pages(self, place: str, **query: Any) -> Iterator[Json]:
-        """Everything of a list, page by page."""
-        after = 0
+    def pages(self, place: str, begin: int = 0, **query: Any) -> Iterator[Json]:
+        """Everything of a list, page by page. begin: as `next` of a page says where to go on."""
+        after = begin
         while True:
             page = self.ask("GET", place, **query, after=after)
             yield from page["items"]

@@ -200,12 +200,20 @@ class Adapters(Noun):
         """The versions for which the filter holds, the newest first."""
         return self._client.pages(self.PLACE, filter=filter, **query)
 
+    def retire(self, ref: str, reason: str) -> Json:
+        """Let no new composition take it."""
+        return self._ask("POST", ref, "retire", body={"reason": reason})
+
+    def restore(self, ref: str) -> Json:
+        """Let it be used again."""
+        return self._ask("POST", ref, "restore")
+
 
 class Aliases(Noun):
     PLACE = "/v1/aliases"
 
     def list(self, task: str = "", **query: Any) -> Iterator[Json]:
-        """Those of a task."""
+        """All of them, or those of a task."""
         return iter(self._ask("GET", task=task, **query)["items"])
 
     def set(self, alias: str, adapter: str, require: Sequence[str] = ()) -> Json:
