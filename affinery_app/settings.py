@@ -73,7 +73,7 @@ SETTINGS = (
 VARIABLES = {setting.name: setting.variable for setting in SETTINGS}
 ENVIRONMENT = {
     "AFFINERY_WORKSPACE": "the workspace's folder, where --workspace does not name it",
-    "AFFINERY_URL": "the service that lists are read from, where --url does not name it",
+    "AFFINERY_URL": "the service that commands ask, where --url does not name it",
     "AFFINERY_TOKEN": "what is shown to that service; and what affinery serve takes beside tokens of its own",
 }
 """Variables that stand in no file."""

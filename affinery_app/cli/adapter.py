@@ -9,8 +9,8 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.adapter_files import export
-from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from registry.records import EvaluationRecord
@@ -67,17 +67,8 @@ def list_all(
     as_json: JsonOption = False,
 ) -> None:
     """All adapter versions."""
-    from affinery_app.wiring import open_workspace
-    from registry import adapters
-    from registry.records import AdapterRecord
-
-    if url:
-        given = {"task": task, "backbone": backbone}
-        wanted = " and ".join(f"{name}={value}" for name, value in given.items() if value)
-        found = records(url, workspace, "adapters", AdapterRecord, "node_id", filter=wanted)
-    else:
-        with open_workspace(workspace).sessions.read() as session:
-            found = adapters.list_all(session, task=task, backbone=backbone)
+    with place(url, workspace) as where:
+        found = where.adapters(task, backbone)
     if as_json:
         emit([record.to_json() for record in found])
         return
@@ -131,37 +122,23 @@ def search(
 @app.command("show")
 def show(
     ref: Annotated[str, typer.Argument(help="task, or task@version.", autocompletion=completion.adapters)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One adapter version: what it was made from, what was found of it, and what hangs on it."""
-    from affinery_app.wiring import open_workspace
-    from registry import adapters, aliases, certificates, evaluations, notes, retirement, tags
-
-    with open_workspace(workspace).sessions.read() as session:
-        record = adapters.get(session, ref)
-        proofs = certificates.list_for(session, record.ref)
-        measured = evaluations.list_for(session, record.ref)
-        meant = [alias.name for alias in aliases.list_all(session, adapter_id=record.node_id)]
-        held, said = tags.of(session, record.node_id), notes.of(session, record.node_id)
-        retired = retirement.of(session, [record.node_id]).get(record.node_id)
+    with place(url, workspace) as where:
+        found = where.adapter(ref)
     if as_json:
-        since = None if retired is None else retired.since.isoformat()
-        ended = None if retired is None else {"since": since, "reason": retired.reason}
-        hung = {"aliases": meant, "tags": held, "note": said, "retired": ended}
-        found = {
-            "certificates": [proof.to_json() for proof in proofs],
-            "evaluations": [each.to_json() for each in measured],
-        }
-        emit(record.to_json() | found | hung)
+        emit(found.to_json())
         return
-    made = record.provenance
+    record, made = found.record, found.record.provenance
     fields(
         [
             ("adapter", record.ref),
-            ("state", "usable" if retired is None else _ended(retired)),
-            ("aliases", meant or None),
-            ("tags", [f"{key}={value}" for key, value in held.items()] or None),
+            ("state", "usable" if found.retired is None else _ended(found.retired)),
+            ("aliases", found.aliases or None),
+            ("tags", [f"{key}={value}" for key, value in found.tags.items()] or None),
             ("digest", record.digest),
             ("kind", f"{record.kind} {json.dumps(record.config)}"),
             ("parameters", f"{record.parameters:,}"),
@@ -183,15 +160,15 @@ def show(
         drawn = f"{seen['share']:.1%} of {seen['samples']} samples"
         real = f"the same classifier on {seen['real_images']} real images: {seen['real_accuracy']:.1%}"
         fields([("recognition", f"{drawn}; {real}")])
-    for proof in proofs:
+    for proof in found.certificates:
         older = len(proof.results["adapters"])
         fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
-    last = {each.protocol_digest: each.node_id for each in measured}
-    for each in measured:
+    last = {each.protocol_digest: each.node_id for each in found.evaluations}
+    for each in found.evaluations:
         if each.node_id == last[each.protocol_digest]:
             fields([("evaluation", _measured(each))])
-    if said is not None:
-        fields([("note", line) for line in said.splitlines()])
+    if found.note is not None:
+        fields([("note", line) for line in found.note.splitlines()])
     following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from registry.records import AliasRecord
@@ -36,16 +37,13 @@ def set_alias(
         list[str] | None,
         typer.Option(help="What its metrics must hold, such as 'recognition>=0.8'; repeat for more."),
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Point an alias at an adapter version; task@alias then means it everywhere."""
-    from affinery_app.wiring import open_workspace
-    from registry import aliases, metrics
-
-    required = [metrics.requirement(text) for text in require or ()]
-    with open_workspace(workspace).sessions.begin() as session:
-        record = aliases.point(session, name, ref, expect=expect, require=required)
+    with place(url, workspace) as where:
+        record = where.point(name, ref, expect, require or ())
     if as_json:
         emit(record.to_json())
         return
@@ -56,15 +54,13 @@ def set_alias(
 @app.command("list")
 def list_all(
     task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """All aliases and what they mean."""
-    from affinery_app.wiring import open_workspace
-    from registry import aliases
-
-    with open_workspace(workspace).sessions.read() as session:
-        found = aliases.list_all(session, task=task)
+    with place(url, workspace) as where:
+        found = where.aliases(task)
     if as_json:
         emit([record.to_json() for record in found])
         return

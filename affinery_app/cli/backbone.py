@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from affinery_app.cli import completion
-from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
+from affinery_app.cli.place import UrlOption, place
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
 
@@ -69,15 +69,8 @@ def add(
 @app.command("list")
 def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All backbone versions."""
-    from affinery_app.wiring import open_workspace
-    from registry import backbones
-    from registry.records import BackboneRecord
-
-    if url:
-        found = records(url, workspace, "backbones", BackboneRecord, "name", "version")
-    else:
-        with open_workspace(workspace).sessions.read() as session:
-            found = backbones.list_all(session)
+    with place(url, workspace) as where:
+        found = where.backbones()
     if as_json:
         emit([record.to_json() for record in found])
         return
@@ -94,18 +87,17 @@ def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: 
 @app.command("show")
 def show(
     ref: Annotated[str, typer.Argument(help="name, or name@version.", autocompletion=completion.backbones)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One backbone: its facts, its class table and who owns which rows."""
-    from affinery_app.wiring import open_workspace
-    from registry import backbones, tasks
-
-    with open_workspace(workspace).sessions.read() as session:
-        record = backbones.get(session, ref)
-        owners = tasks.list_all(session, backbone=record.ref)
-        newer = [each.ref for each in backbones.list_all(session) if each.parent == record.ref]
-        followed = {task.predecessor: task for task in tasks.list_all(session) if task.predecessor}
+    with place(url, workspace) as where:
+        record = where.backbone(ref)
+        newer = [each.ref for each in where.backbones() if each.parent == record.ref]
+        known = where.tasks()
+    owners = [task for task in known if task.backbone_id == record.node_id]
+    followed = {task.predecessor: task for task in known if task.predecessor}
     blocks: list[dict[str, Any]] = [{"owner": record.ref, "rows": [0, record.null_index + 1]}]
     for task in owners:
         after = followed.get(task.name)

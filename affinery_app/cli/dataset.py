@@ -1,16 +1,14 @@
-"""affinery dataset add | list | show | versions | verify | pull | push | remote."""
+"""affinery dataset add | list | show | versions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affinery_app.cli import completion
-from affinery_app.cli.elsewhere import UrlOption, records
+from affinery_app.cli import completion, dataset_copies
 from affinery_app.cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -22,18 +20,14 @@ from affinery_app.cli.output import (
     size,
     table,
 )
+from affinery_app.cli.place import UrlOption, place
+from affinery_app.cli.progress import stages
 
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace
-    from orchestration.datasets.states import State
     from registry.records import DatasetRecord
 
 app = typer.Typer(help="Images to learn from, pinned by content under DVC.", no_args_is_help=True)
-remote = typer.Typer(help="Where DVC keeps further copies of datasets.", no_args_is_help=True)
-app.add_typer(remote, name="remote")
-
-RefsArgument = Annotated[list[str] | None, typer.Argument(help="Versions: name, name@version or a digest.")]
-RemoteOption = Annotated[str | None, typer.Option("--remote", help="This remote alone.")]
 
 
 @app.command("add")
@@ -60,28 +54,15 @@ def add(
     image_column: Annotated[str | None, typer.Option(help="Parquet: the column of images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Parquet: the column of classes.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Parquet: the column of captions.")] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check images, put them under DVC, record their version. The same images change nothing."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import add_dataset
-    from orchestration.datasets.tables import Columns
-
-    space = open_workspace(workspace)
-    with _bars(name) as advance:
-        record, notes = add_dataset(
-            space.sessions,
-            space.data,
-            source,
-            name=name,
-            licence=licence,
-            source=origin,
-            split=split,
-            skip_bad=skip_bad,
-            columns=Columns(image_column, label_column, text_column),
-            on_progress=advance,
-        )
+    given = {"licence": licence, "source": origin, "split": split, "skip_bad": skip_bad}
+    columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
+    with place(url, workspace) as where, stages(name) as advance:
+        record, notes = where.add_dataset(name, source, given | columns, advance)
     for note in notes:
         say(f"note: {printable(note)}")
     if as_json:
@@ -97,26 +78,11 @@ def add(
         ]
     )
     _balance(record)
+    sheet = "" if url else f" --contact-sheet {record.name}.png"
     following(
-        f"affinery dataset show {record.name} --contact-sheet {record.name}.png",
+        f"affinery dataset show {record.name}{sheet}",
         f"affinery task add {record.name} --dataset {record.name} --backbone NAME",
     )
-
-
-@contextmanager
-def _bars(name: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that is done with a dataset, one after another."""
-    from affinery_app.cli.progress import bars
-
-    with bars() as progress:
-        entries: dict[str, Any] = {}
-
-        def advance(doing: str, done: int, of: int) -> None:
-            if doing not in entries:
-                entries[doing] = progress.add_task(f"{doing} {printable(name)}", total=of, note="")
-            progress.update(entries[doing], completed=done, total=of)
-
-        yield advance
 
 
 def _balance(record: DatasetRecord) -> None:
@@ -133,15 +99,8 @@ def _balance(record: DatasetRecord) -> None:
 @app.command("list")
 def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All datasets, each in its newest version; their versions: affinery dataset versions NAME."""
-    from affinery_app.wiring import open_workspace
-    from registry import datasets
-    from registry.records import DatasetRecord
-
-    if url:
-        found = records(url, workspace, "datasets", DatasetRecord, "name", "version")
-    else:
-        with open_workspace(workspace).sessions.read() as session:
-            found = datasets.list_all(session)
+    with place(url, workspace) as where:
+        found = where.datasets()
     if as_json:
         emit([record.to_json() for record in found])
         return
@@ -152,16 +111,14 @@ def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: 
 @app.command("versions")
 def versions(
     name: Annotated[str, typer.Argument(help="The dataset.", autocompletion=completion.datasets)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every version of a dataset, oldest first. Each stays retrievable by its pin."""
-    from affinery_app.wiring import open_workspace
-    from registry import datasets
-
-    with open_workspace(workspace).sessions.read() as session:
-        wanted = datasets.get(session, name).name
-        records = [record for record in datasets.list_all(session) if record.name == wanted]
+    with place(url, workspace) as where:
+        wanted = where.dataset(name).name
+        records = [record for record in where.datasets() if record.name == wanted]
     if as_json:
         emit([record.to_json() for record in records])
         return
@@ -193,18 +150,21 @@ def show(
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Write a picture of images of every class here.")
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One dataset version: its pins and its classes."""
-    from affinery_app.wiring import open_workspace
-    from registry import datasets
+    from affinery.errors import ConfigInvalid
 
-    space = open_workspace(workspace)
-    with space.sessions.read() as session:
-        record = datasets.get(session, ref)
+    if url and contact_sheet is not None:
+        raise ConfigInvalid("--contact-sheet", "a service tells no images; ask in a workspace.")
+    with place(url, workspace) as where:
+        record = where.dataset(ref)
     if contact_sheet is not None:
-        _write_contact_sheet(space, record, contact_sheet)
+        from affinery_app.wiring import open_workspace
+
+        _write_contact_sheet(open_workspace(workspace), record, contact_sheet)
     if as_json:
         emit(record.to_json() | ({"contact_sheet": str(contact_sheet)} if contact_sheet else {}))
         return
@@ -233,184 +193,7 @@ def _write_contact_sheet(space: Workspace, record: DatasetRecord, path: Path) ->
     tensor_files.write_whole(path.absolute(), contact_sheet(pack, record.ref))
 
 
-@app.command("verify")
-def verify(
-    refs: RefsArgument = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the remotes.")] = False,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Read every byte of datasets (all where none is named) and ask each remote for its copy. Exits 1 where
-    something is missing or changed."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.datasets.states import state_of
-
-    space = open_workspace(workspace)
-    found: list[tuple[DatasetRecord, State]] = []
-    chosen = _chosen(space, refs)
-    with _bars("datasets") as advance:
-        for done, record in enumerate(chosen, start=1):
-            state = state_of(space.data, record, remote=not offline)
-            found.append((record, state))
-            advance("verifying", done, len(chosen))
-    if as_json:
-        emit([_stated(record, state) for record, state in found])
-    else:
-        table(
-            ["dataset", "here", "pinned", "remotes", "what differs"],
-            [
-                (
-                    record.ref,
-                    state.pack,
-                    "yes" if state.pinned else "no",
-                    ", ".join(f"{place.remote}: {place.state}" for place in state.places) or "–",
-                    state.reason or "–",
-                )
-                for record, state in found
-            ],
-            "No dataset yet. Add one: affinery dataset add NAME FOLDER",
-        )
-    bad = [record for record, state in found if not state.sound]
-    if bad:
-        if not as_json:
-            say(f"{len(bad)} of {len(found)} are not as they were recorded. What can be mended is by:")
-            say("  affinery reconcile")
-        raise typer.Exit(1)
-
-
-def _stated(record: DatasetRecord, state: State) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"dataset": record.ref, "digest": record.digest, "sound": state.sound} | asdict(state)
-
-
-def _chosen(space: Workspace, refs: list[str] | None) -> list[DatasetRecord]:
-    """The versions that are named; all where none is."""
-    from registry import datasets
-
-    with space.sessions.read() as session:
-        if refs:
-            return [datasets.get(session, ref) for ref in refs]
-        return datasets.list_all(session)
-
-
-@app.command("pull")
-def pull(
-    refs: RefsArgument = None,
-    remote_name: RemoteOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Put back what was pinned over files that were changed.")
-    ] = False,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Bring datasets (all where none is named) here, every byte checked. Training does this itself."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.datasets import repository
-    from trainers import packs
-
-    space = open_workspace(workspace)
-    done: list[dict[str, Any]] = []
-    for record in _chosen(space, refs):
-        target = space.data / record.dvc_path
-        there = all((target / name).exists() for name in (packs.IMAGES, packs.MANIFEST))
-        if there and (not force or repository.is_whole(target, record.digest)):
-            packs.verify_pack(target, record.digest)
-            done.append({"dataset": record.ref, "path": str(target), "fetched": False})
-            continue
-        repository.restore(space.data, record.dvc_path, record.digest, remote_name)
-        done.append({"dataset": record.ref, "path": str(target), "fetched": True})
-    if as_json:
-        emit(done)
-        return
-    rows = [(each["dataset"], "fetched" if each["fetched"] else "was here", each["path"]) for each in done]
-    table(["dataset", "", "where"], rows, "No dataset yet. Add one: affinery dataset add NAME FOLDER")
-
-
-@app.command("push")
-def push(
-    refs: RefsArgument = None,
-    remote_name: RemoteOption = None,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Copy datasets (all where none is named) to a remote: the default one, or the one that is named."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.datasets import ensure, repository
-
-    space = open_workspace(workspace)
-    to = remote_name or next(each.name for each in repository.remotes(space.data) if each.default)
-    done = []
-    for record in _chosen(space, refs):
-        ensure(space.data, record.dvc_path, record.digest)
-        repository.push(space.data, record.dvc_path, to)
-        done.append({"dataset": record.ref, "remote": to})
-    if as_json:
-        emit(done)
-        return
-    rows = [(each["dataset"], each["remote"]) for each in done]
-    table(["dataset", "remote"], rows, "No dataset yet. Add one: affinery dataset add NAME FOLDER")
-
-
-@remote.command("add")
-def add_remote(
-    name: Annotated[str, typer.Argument(help="Its name.")],
-    url: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
-    default: Annotated[
-        bool, typer.Option("--default", help="Copy what is added there by itself from now on.")
-    ] = False,
-    endpoint_url: Annotated[
-        str | None, typer.Option(help="S3: the store's address, if not Amazon's.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3: the region.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="S3: whose credentials of ~/.aws; or set AWS_ACCESS_KEY_ID and so on.")
-    ] = None,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Add a remote, or change one. No credentials are written down."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.datasets import repository
-
-    space = open_workspace(workspace)
-    given = {"endpointurl": endpoint_url, "region": region, "profile": profile}
-    options = {key: value for key, value in given.items() if value is not None}
-    repository.add_remote(space.data, name, url, options, default=default)
-    _show_remotes(space, as_json)
-    following(f"affinery dataset push --remote {name}")
-
-
-@remote.command("list")
-def list_remotes(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """The remotes, the default one first."""
-    from affinery_app.wiring import open_workspace
-
-    _show_remotes(open_workspace(workspace), as_json)
-
-
-@remote.command("remove")
-def remove_remote(
-    name: Annotated[str, typer.Argument(help="The remote, as affinery dataset remote list names it.")],
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Forget a remote. What lies in it stays there."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.datasets import repository
-
-    space = open_workspace(workspace)
-    repository.remove_remote(space.data, name)
-    _show_remotes(space, as_json)
-
-
-def _show_remotes(space: Workspace, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from orchestration.datasets import repository
-
-    found = repository.remotes(space.data)
-    if as_json:
-        emit([asdict(each) for each in found])
-        return
-    table(["remote", "url", ""], [(r.name, r.url, "default" if r.default else "") for r in found], "")
+app.add_typer(dataset_copies.remote, name="remote")
+app.command("verify")(dataset_copies.verify)
+app.command("pull")(dataset_copies.pull)
+app.command("push")(dataset_copies.push)

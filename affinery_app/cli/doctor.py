@@ -23,8 +23,10 @@ def doctor(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at all that a workspace stands on, and say how to mend what is not well. Exits 1 where something
-    fails."""
+    """Look at all that a workspace stands on, and say how to mend what is not well.
+
+    Exits 1 where something fails.
+    """
     from affinery_app.doctor import FAIL, OK, examine
 
     found = []

@@ -1,4 +1,4 @@
-"""affinery evaluate | compare."""
+"""affinery evaluate | evaluations | compare."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from affinery_app.cli.output import (
     say,
     table,
 )
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from orchestration.chores import Evaluation
@@ -117,6 +118,34 @@ def evaluate(
         _print(record, drawn)
     ref = found[0][0].adapter
     following(f"affinery report {found[0][0].adapter.partition('@')[0]}", f"affinery compare {ref} OTHER")
+
+
+def evaluations(
+    ref: Annotated[
+        str, typer.Argument(help="An adapter: a task's latest by its name, name@version, an alias.")
+    ],
+    url: UrlOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What was measured of an adapter, oldest first, each under its protocol."""
+    with place(url, workspace) as where:
+        found = where.evaluations(ref)
+    if as_json:
+        emit([record.to_json() for record in found])
+        return
+    rows = [
+        (each.protocol_digest[:12], each.reference, f"{each.created_at:%Y-%m-%d}", _figures(each))
+        for each in found
+    ]
+    empty = f"Nothing was measured of it. Measure it: affinery evaluate {ref}"
+    table(["protocol", "against", "measured", "figures"], rows, empty)
+
+
+def _figures(record: EvaluationRecord) -> list[str]:
+    from registry.metrics import numbers
+
+    return [f"{name} {number:.4g}" for name, number in numbers(record.results).items()]
 
 
 def _print(record: EvaluationRecord, pictures: list[str]) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from affinery_app.cli import completion, job_add
-from affinery_app.cli.job_options import EveryOption, JobArgument, submitter
+from affinery_app.cli.job_options import EveryOption, JobArgument
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.cli.place import UrlOption, place
 from affinery_app.cli.standing import progress, standing
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from affinery_app.wiring import Workspace
+    from affinery_app.cli.here import Here
+    from affinery_app.cli.there import There
+    from orchestration.about import AboutJob
     from orchestration.jobs import JobRecord
 
 app = typer.Typer(help="What waits, runs and ran; and what is to become of it.", no_args_is_help=True)
@@ -39,28 +38,20 @@ def list_page(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
     before: Annotated[int | None, typer.Option(help="Only jobs accepted before this number.")] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The newest jobs first, a page at a time."""
     from affinery.errors import UnknownName
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
     from orchestration.jobs import KINDS, STATES
-    from orchestration.obstacles import obstacles
-    from orchestration.planner import machine
-    from registry import tasks
 
     for noun, given, known in (("state", state, STATES), ("kind", kind, KINDS)):
         for word in given or []:
             if word not in known:
                 raise UnknownName(noun, word, list(known))
-    with open_workspace(workspace).sessions.read() as session:
-        task = None if task is None else tasks.get(session, task).name
-        jobs = queue.page(
-            session, before=before, limit=limit, states=state or (), kinds=kind or (), task=task
-        )
-        ways = obstacles(session, jobs, machine())
+    with place(url, workspace) as where:
+        jobs, ways = where.jobs(state or (), kind or (), task, before, limit)
     if as_json:
         emit([job.in_brief() | {"obstacle": ways.get(job.id)} for job in jobs])
         return
@@ -74,31 +65,24 @@ def list_page(
 
 
 @app.command("show")
-def show(job: JobArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def show(
+    job: JobArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """One job: what it is to do, where it stands and why, and every attempt."""
-    from affinery_app.wiring import open_workspace
-    from orchestration import chores, queue
-    from orchestration.obstacles import obstacles
-    from orchestration.planner import machine
-
-    with open_workspace(workspace).sessions.read() as session:
-        record = queue.get(session, job)
-        asked = chores.told(session, record.kind, record.payload)
-        tries = queue.attempts(session, record.id)
-        obstacle = obstacles(session, [record], machine()).get(record.id)
+    with place(url, workspace) as where:
+        found = where.job(job)
     if as_json:
-        told = {"obstacle": obstacle, "tries": [each.to_json() for each in tries]}
-        emit(record.to_json() | ({} if record.kind == "train" else {"asked": asked}) | told)
+        emit(found.to_json())
         return
-    room = record.resources()
+    record, tries, room = found.record, found.tries, found.record.resources()
     fields(
         [
             ("job", f"{record.number} ({record.id})"),
             ("kind", record.kind),
             ("state", record.state),
-            ("what", standing(record, obstacle)),
+            ("what", standing(record, found.obstacle)),
             ("tasks", record.tasks or None),
-            *([] if record.kind == "train" else [("asked", json.dumps(asked, ensure_ascii=False))]),
+            *([] if found.asked is None else [("asked", json.dumps(found.asked, ensure_ascii=False))]),
             ("after", [need[:8] for need in record.needs] or None),
             ("strategy", record.strategy or "chosen where it runs"),
             ("takes", f"{room.cpus:g} processors, {room.gpus:g} GPUs"),
@@ -137,54 +121,48 @@ def logs(
         bool,
         typer.Option("--follow", "-f", help="Go on as it is written, attempt by attempt, to the job's end."),
     ] = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What an attempt wrote: its errors in full, and what libraries said."""
     from affinery.errors import UnknownName
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
 
-    space = open_workspace(workspace)
-    if follow:
-        if as_json or attempt is not None:
-            raise typer.BadParameter("it follows all attempts as they come, as text", param_hint="--follow")
-        _follow(space, job)
-        return
-    with space.sessions.read() as session:
-        record = queue.get(session, job)
-        tries = {each.number: each for each in queue.attempts(session, record.id)}
-    if attempt is not None and attempt not in tries:
-        raise UnknownName("attempt", str(attempt), [str(number) for number in tries])
-    number = attempt or max(tries, default=0)
-    path = _log(space.runs, record.id, tries[number].fence) if number else None
-    text = path.read_text(errors="replace") if path is not None and path.exists() else ""
+    if follow and (as_json or attempt is not None):
+        raise typer.BadParameter("it follows all attempts as they come, as text", param_hint="--follow")
+    with place(url, workspace) as where:
+        found = where.job(job)
+        if follow:
+            _follow(where, found)
+            return
+        tries = {each.number: each for each in found.tries}
+        if attempt is not None and attempt not in tries:
+            raise UnknownName("attempt", str(attempt), [str(number) for number in tries])
+        number = attempt or max(tries, default=0)
+        written, path = where.log(found.record, tries[number]) if number else (b"", None)
+    text = written.decode(errors="replace")
     if as_json:
-        emit({"job": record.id, "attempt": number or None, "path": str(path) if path else None, "log": text})
+        emit({"job": found.record.id, "attempt": number or None, "path": path, "log": text})
     elif text:
         print(text, end="")
     elif not number:
         say("No attempt of it was begun yet.")
     else:
-        say(f"Attempt {number} wrote nothing" + ("." if path and path.exists() else " on this machine."))
+        say(f"Attempt {number} wrote nothing" + ("." if path or url else " on this machine."))
     if not as_json and number and tries[number].error:
         say(f"It ended: {tries[number].error}")
 
 
-def _follow(space: Workspace, job: str) -> None:
+def _follow(where: Here | There, found: AboutJob) -> None:
     """Prints what each attempt writes while it does. Code 1 where the job is not done in the end."""
-    from orchestration import queue
     from orchestration.jobs import LIVE
 
     printed: dict[int, int] = {}
     told: set[int] = set()
     while True:
-        with space.sessions.read() as session:
-            record = queue.get(session, job)
-            tries = queue.attempts(session, record.id)
-        for each in tries:
-            path = _log(space.runs, record.id, each.fence)
-            text = path.read_bytes()[printed.get(each.number, 0) :] if path.exists() else b""
+        record = found.record
+        for each in found.tries:
+            text, _ = where.log(record, each, printed.get(each.number, 0))
             printed[each.number] = printed.get(each.number, 0) + len(text)
             print(text.decode(errors="replace"), end="", flush=True)
             if each.ended_at is not None and each.number not in told:
@@ -193,13 +171,10 @@ def _follow(space: Workspace, job: str) -> None:
         if record.state not in LIVE:
             break
         time.sleep(FOLLOW_SECONDS)
+        found = where.job(record.id)
     say(f"Job {record.number} is {record.state}." + (f" {record.error}" if record.error else ""))
     if record.state != "done":
         raise typer.Exit(1)
-
-
-def _log(runs: Path, job_id: str, fence: int) -> Path:
-    return runs / job_id / f"attempt-{fence}" / "driver.log"
 
 
 @app.command("watch")
@@ -208,55 +183,53 @@ def watch(
         list[str] | None, typer.Argument(help="Which jobs.", show_default="all that are not over")
     ] = None,
     every: EveryOption = 2.0,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show jobs as they move, with loss and time left, until all are over. Code 1 where one is not done."""
     from affinery_app.cli.watching import follow
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
 
-    sessions = open_workspace(workspace).sessions
-    with sessions.read() as session:
-        known = [queue.get(session, job) for job in jobs] if jobs else queue.unfinished(session)
-    if not follow(sessions, [job.id for job in known], every, as_json):
-        raise typer.Exit(1)
+    with place(url, workspace) as where:
+        known = [where.job(job).record for job in jobs] if jobs else where.unfinished()
+        if not follow(where.look, [job.id for job in known], every, as_json):
+            raise typer.Exit(1)
 
 
 @app.command("cancel")
 def cancel(
     jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """End jobs: at once if they wait; one that runs is asked to stop, and is stopped where it does not."""
-    from orchestration import queue
-
-    _each(jobs, workspace, as_json, lambda session, job: [queue.cancel(session, job, submitter())])
+    with place(url, workspace) as where:
+        _told(where.cancel(jobs), as_json)
 
 
 @app.command("pause")
 def pause(
     jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold jobs back; one that runs keeps its checkpoint and makes room."""
-    from orchestration import queue
-
-    _each(jobs, workspace, as_json, lambda session, job: [queue.pause(session, job, submitter())])
+    with place(url, workspace) as where:
+        _told(where.pause(jobs), as_json)
 
 
 @app.command("resume")
 def resume(
     jobs: Annotated[list[str], typer.Argument(help="Jobs, by number or id.", autocompletion=completion.jobs)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let paused jobs go on where they stopped."""
-    from orchestration import queue
-
-    _each(jobs, workspace, as_json, lambda session, job: [queue.resume(session, job, submitter())])
+    with place(url, workspace) as where:
+        _told(where.resume(jobs), as_json)
 
 
 @app.command("retry")
@@ -265,49 +238,29 @@ def retry(
     with_waiting: Annotated[
         bool, typer.Option("--with-waiting", help="And jobs that are dead because of them.")
     ] = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take jobs up again that are dead or cancelled."""
-    from orchestration import queue
-
-    _each(
-        jobs,
-        workspace,
-        as_json,
-        lambda session, job: queue.retry(session, job, submitter(), with_waiting=with_waiting),
-    )
+    with place(url, workspace) as where:
+        _told(where.retry(jobs, with_waiting), as_json)
 
 
 @app.command("priority", context_settings={"ignore_unknown_options": True})  # -5 is a priority
 def priority(
     job: JobArgument,
     value: Annotated[int, typer.Argument(help="Higher runs first; usual is 0.")],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Move a job forward or back in the queue."""
-    from orchestration import queue
-
-    _each(
-        [job],
-        workspace,
-        as_json,
-        lambda session, named: [queue.prioritise(session, named, value, submitter())],
-    )
+    with place(url, workspace) as where:
+        _told(where.prioritise(job, value), as_json)
 
 
-def _each(
-    jobs: list[str],
-    workspace: Path | None,
-    as_json: bool,
-    do: Callable[[Session, str], list[JobRecord]],
-) -> None:
-    """All of them in one transaction, or none."""
-    from affinery_app.wiring import open_workspace
-
-    with open_workspace(workspace).sessions.begin() as session:
-        records = [record for job in jobs for record in do(session, job)]
+def _told(records: list[JobRecord], as_json: bool) -> None:
     if as_json:
         emit([record.to_json() for record in records])
     else:

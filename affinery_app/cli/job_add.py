@@ -68,7 +68,7 @@ def export(
     ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes.", show_default="<workspace>/exports/<name>-<version>…"),
+        typer.Option(help="Where it goes.", show_default="in the workspace, below exports/"),
     ] = None,
     file_format: FormatOption = "bundle",
     task: ExportTaskOption = None,

@@ -42,7 +42,8 @@ RunAtOption = Annotated[
     datetime | None,
     typer.Option(
         formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M:%S%z"],
-        help="Not before this time: this machine's, or with a zone, as in 2030-01-31T03:00+01:00.",
+        metavar="TIME",
+        help="Not before this time: 2030-01-31T03:00, of this machine's zone or with one (+01:00).",
         show_default="at once",
     ),
 ]

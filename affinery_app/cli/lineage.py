@@ -9,6 +9,7 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say, table
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from registry.graph import LineagePage
@@ -48,15 +49,14 @@ def lineage(
     after: Annotated[
         int | None, typer.Option(min=0, max=LARGEST, help="List what comes after this id.")
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Where something came from, or what depends on it. With --kind or --after it is a list, page by page."""
     from affinery.errors import ConfigInvalid
-    from affinery_app.wiring import open_workspace
     from registry import lineage as record
     from registry.graph import tree
-    from registry.refs import resolve
 
     direction: Literal["up", "down"] = "down" if down else "up"
     listed = kind is not None or after is not None
@@ -64,16 +64,11 @@ def lineage(
         raise ConfigInvalid("--kind, --after", "they list; --depth, dot and mermaid belong to a drawing.")
     record.check_words(kind, role)
     as_json = as_json or form is Format.json
-    with open_workspace(workspace).sessions.read() as session:
-        node = resolve(session, ref, prefer=("adapter", "composition", "backbone", "dataset", "task"))
+    with place(url, workspace) as where:
         if listed:
-            found = record.page(
-                session, node.node_id, direction, kinds=kind, roles=role, after=after or 0, limit=limit
-            )
-            _list(found, as_json)
+            _list(where.lineage_page(ref, direction, kind, role, after or 0, limit), as_json)
             return
-        walk = record.descendants if down else record.ancestors
-        graph = walk(session, node.node_id, depth=depth, roles=role, max_nodes=limit)
+        graph = where.lineage(ref, direction, depth, role, limit)
     if as_json:
         emit(graph.to_json())
     elif form is Format.dot:
@@ -81,7 +76,7 @@ def lineage(
     elif form is Format.mermaid:
         print(graph.to_mermaid())
     else:
-        print(tree(graph, node.node_id, direction))
+        print(tree(graph, graph.root, direction))
 
 
 def _list(found: LineagePage, as_json: bool) -> None:

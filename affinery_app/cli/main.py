@@ -6,7 +6,7 @@ import copy
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -22,8 +22,10 @@ from affinery_app.cli import (
     demo,
     diff,
     doctor,
+    download,
     estimate,
     evaluate,
+    events,
     job,
     labels,
     lineage,
@@ -56,46 +58,70 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(workspace.init)
-app.command("doctor")(doctor.doctor)
-app.add_typer(config.app, name="config")
-app.command("migrate")(workspace.migrate)
-app.command("demo")(demo.demo)
-app.add_typer(backbone.app, name="backbone")
-app.add_typer(dataset.app, name="dataset")
-app.command("estimate")(estimate.estimate)
-app.add_typer(task.app, name="task")
-app.add_typer(job.app, name="job")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(queue_limits.app, name="queue")
-app.command("run")(run.run)
-app.command("worker")(run.worker)
-app.command("serve")(serve.serve)
-app.command("serve-model")(serve_model.serve_model)
-app.add_typer(token.app, name="token")
-app.add_typer(webhook.app, name="webhook")
-app.add_typer(adapter.app, name="adapter")
-app.add_typer(alias.app, name="alias")
-app.command("tag")(labels.tag)
-app.command("note")(labels.note)
-app.command("rename")(rename.rename)
-app.command("diff")(diff.diff)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(evaluate.compare)
-app.command("retention")(retention.retention)
-app.command("report")(report.report)
-app.command("lineage")(lineage.lineage)
-app.command("verify")(verify.verify)
-app.command("gc")(collection.gc)
-app.command("reconcile")(reconcile.reconcile)
-app.add_typer(registry.app, name="registry")
+PANELS: Mapping[str, Mapping[str, typer.Typer | Callable[..., None]]] = {
+    "Begin": {
+        "init": workspace.init,
+        "demo": demo.demo,
+        "doctor": doctor.doctor,
+        "migrate": workspace.migrate,
+        "config": config.app,
+    },
+    "Learn": {
+        "estimate": estimate.estimate,
+        "run": run.run,
+        "worker": run.worker,
+        "backbone": backbone.app,
+        "dataset": dataset.app,
+        "task": task.app,
+        "job": job.app,
+        "schedule": schedule.app,
+        "queue": queue_limits.app,
+    },
+    "See what was learnt": {
+        "evaluate": evaluate.evaluate,
+        "evaluations": evaluate.evaluations,
+        "compare": evaluate.compare,
+        "retention": retention.retention,
+        "report": report.report,
+        "diff": diff.diff,
+        "lineage": lineage.lineage,
+        "events": events.events,
+        "tag": labels.tag,
+        "note": labels.note,
+        "rename": rename.rename,
+        "adapter": adapter.app,
+        "alias": alias.app,
+    },
+    "Ship": {
+        "compose": compose.compose,
+        "sample": sample.sample,
+        "export": compose.export,
+        "download": download.download,
+        "serve-model": serve_model.serve_model,
+    },
+    "Share": {
+        "serve": serve.serve,
+        "token": token.app,
+        "webhook": webhook.app,
+        "registry": registry.app,
+    },
+    "Look after": {
+        "verify": verify.verify,
+        "reconcile": reconcile.reconcile,
+        "gc": collection.gc,
+    },
+}
+"""Every noun and verb, under what one wants when one looks for it."""
+for panel, named in PANELS.items():
+    for name, what in named.items():
+        if isinstance(what, typer.Typer):
+            app.add_typer(what, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(what)
 backbone.app.command("rebase")(rebase.rebase)
 dataset.app.command("upgrade")(rebase.upgrade)
 adapter.app.command("retire")(retirement.retire)
 adapter.app.command("restore")(retirement.restore)
-app.command("compose")(compose.compose)
-app.command("export")(compose.export)
-app.command("sample")(sample.sample)
 
 
 def _version(wanted: bool) -> None:

@@ -46,6 +46,20 @@ def bars() -> Progress:
 
 
 @contextmanager
+def stages(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is done with a dataset, one after another."""
+    with bars() as progress:
+        entries: dict[str, Any] = {}
+
+        def advance(doing: str, done: int, of: int) -> None:
+            if doing not in entries:
+                entries[doing] = progress.add_task(f"{doing} {printable(name)}", total=of, note="")
+            progress.update(entries[doing], completed=done, total=of)
+
+        yield advance
+
+
+@contextmanager
 def bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """One bar; what it yields takes (done, of)."""
     with bars() as progress:

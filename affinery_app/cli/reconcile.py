@@ -22,8 +22,10 @@ def reconcile(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring DVC, the blob store, MLflow, jobs' folders and Ray back to what the registry says, and tell what
-    differed. Exits 1 where something is still to be done."""
+    """Bring DVC, the blob store, MLflow, jobs' folders and Ray back to what the registry says.
+
+    Tells what differed. Exits 1 where something is still to be done.
+    """
     from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
     from orchestration.reconcile import NEIGHBOURS

@@ -14,7 +14,7 @@ def report(
     task: Annotated[str, typer.Argument(help="The task.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The HTML file.", show_default="<workspace>/reports/TASK.html"),
+        typer.Option("--out", "-o", help="The HTML file.", show_default="in the workspace, below reports/"),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
+from affinery_app.cli.place import UrlOption, place
 
 RefArgument = Annotated[str, typer.Argument(help="task, or task@version.")]
 
@@ -14,32 +15,28 @@ RefArgument = Annotated[str, typer.Argument(help="task, or task@version.")]
 def retire(
     ref: RefArgument,
     reason: Annotated[str, typer.Option(help="Why this version is not to be used any more.")],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let no new composition take this version. It stays in the record, with its bytes and its lineage."""
-    from affinery_app.wiring import open_workspace
-    from registry import retirement
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = retirement.retire(session, ref, reason)
-        since = retirement.of(session, [record.node_id])[record.node_id]
+    with place(url, workspace) as where:
+        version, since = where.retire(ref, reason)
     if as_json:
-        emit({"ref": record.ref, "retired": since.since.isoformat(), "reason": since.reason})
+        emit({"ref": version, "retired": since.since.isoformat(), "reason": since.reason})
         return
     day = f"{since.since:%Y-%m-%d %H:%M} UTC"
-    fields([("retired", record.ref), ("since", day), ("reason", since.reason)])
-    following(f"affinery adapter restore {record.ref}")
+    fields([("retired", version), ("since", day), ("reason", since.reason)])
+    following(f"affinery adapter restore {version}")
 
 
-def restore(ref: RefArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def restore(
+    ref: RefArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Let a retired version be used again."""
-    from affinery_app.wiring import open_workspace
-    from registry import retirement
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = retirement.restore(session, ref)
+    with place(url, workspace) as where:
+        version = where.restore(ref)
     if as_json:
-        emit({"ref": record.ref, "retired": None})
+        emit({"ref": version, "retired": None})
     else:
-        fields([("restored", record.ref)])
+        fields([("restored", version)])

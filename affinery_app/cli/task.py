@@ -17,7 +17,6 @@ from affinery_app.cli.condition_options import (
     SizeOption,
     conditions_of,
 )
-from affinery_app.cli.elsewhere import UrlOption, records
 from affinery_app.cli.job_options import (
     AfterOption,
     CpusOption,
@@ -43,6 +42,7 @@ from affinery_app.cli.kind_options import (
     sorted_out,
 )
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.cli.place import UrlOption, place
 
 app = typer.Typer(help="What a backbone is to learn, and when.", no_args_is_help=True)
 
@@ -109,6 +109,7 @@ def add(
         bool,
         typer.Option("--dry-run", help="Show what would run, in which order and at what cost; keep nothing."),
     ] = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,8 +117,7 @@ def add(
     from affinery.errors import ConfigInvalid
     from affinery_app.cli.rehearsal import Rehearsal
     from affinery_app.plan_file import read_plan, wanted_of
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import Wanted, schedule_all
+    from orchestration.additions import Wanted
     from trainers.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
@@ -128,7 +128,7 @@ def add(
         if beside := _beside_plan(asked):
             told = f"the plan says all of it; beside it goes only --dry-run, and not {', '.join(beside)}."
             raise ConfigInvalid("--from", told)
-        wanted = wanted_of(read_plan(plan), plan, submitted_by=job["submitted_by"])
+        wanted = list(wanted_of(read_plan(plan), plan, submitted_by=job["submitted_by"]))
     else:
         if not names or backbone is None:
             raise ConfigInvalid("task add", "name a task and its --backbone, or a plan: --from plan.yaml")
@@ -147,16 +147,10 @@ def add(
             key=key,
             job=job,
         )
-        wanted = [whole] if together else whole.apart()
-    space = open_workspace(workspace)
+        wanted = [whole]
     rehearsal = Rehearsal() if dry_run else None
-    found = schedule_all(
-        space.sessions,
-        wanted,
-        data=space.data,
-        on_note=lambda note: say(f"note: {note}"),
-        rehearse=rehearsal,
-    )
+    with place(url, workspace) as where:
+        found = where.schedule(wanted, together, lambda note: say(f"note: {note}"), rehearsal)
     if rehearsal is not None:
         rehearsal.show(as_json)
     elif as_json:
@@ -178,10 +172,10 @@ def add(
             ],
             "",
         )
-        following("affinery run", "affinery task watch")
+        following(*([] if url else ["affinery run"]), "affinery task watch")
 
 
-BESIDE_PLAN = frozenset(("plan", "dry_run", "workspace", "as_json"))
+BESIDE_PLAN = frozenset(("plan", "dry_run", "url", "workspace", "as_json"))
 
 
 def _beside_plan(asked: typer.Context) -> list[str]:
@@ -230,20 +224,18 @@ def train(
     run_at: RunAtOption = None,
     timeout: TimeoutOption = None,
     key: KeyOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Schedule tasks again: after a failure, or for the next version of their adapters."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import schedule_again
-
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
     recipe = {name: value for name, value in given.items() if value is not None} | parsed(settings or [])
     asked = job_fields(priority, strategy, workers, cpus, gpus, memory)
     asked |= {"run_at": moment(run_at), "timeout_seconds": timeout, "key": key}
     older = begin_from or (() if warm_start else None)
-    sessions = open_workspace(workspace).sessions
-    job = schedule_again(sessions, names, recipe, older, after=after or (), **asked)
+    with place(url, workspace) as where:
+        job = where.train(names, recipe, older, after or (), asked)
     if as_json:
         emit(job.to_json())
         return
@@ -257,21 +249,14 @@ def train(
             ("steps", job.recipe["steps"]),
         ]
     )
-    following("affinery run", "affinery task watch")
+    following(*([] if url else ["affinery run"]), "affinery task watch")
 
 
 @app.command("list")
 def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All tasks and how far they are."""
-    from affinery_app.wiring import open_workspace
-    from registry import tasks
-    from registry.records import TaskRecord
-
-    if url:
-        found = records(url, workspace, "tasks", TaskRecord, "node_id")
-    else:
-        with open_workspace(workspace).sessions.read() as session:
-            found = tasks.list_all(session)
+    with place(url, workspace) as where:
+        found = where.tasks()
     if as_json:
         emit([record.to_json() for record in found])
         return
@@ -296,18 +281,15 @@ def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: 
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="The task.", autocompletion=completion.tasks)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One task: its classes, its jobs and its adapters."""
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
-    from registry import adapters, tasks
-
-    with open_workspace(workspace).sessions.read() as session:
-        record = tasks.get(session, name)
-        jobs = queue.page(session, task=record.name)[::-1]
-        versions = adapters.list_all(session, task=record.name)
+    with place(url, workspace) as where:
+        record = where.task(name)
+        jobs = where.jobs(task=record.name)[0][::-1]
+        versions = where.adapters(task=record.name)
     if as_json:
         learnt = [version.to_json() for version in versions]
         emit(record.to_json() | {"jobs": [job.in_brief() for job in jobs], "adapters": learnt})
@@ -353,22 +335,19 @@ def watch(
         ),
     ] = None,
     every: EveryOption = 2.0,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what tasks are learning: step, loss and time left, until their jobs are over."""
     from affinery_app.cli.watching import follow
-    from affinery_app.wiring import open_workspace
-    from orchestration import queue
-    from registry import tasks
 
-    sessions = open_workspace(workspace).sessions
-    with sessions.read() as session:
-        wanted = {tasks.get(session, name).name for name in names or ()}
-        unfinished = queue.unfinished(session)
-    chosen = [job.id for job in unfinished if (wanted & set(job.tasks) if names else job.tasks)]
-    if not follow(sessions, chosen, every, as_json):
-        raise typer.Exit(1)
+    with place(url, workspace) as where:
+        wanted = {where.task(name).name for name in names or ()}
+        unfinished = where.unfinished()
+        chosen = [job.id for job in unfinished if (wanted & set(job.tasks) if names else job.tasks)]
+        if not follow(where.look, chosen, every, as_json):
+            raise typer.Exit(1)
     following(f"affinery task show {next(iter(sorted(wanted)), 'NAME')}", "affinery adapter list")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from orchestration.jobs import JobRecord
-    from registry.session import Sessions
 
 
-def follow(sessions: Sessions, job_ids: Sequence[str], every_seconds: float, as_json: bool) -> bool:
-    """Shows these jobs until all are over. → whether all are done"""
-    from orchestration import queue
+def follow(
+    look: Callable[[Sequence[str]], list[JobRecord]],
+    job_ids: Sequence[str],
+    every_seconds: float,
+    as_json: bool,
+) -> bool:
+    """Shows these jobs until all are over. look: how they stand now. → whether all are done"""
     from orchestration.jobs import LIVE
 
     if not job_ids:
@@ -30,8 +33,7 @@ def follow(sessions: Sessions, job_ids: Sequence[str], every_seconds: float, as_
     view: Lines = Lines(as_json) if as_json or not sys.stdout.isatty() else Bars()
     with view:
         while True:
-            with sessions.read() as session:
-                known = queue.by_ids(session, job_ids)
+            known = look(job_ids)
             for job in known:
                 view.show(job)
             if all(job.state not in LIVE for job in known):

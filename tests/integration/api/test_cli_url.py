@@ -1,62 +1,234 @@
-"""The command line's lists, read from a service: the same as from the workspace that it serves."""
+"""The command line against a service: what it prints is what it prints of the workspace that is served."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from affinery_app import settings
 from affinery_app.wiring import Workspace
-from registry import tokens
+from registry import aliases, compositions, notes, retirement, tags, tokens
+from tests import learning_world, registry_world
 from tests.command_line import typed
-from tests.integration.api.conftest import serving
+from tests.integration.api.conftest import Service, serving
+from tests.registry_world import sha
 
-LISTS = [
+READS = [
     ("backbone", "list"),
+    ("backbone", "show", "dit"),
     ("dataset", "list"),
+    ("dataset", "show", "digits"),
+    ("dataset", "versions", "digits"),
     ("task", "list"),
+    ("task", "show", "digits"),
     ("adapter", "list"),
     ("adapter", "list", "--task", "digits"),
+    ("adapter", "show", "digits@1"),
+    ("adapter", "show", "digits@2"),
+    ("alias", "list"),
+    ("alias", "list", "--task", "digits"),
+    ("job", "list"),
+    ("job", "list", "--state", "queued"),
+    ("job", "list", "--task", "faces", "--kind", "train", "--limit", "1"),
+    ("job", "show", "1"),
+    ("job", "show", "job-waits"),
+    ("job", "logs", "1"),
+    ("lineage", "digits"),
+    ("lineage", "digits", "--format", "dot"),
+    ("lineage", "dit", "--down", "--depth", "1"),
+    ("lineage", "dit", "--down", "--kind", "adapter", "--limit", "2"),
+    ("evaluations", "digits@1"),
+    ("events", "--limit", "7"),
+    ("events", "--kind", "adapter.published"),
+]
+REFUSED = [
+    ("task", "show", "digts"),
+    ("task", "watch", "digts"),
+    ("adapter", "show", "digits@9"),
+    ("backbone", "show", "dot"),
+    ("dataset", "show", "nope"),
+    ("job", "show", "999"),
+    ("job", "list", "--task", "digts"),
+    ("lineage", "nothing"),
+    ("evaluations", "nobody"),
 ]
 
 
-def test_lists_of_a_service_are_those_of_its_workspace(
-    space: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def answered(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    capfd.readouterr()
+    code = typed(*words)
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
+def told(capfd: pytest.CaptureFixture[str], *words: object) -> Any:
+    code, out, err = answered(capfd, *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def address(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A service over a workspace in which there is something of everything."""
     monkeypatch.delenv("AFFINERY_WORKSPACE", raising=False)
+    monkeypatch.delenv("AFFINERY_URL", raising=False)
     (space.folder / settings.FILE).write_text(settings.HEADER)
+    (space.exports / "pair").mkdir(parents=True)
+    (space.exports / "pair" / "weights.bin").write_bytes(b"w" * 1000)
     with space.sessions.begin() as session:
-        _, token = tokens.create(session, "ann", "read", by="ann")
-    monkeypatch.setenv("AFFINERY_REGISTRY_URL", space.registry_url)
+        _, token = tokens.create(session, "ann", "admin", by="ann")
+        aliases.point(session, "champion", "digits@1")
+        tags.put(session, "digits@1", {"owner": "ann"})
+        notes.write(session, "adapter:digits@1", "sharp\nand small")
+        retirement.retire(session, "digits@1", "blurred")
+        registry_world.evaluated(session, "digits@1")
+        registry_world.job(session, "job-waits", "birds", state="queued")
+        compositions.record_export(
+            session,
+            composition="both",
+            format="bundle",
+            digest=sha("pair"),
+            path=str(space.exports / "pair"),
+            size_bytes=1000,
+        )
     monkeypatch.setenv("AFFINERY_TOKEN", token)
     with serving(space) as service:
-        address = f"http://127.0.0.1:{service.port}"
-        for words in LISTS:
-            for form in ((), ("--json",)):
-                assert typed(*words, *form, "--workspace", space.folder) == 0
-                here = capfd.readouterr()
-                assert typed(*words, *form, "--url", address) == 0
-                there = capfd.readouterr()
-                assert (there.out, there.err) == (here.out, here.err), words
-                assert len(there.out) > 20
-        assert typed("task", "list", "--url", address, "--workspace", space.folder) == 2
-        monkeypatch.setenv("AFFINERY_URL", address)
-        capfd.readouterr()
-        assert typed("task", "list", "--json") == 0
-        assert len(json.loads(capfd.readouterr().out)) == 3
-        monkeypatch.setenv("AFFINERY_TOKEN", "aff_wrong")
-        assert typed("task", "list") == 2
-        capfd.readouterr()
-    assert typed("task", "list") == 1
-    assert "No service answers" in capfd.readouterr().err
+        yield f"http://127.0.0.1:{service.port}"
 
 
-def test_what_is_done_in_a_workspace_is_not_done_here_when_a_service_is_meant(
+def test_what_is_read_from_a_service_is_what_its_workspace_says(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in READS:
+        for form in ((), ("--json",)):
+            here = answered(capfd, *words, *form, "--workspace", space.folder)
+            there = answered(capfd, *words, *form, "--url", address)
+            assert there == here, words
+            assert here[0] == 0, here
+            assert len(here[1] + here[2]) > 20, words
+
+
+def test_what_is_refused_is_refused_in_the_same_words(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in REFUSED:
+        here = answered(capfd, *words, "--workspace", space.folder)
+        there = answered(capfd, *words, "--url", address)
+        assert there == here, words
+        assert (here[0], here[1]) == (2, ""), here
+
+
+def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    (moved,) = told(capfd, "job", "priority", "job-waits", "-5", *there)
+    assert told(capfd, "job", "show", "job-waits", *here)["priority"] == moved["priority"] == -5
+    for verb, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        (changed,) = told(capfd, "job", verb, "job-waits", *there)
+        assert told(capfd, "job", "show", "job-waits", *here)["state"] == changed["state"] == state
+    assert told(capfd, "job", "retry", "job-waits", *there)[0]["state"] == "queued"
+    assert told(capfd, "job", "cancel", "job-waits", *there)[0]["state"] == "cancelled"
+    assert answered(capfd, "job", "watch", "job-waits", *there)[0] == 1
+
+    named = told(capfd, "alias", "set", "best", "digits@2", *there)
+    assert named in told(capfd, "alias", "list", *here)
+    retired = told(capfd, "adapter", "retire", "digits@2", "--reason", "grey", *there)
+    assert told(capfd, "adapter", "show", "digits@2", *here)["retired"]["since"] == retired["retired"]
+    assert told(capfd, "adapter", "restore", "digits@2", *there)["retired"] is None
+    assert told(capfd, "adapter", "show", "digits@2", *here)["retired"] is None
+    made = told(capfd, "compose", "two", "-t", "digits@2", "-t", "faces", *there)
+    assert made == told(capfd, "compose", "two", "-t", "digits@2", "-t", "faces", *there)
+    assert made["members"] == ["digits@2", "faces@1"]
+
+    for name, where in (("from-there", there), ("from-here", here)):
+        fetched = told(capfd, "download", "both", tmp_path / name, *where)
+        assert fetched["export"] == "both@2"
+        assert (tmp_path / name / "weights.bin").read_bytes() == b"w" * 1000
+    assert answered(capfd, "download", "both", tmp_path / "from-there", *there)[0] != 0
+
+
+def test_what_only_a_workspace_does_says_so_in_one_sentence(
+    address: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "backbone: dit\njobs:\n  - task: {name: a, dataset: digits}\n  - task: {name: b, dataset: digits}\n"
+    )
+    refused = [
+        ("alias", "set", "best", "digits@2", "--expect", "none"),
+        ("dataset", "show", "digits", "--contact-sheet", tmp_path / "sheet.png"),
+        ("compose", "sum", "--merge", "digits:0.5,faces:0.5"),
+        ("task", "add", "--from", plan),
+        ("task", "train", "digits", "--begin-from", "digits@1"),
+        ("task", "list", "--workspace", tmp_path),
+    ]
+    for words in refused:
+        code, out, err = answered(capfd, *words, "--url", address)
+        assert (code, out) == (2, ""), (words, err)
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, words
+    monkeypatch.setenv("AFFINERY_URL", address)
+    assert len(told(capfd, "task", "list")) == 3
+    for words in (("gc",), ("sample", "digits"), ("config", "list"), ("init",), ("verify",)):
+        code, _, err = answered(capfd, *words)
+        assert code == 2
+        assert "AFFINERY_URL means the service" in err
+    monkeypatch.setenv("AFFINERY_TOKEN", "aff_wrong")
+    assert answered(capfd, "task", "list")[0] == 2
+
+
+def test_a_service_that_is_not_there_is_said_to_be_away(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AFFINERY_WORKSPACE", raising=False)
-    monkeypatch.setenv("AFFINERY_URL", "http://127.0.0.1:1")
-    for words in (("gc",), ("task", "show", "digits"), ("config", "list"), ("init",)):
-        assert typed(*words) == 2
-        assert "AFFINERY_URL means the service" in capfd.readouterr().err
+    code, _, err = answered(capfd, "task", "list", "--url", "http://127.0.0.1:1")
+    assert code == 1
+    assert "No service answers" in err
+
+
+def test_images_are_sent_and_learnt_from_elsewhere(
+    learnable: Service, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AFFINERY_WORKSPACE", raising=False)
+    monkeypatch.delenv("AFFINERY_TOKEN", raising=False)
+    folder = learnable.space.folder
+    if not (folder / settings.FILE).exists():
+        (folder / settings.FILE).write_text(settings.HEADER)
+    there, here = ("--url", f"http://127.0.0.1:{learnable.port}"), ("--workspace", folder)
+    images = learning_world.image_folder(tmp_path / "images", "x", "y", seed=5)
+    sent = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", *there)
+    assert told(capfd, "dataset", "show", "sent", *here) | {"notes": sent["notes"]} == sent
+    again = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", *here)
+    assert again["digest"] == sent["digest"]
+
+    short = ("--backbone", "tiny", "--steps", "8", "--batch", "4", "--set", "warmup=2")
+    asked = ("task", "add", "shapes", "sent", *short, "--kind", "lora", "--rank", "2")
+    rehearsed = told(capfd, *asked, "--dry-run", *there)
+    assert rehearsed == told(capfd, *asked, "--dry-run", *here)
+    assert told(capfd, "task", "list", *here) == []
+    job = told(capfd, *asked, "--priority", "3", "--run-at", "2030-01-01T00:00", *there)
+    assert (job["tasks"], job["priority"], job["new"]) == (["shapes", "sent"], 3, True)
+    assert told(capfd, "job", "show", job["id"], *here)["run_at"] == job["run_at"]
+    (one, other) = told(
+        capfd,
+        "task",
+        "add",
+        "shapes2",
+        "sent2",
+        *short,
+        "--apart",
+        "--dataset",
+        "shapes",
+        "--dataset",
+        "sent",
+        *there,
+    )
+    assert (one["tasks"], other["tasks"]) == (["shapes2"], ["sent2"])
+    told(capfd, "job", "cancel", job["id"], *there)
+    trained = told(capfd, "task", "train", "shapes", "--steps", "4", *there)
+    assert (trained["tasks"], trained["payload"]["recipe"]["steps"]) == (["shapes"], 4)

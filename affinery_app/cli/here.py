@@ -1,0 +1,279 @@
+"""A workspace on this machine, as commands speak to it. What a verb needs is imported by that verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from affinery_app.cli.job_options import submitter
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from affinery_app.cli.rehearsal import Rehearsal
+    from affinery_app.wiring import Workspace
+    from orchestration.about import AboutJob
+    from orchestration.additions import Scheduled, Sum, Wanted
+    from orchestration.jobs import AttemptRecord, JobRecord
+    from registry.about import AboutAdapter
+    from registry.graph import Direction, LineageGraph, LineagePage
+    from registry.records import (
+        AdapterRecord,
+        AliasRecord,
+        BackboneRecord,
+        CompositionRecord,
+        DatasetRecord,
+        EvaluationRecord,
+        EventRecord,
+        TaskRecord,
+    )
+    from registry.retirement import Retirement
+
+Found = TypeVar("Found")
+PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
+
+
+class Here:
+    """One transaction a verb."""
+
+    def __init__(self, space: Workspace) -> None:
+        self.space = space
+
+    def backbones(self) -> list[BackboneRecord]:
+        from registry import backbones
+
+        return self._read(backbones.list_all)
+
+    def backbone(self, ref: str) -> BackboneRecord:
+        from registry import backbones
+
+        return self._read(lambda session: backbones.get(session, ref))
+
+    def datasets(self) -> list[DatasetRecord]:
+        from registry import datasets
+
+        return self._read(datasets.list_all)
+
+    def dataset(self, ref: str) -> DatasetRecord:
+        from registry import datasets
+
+        return self._read(lambda session: datasets.get(session, ref))
+
+    def add_dataset(
+        self, name: str, source: Path, given: Mapping[str, Any], advance: Callable[[str, int, int], None]
+    ) -> tuple[DatasetRecord, list[str]]:
+        """given: licence, source, split, skip_bad and the columns of Parquet. → its record, and notes."""
+        from orchestration.additions import add_dataset
+        from orchestration.datasets.tables import Columns
+
+        options = dict(given)
+        columns = Columns(*(options.pop(f"{each}_column") for each in ("image", "label", "text")))
+        return add_dataset(
+            self.space.sessions,
+            self.space.data,
+            source,
+            name=name,
+            columns=columns,
+            on_progress=advance,
+            **options,
+        )
+
+    def tasks(self) -> list[TaskRecord]:
+        from registry import tasks
+
+        return self._read(tasks.list_all)
+
+    def task(self, name: str) -> TaskRecord:
+        from registry import tasks
+
+        return self._read(lambda session: tasks.get(session, name))
+
+    def schedule(
+        self,
+        wanted: Sequence[Wanted],
+        together: bool,
+        on_note: Callable[[str], None],
+        rehearsal: Rehearsal | None,
+    ) -> list[Scheduled]:
+        """All of it, or nothing; with a rehearsal nothing is kept. together: each of them in one job."""
+        from orchestration.additions import schedule_all
+
+        apart = wanted if together else [one for each in wanted for one in each.apart()]
+        return schedule_all(
+            self.space.sessions, apart, data=self.space.data, on_note=on_note, rehearse=rehearsal
+        )
+
+    def train(
+        self,
+        names: Sequence[str],
+        recipe: Mapping[str, Any],
+        older: Sequence[str] | None,
+        after: Sequence[str],
+        terms: Mapping[str, Any],
+    ) -> JobRecord:
+        """older: the adapters to begin from; empty for the latest of each, None for none."""
+        from orchestration.additions import schedule_again
+
+        return schedule_again(
+            self.space.sessions, list(names), dict(recipe), older, after=list(after), **terms
+        )
+
+    def adapters(self, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
+        from registry import adapters
+
+        return self._read(lambda session: adapters.list_all(session, task=task, backbone=backbone))
+
+    def adapter(self, ref: str) -> AboutAdapter:
+        from registry import about
+
+        return self._read(lambda session: about.adapter(session, ref))
+
+    def retire(self, ref: str, reason: str) -> tuple[str, Retirement]:
+        """→ which version it was, and since when it is retired"""
+        from registry import retirement
+
+        with self.space.sessions.begin() as session:
+            record = retirement.retire(session, ref, reason)
+            return record.ref, retirement.of(session, [record.node_id])[record.node_id]
+
+    def restore(self, ref: str) -> str:
+        from registry import retirement
+
+        with self.space.sessions.begin() as session:
+            return retirement.restore(session, ref).ref
+
+    def aliases(self, task: str | None) -> list[AliasRecord]:
+        from registry import aliases
+
+        return self._read(lambda session: aliases.list_all(session, task=task))
+
+    def point(self, name: str, ref: str, expect: str | None, require: Sequence[str]) -> AliasRecord:
+        """Have the alias mean this version, if it means what is expected and the version holds the rest."""
+        from registry import aliases, metrics
+
+        required = [metrics.requirement(text) for text in require]
+        with self.space.sessions.begin() as session:
+            return aliases.point(session, name, ref, expect=expect, require=required)
+
+    def jobs(
+        self,
+        states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        task: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> tuple[list[JobRecord], dict[str, str]]:
+        """→ the newest first, and by id what keeps some of them from ever being taken"""
+        from orchestration import queue
+        from orchestration.obstacles import obstacles
+        from orchestration.planner import machine
+        from registry import tasks
+
+        with self.space.sessions.read() as session:
+            named = None if task is None else tasks.get(session, task).name
+            found = queue.page(session, before=before, limit=limit, states=states, kinds=kinds, task=named)
+            return found, obstacles(session, found, machine())
+
+    def job(self, named: str) -> AboutJob:
+        from orchestration import about
+
+        return self._read(lambda session: about.job(session, named))
+
+    def unfinished(self) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._read(queue.unfinished)
+
+    def look(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """How these stand now."""
+        from orchestration import queue
+
+        return self._read(lambda session: queue.by_ids(session, job_ids))
+
+    def log(self, job: JobRecord, attempt: AttemptRecord, start: int = 0) -> tuple[bytes, str | None]:
+        """→ what an attempt wrote from this byte on, and the file, where there is one"""
+        path = self.space.runs / job.id / f"attempt-{attempt.fence}" / "driver.log"
+        return (path.read_bytes()[start:], str(path)) if path.exists() else (b"", None)
+
+    def cancel(self, jobs: Sequence[str]) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._each(jobs, lambda session, job: [queue.cancel(session, job, submitter())])
+
+    def pause(self, jobs: Sequence[str]) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._each(jobs, lambda session, job: [queue.pause(session, job, submitter())])
+
+    def resume(self, jobs: Sequence[str]) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._each(jobs, lambda session, job: [queue.resume(session, job, submitter())])
+
+    def retry(self, jobs: Sequence[str], with_waiting: bool) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._each(
+            jobs, lambda session, job: queue.retry(session, job, submitter(), with_waiting=with_waiting)
+        )
+
+    def prioritise(self, job: str, value: int) -> list[JobRecord]:
+        from orchestration import queue
+
+        return self._each(
+            [job], lambda session, named: [queue.prioritise(session, named, value, submitter())]
+        )
+
+    def lineage(
+        self, ref: str, direction: Direction, depth: int | None, roles: Sequence[str] | None, limit: int
+    ) -> LineageGraph:
+        from registry import lineage
+
+        walk = lineage.descendants if direction == "down" else lineage.ancestors
+        with self.space.sessions.read() as session:
+            root = lineage.resolve(session, ref, prefer=PREFERRED).node_id
+            return walk(session, root, depth=depth, roles=roles, max_nodes=limit)
+
+    def lineage_page(
+        self,
+        ref: str,
+        direction: Direction,
+        kinds: Sequence[str] | None,
+        roles: Sequence[str] | None,
+        after: int,
+        limit: int,
+    ) -> LineagePage:
+        from registry import lineage
+
+        with self.space.sessions.read() as session:
+            root = lineage.resolve(session, ref, prefer=PREFERRED).node_id
+            return lineage.page(session, root, direction, kinds=kinds, roles=roles, after=after, limit=limit)
+
+    def compose(self, name: str, members: Sequence[str], sums: Sequence[Sum]) -> CompositionRecord:
+        """Put adapters together, and tell MLflow."""
+        from orchestration.additions import compose_tasks
+        from orchestration.tracking import compositions
+
+        record = compose_tasks(self.space.sessions, name, list(members), list(sums))
+        compositions.tell(self.space.tracking, self.space.sessions, record)
+        return record
+
+    def evaluations(self, adapter: str) -> list[EvaluationRecord]:
+        from registry import evaluations
+
+        return self._read(lambda session: evaluations.list_for(session, adapter))
+
+    def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
+        from registry import events
+
+        return self._read(lambda session: events.list_after(session, after, limit=limit, kind=kind))
+
+    def _read(self, find: Callable[[Session], Found]) -> Found:
+        with self.space.sessions.read() as session:
+            return find(session)
+
+    def _each(self, jobs: Sequence[str], do: Callable[[Session, str], list[JobRecord]]) -> list[JobRecord]:
+        """All of them in one transaction, or none."""
+        with self.space.sessions.begin() as session:
+            return [record for job in jobs for record in do(session, job)]

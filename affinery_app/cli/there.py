@@ -1,0 +1,360 @@
+"""A service elsewhere, as commands speak to it: the verbs of `Here`, over affinery.Client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from affinery.errors import ConfigInvalid
+from affinery_app.client.client import path
+
+if TYPE_CHECKING:
+    from affinery_app.cli.rehearsal import Rehearsal
+    from affinery_app.client import Client
+    from orchestration.about import AboutJob
+    from orchestration.additions import Scheduled, Sum, Wanted
+    from orchestration.jobs import AttemptRecord, JobRecord
+    from registry.about import AboutAdapter
+    from registry.graph import Direction, LineageGraph, LineagePage
+    from registry.records import (
+        AdapterRecord,
+        AliasRecord,
+        BackboneRecord,
+        CompositionRecord,
+        DatasetRecord,
+        EvaluationRecord,
+        EventRecord,
+        NodeRecord,
+        TaskRecord,
+    )
+    from registry.retirement import Retirement
+
+Json = dict[str, Any]
+MOST_NODES = 5000
+FARTHEST = 100
+PAGE = 500
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Record = TypeVar("Record", bound=_Dataclass)
+
+
+class There:
+    """A request a verb, or a few. Raises ServiceRefused, as the workspace would, and ServiceUnreachable."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def backbones(self) -> list[BackboneRecord]:
+        from registry.records import BackboneRecord
+
+        return _records(BackboneRecord, self.client.backbones.list(limit=PAGE), "name", "version")
+
+    def backbone(self, ref: str) -> BackboneRecord:
+        from registry.records import BackboneRecord
+
+        return _record(BackboneRecord, self.client.backbones.get(ref))
+
+    def datasets(self) -> list[DatasetRecord]:
+        from registry.records import DatasetRecord
+
+        return _records(DatasetRecord, self.client.datasets.list(limit=PAGE), "name", "version")
+
+    def dataset(self, ref: str) -> DatasetRecord:
+        from registry.records import DatasetRecord
+
+        return _record(DatasetRecord, self.client.datasets.get(ref))
+
+    def add_dataset(
+        self, name: str, source: Path, given: Mapping[str, Any], advance: Callable[[str, int, int], None]
+    ) -> tuple[DatasetRecord, list[str]]:
+        """Sends the images; the service checks them."""
+        from registry.records import DatasetRecord
+
+        advance("sending", 0, 1)
+        told = self.client.datasets.add(name, source, **{k: v for k, v in given.items() if v is not None})
+        advance("sending", 1, 1)
+        return _record(DatasetRecord, told), list(told["notes"])
+
+    def tasks(self) -> list[TaskRecord]:
+        from registry.records import TaskRecord
+
+        return _records(TaskRecord, self.client.tasks.list(limit=PAGE), "node_id")
+
+    def task(self, name: str) -> TaskRecord:
+        from registry.records import TaskRecord
+
+        return _record(TaskRecord, self.client.tasks.get(name))
+
+    def schedule(
+        self,
+        wanted: Sequence[Wanted],
+        together: bool,
+        on_note: Callable[[str], None],
+        rehearsal: Rehearsal | None,
+    ) -> list[Scheduled]:
+        """One request. Raises ConfigInvalid for what only a workspace takes."""
+        if len(wanted) != 1 or any(isinstance(each, int) for each in wanted[0].after):
+            raise ConfigInvalid("--from", "a plan of several jobs is scheduled in a workspace, not by --url.")
+        asked = _planned(wanted[0]) | {"together": together}
+        if rehearsal is not None:
+            told = self.client.ask("POST", "/v1/tasks/estimate", asked)
+            rehearsal.jobs, rehearsal.seconds = told["jobs"], told["seconds"]
+        else:
+            told = self.client.ask("POST", "/v1/tasks", asked)
+        for note in told["notes"]:
+            on_note(note)
+        if rehearsal is not None:
+            return []
+        from orchestration.additions import Scheduled
+
+        return [Scheduled(_job(each), each["new"]) for each in told["jobs"]]
+
+    def train(
+        self,
+        names: Sequence[str],
+        recipe: Mapping[str, Any],
+        older: Sequence[str] | None,
+        after: Sequence[str],
+        terms: Mapping[str, Any],
+    ) -> JobRecord:
+        if older:
+            raise ConfigInvalid(
+                "--begin-from", "a service takes --warm-start alone; name them in a workspace."
+            )
+        asked = {"tasks": [*names], "recipe": dict(recipe), "warm": older is not None, "after": [*after]}
+        return _job(self.client.jobs.add("train", **asked, **_terms(terms)))
+
+    def adapters(self, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
+        from registry.records import AdapterRecord
+
+        given = {"task": task, "backbone": backbone}
+        wanted = " and ".join(f"{name}={value}" for name, value in given.items() if value)
+        return _records(AdapterRecord, self.client.adapters.list(filter=wanted, limit=PAGE), "node_id")
+
+    def adapter(self, ref: str) -> AboutAdapter:
+        from registry.about import AboutAdapter
+        from registry.records import AdapterRecord, CertificateRecord, EvaluationRecord
+
+        told = self.client.adapters.get(ref)
+        return AboutAdapter(
+            record=_record(AdapterRecord, told),
+            certificates=[_record(CertificateRecord, each) for each in told["certificates"]],
+            evaluations=[_record(EvaluationRecord, each) for each in told["evaluations"]],
+            aliases=told["aliases"],
+            tags=told["tags"],
+            note=told["note"],
+            retired=None if told["retired"] is None else _retired(told),
+        )
+
+    def retire(self, ref: str, reason: str) -> tuple[str, Retirement]:
+        told = self.client.adapters.retire(ref, reason)
+        return told["ref"], _retired(told)
+
+    def restore(self, ref: str) -> str:
+        return str(self.client.adapters.restore(ref)["ref"])
+
+    def aliases(self, task: str | None) -> list[AliasRecord]:
+        from registry.records import AliasRecord
+
+        return [_record(AliasRecord, each) for each in self.client.aliases.list(task or "")]
+
+    def point(self, name: str, ref: str, expect: str | None, require: Sequence[str]) -> AliasRecord:
+        from registry.records import AliasRecord
+
+        if expect is not None:
+            raise ConfigInvalid(
+                "--expect", "a service compares ETags (If-Match); it is asked in a workspace."
+            )
+        meant = self.client.adapters.get(ref)
+        told = self.client.aliases.set(f"{meant['name']}@{name}", meant["ref"], require)
+        return _record(AliasRecord, told)
+
+    def jobs(
+        self,
+        states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        task: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> tuple[list[JobRecord], dict[str, str]]:
+        """The obstacles are those on the service's machine."""
+        named = None if task is None else self.task(task).name
+        query: Json = {"states": [*states], "kinds": [*kinds], "task": named, "limit": min(limit, PAGE)}
+        told = list(islice(self.client.pages("/v1/jobs", begin=before or 0, **query), limit))
+        return [_job(each) for each in told], {e["id"]: e["obstacle"] for e in told if e["obstacle"]}
+
+    def job(self, named: str) -> AboutJob:
+        from orchestration.about import AboutJob
+        from orchestration.jobs import AttemptRecord
+
+        told = self.client.jobs.get(named)
+        tries = [_record(AttemptRecord, each) for each in told["tries"]]
+        return AboutJob(_job(told), told["asked"], told["obstacle"], tries)
+
+    def unfinished(self) -> list[JobRecord]:
+        from orchestration.jobs import LIVE
+
+        found = self.client.jobs.list(states=[*LIVE], limit=PAGE)
+        return sorted(map(_job, found), key=attrgetter("number"))
+
+    def look(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        return [_job(self.client.jobs.get(each)) for each in job_ids]
+
+    def log(self, job: JobRecord, attempt: AttemptRecord, start: int = 0) -> tuple[bytes, str | None]:
+        """The file is the service's own, and is not told. Of what is long, the service tells the last MiB."""
+        told = self.client.ask("GET", path("/v1/jobs", job.id, "log"), attempt=attempt.number)
+        return str(told["log"]).encode()[max(0, start - int(told["from_byte"])) :], None
+
+    def cancel(self, jobs: Sequence[str]) -> list[JobRecord]:
+        return [_job(self.client.jobs.cancel(each)) for each in jobs]
+
+    def pause(self, jobs: Sequence[str]) -> list[JobRecord]:
+        return [_job(self.client.jobs.pause(each)) for each in jobs]
+
+    def resume(self, jobs: Sequence[str]) -> list[JobRecord]:
+        return [_job(self.client.jobs.resume(each)) for each in jobs]
+
+    def retry(self, jobs: Sequence[str], with_waiting: bool) -> list[JobRecord]:
+        """Those that are named are told, and not what waited for them."""
+        return [_job(self.client.jobs.retry(each, with_waiting)) for each in jobs]
+
+    def prioritise(self, job: str, value: int) -> list[JobRecord]:
+        return [_job(self.client.jobs.prioritise(job, value))]
+
+    def lineage(
+        self, ref: str, direction: Direction, depth: int | None, roles: Sequence[str] | None, limit: int
+    ) -> LineageGraph:
+        from registry.graph import EdgeRecord, LineageGraph
+
+        bounds = {"depth": FARTHEST if depth is None else depth, "limit": min(limit, MOST_NODES)}
+        place = path("/v1/lineage", ref)
+        told = self.client.ask("GET", place, direction=direction, roles=[*(roles or ())], **bounds)
+        return LineageGraph(
+            told["root"],
+            {each["id"]: _node(each) for each in told["nodes"]},
+            tuple(EdgeRecord(**each) for each in told["edges"]),
+            told["truncated"],
+            {each["id"]: each["made_with"] for each in told["nodes"] if each.get("made_with") is not None},
+        )
+
+    def lineage_page(
+        self,
+        ref: str,
+        direction: Direction,
+        kinds: Sequence[str] | None,
+        roles: Sequence[str] | None,
+        after: int,
+        limit: int,
+    ) -> LineagePage:
+        from registry.graph import LineagePage
+
+        query: Json = {"direction": direction, "kinds": [*(kinds or ())], "roles": [*(roles or ())]}
+        found: list[NodeRecord] = []
+        following: int | None = after
+        while following is not None and len(found) < limit:
+            bounds = {"after": following, "limit": min(PAGE, limit - len(found))}
+            page = self.client.ask("GET", path("/v1/lineage", ref, "nodes"), **query, **bounds)
+            found += map(_node, page["items"])
+            following = page["next"]
+        return LineagePage(tuple(found), following)
+
+    def compose(self, name: str, members: Sequence[str], sums: Sequence[Sum]) -> CompositionRecord:
+        from registry.records import CompositionRecord
+
+        if sums or not members:
+            raise ConfigInvalid(
+                "compose", "a service composes the tasks that --task names; sums are made here."
+            )
+        return _record(CompositionRecord, self.client.compositions.add(name, members))
+
+    def evaluations(self, adapter: str) -> list[EvaluationRecord]:
+        from registry.records import EvaluationRecord
+
+        return [_record(EvaluationRecord, each) for each in self.client.evaluations.list(adapter)]
+
+    def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
+        from registry.records import EventRecord
+
+        found = self.client.pages("/v1/events", begin=after, kind=kind, limit=min(limit, PAGE))
+        return [_record(EventRecord, each) for each in islice(found, limit)]
+
+
+def _planned(wanted: Wanted) -> Json:
+    """Tasks and their training as the service is asked for them."""
+    from affinery.kind_settings import shared_out
+    from orchestration.conditions import one_each
+
+    names, kinds = wanted.names, wanted.kinds
+    for what, given in (("--dataset", wanted.sources), ("--kind", kinds if len(kinds) > 1 else names)):
+        if len(given) != len(names):
+            raise ConfigInvalid(what, f"{len(given)} were named for {len(names)} tasks.")
+    several = kinds if len(kinds) > 1 else kinds * len(names)
+    configs = wanted.configs or shared_out(list(several), wanted.config)
+    conditions = one_each(names, wanted.conditions)
+    planned = [
+        {"name": name, "dataset": source, "kind": kind, "config": dict(config), "condition": _told(condition)}
+        for name, source, kind, config, condition in zip(
+            names, wanted.sources, several, configs, conditions, strict=True
+        )
+    ]
+    whole = {"tasks": planned, "backbone": wanted.backbone, "image_size": wanted.image_size}
+    how = {"recipe": dict(wanted.recipe), "after": [*wanted.after], "key": wanted.key}
+    return whole | how | _terms(wanted.job)
+
+
+def _told(condition: Mapping[str, Any] | None) -> Json | None:
+    if condition is None:
+        return None
+    if condition.get("source") == "model":
+        raise ConfigInvalid("--condition-model", "a model lies on a machine's disk; name it in a workspace.")
+    return {name: condition[name] for name in ("name", "low", "high") if condition.get(name) is not None}
+
+
+def _terms(job: Mapping[str, Any]) -> Json:
+    """When and how a job runs; who asks is known by the token."""
+    given = {name: value for name, value in job.items() if name != "submitted_by" and value is not None}
+    if isinstance(given.get("run_at"), datetime):
+        given["run_at"] = given["run_at"].isoformat()
+    return given
+
+
+def _retired(told: Json) -> Retirement:
+    from registry.retirement import Retirement
+
+    return Retirement(datetime.fromisoformat(told["retired"]["since"]), told["retired"]["reason"])
+
+
+def _node(told: Json) -> NodeRecord:
+    from registry.records import NodeRecord
+
+    return _record(NodeRecord, told | {"node_id": told["id"]})
+
+
+def _job(told: Json) -> JobRecord:
+    from orchestration.jobs import JobRecord
+
+    return _record(JobRecord, told)
+
+
+def _records(kind: type[Record], told: Iterable[Json], *by: str) -> list[Record]:
+    return sorted((_record(kind, each) for each in told), key=attrgetter(*by))
+
+
+def _record(kind: type[Record], told: Json) -> Record:
+    """What to_json made of a record, a record again. What this version does not know of is passed over."""
+    return kind(**{each.name: _value(str(each.type), told[each.name]) for each in fields(kind)})
+
+
+def _value(declared: str, told: Any) -> Any:
+    if declared.startswith("datetime") and isinstance(told, str):
+        return datetime.fromisoformat(told)
+    return tuple(told) if declared.startswith("tuple") and isinstance(told, list) else told
