@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from trainers.evaluation.judging import Judgement
     from trainers.plan import PlannedTask, TrainingPlan
 
-JUDGED_SAMPLES = 200
+JUDGED_SAMPLES = int(os.environ.get("AFFINERY_JUDGED_SAMPLES", "200"))
+"""Of a task that was learnt, drawn and measured; fewer where a test is about something else."""
 
 
 @dataclass(frozen=True)
