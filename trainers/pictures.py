@@ -39,7 +39,7 @@ def titled(parts: Sequence[tuple[str, Image]]) -> Image:
 
     font = ImageFont.load_default(size=16)
     line = 28
-    width = max(picture.width for _, picture in parts) + 16
+    width = max(max(picture.width + 16, round(font.getlength(title)) + 20) for title, picture in parts)
     sheet = Pillow.new("RGB", (width, sum(picture.height + line + 8 for _, picture in parts) + 8), PAPER)
     pen, top = ImageDraw.Draw(sheet), 6
     for title, picture in parts:

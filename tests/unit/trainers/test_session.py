@@ -271,3 +271,11 @@ def test_black_and_white_stay_what_they_are_in_a_picture() -> None:
     shades = torch.tensor([-1.0, 1.0, 5.0])[:, None, None, None].expand(3, 1, 2, 2)
     sheet = np.asarray(tile(shades, columns=3, zoom=1))
     assert [int(sheet[2, 2 + 4 * i, 0]) for i in range(3)] == [0, 255, 255]
+
+
+def test_a_title_that_is_wider_than_its_picture_is_whole() -> None:
+    narrow = Image.new("RGB", (20, 20))
+    whole = np.asarray(titled([("a task of two classes, drawn small", narrow)]).convert("L"), np.int16)
+    ink = (abs(whole - whole[0, 0]) > 60).any(axis=0).nonzero()[0]
+    assert whole.shape[1] - ink[-1] > 5
+    assert ink[-1] > 150
