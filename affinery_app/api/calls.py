@@ -18,7 +18,7 @@ from registry import pages, requests
 from registry.digests import digest_of, plain
 
 LARGEST = 2**63 - 1
-_NAMED = {"ref", "digest", "id", "name", "number"}  # what a place may be called by
+_NAMED = {"ref", "digest", "id", "name", "number", "upload", "webhook"}  # what a place may be called by
 
 
 async def _space(request: Request) -> Workspace:
@@ -48,16 +48,27 @@ class Once(BaseModel):
     path: str
 
     def do(
-        self, space: Workspace, asked: Any, place: str, do: Callable[[Session], dict[str, Any]]
+        self,
+        space: Workspace,
+        asked: Any,
+        place: str,
+        do: Callable[[Session], dict[str, Any]],
+        etag: Callable[[Mapping[str, Any]], str] | None = None,
     ) -> JSONResponse:
-        """Do it in one transaction. place: where what was made can be read, by its `ref`; "" of a change."""
+        """Do it in one transaction. place: where what was made can be read, by its `ref`; "" of a change.
+
+        etag: that of what is answered.
+        """
         again = False
         with space.sessions.begin() as session:
             if self.key is None:
                 made = do(session)
             else:
                 made, again = requests.once(session, self.key, self._asked(asked), lambda: do(session))
-        return told(made, place, new=not again, key=self.key)
+        done = told(made, place, new=not again, key=self.key)
+        if etag is not None:
+            done.headers["ETag"] = etag(made)
+        return done
 
     def answered(self, space: Workspace, asked: Any, place: str) -> JSONResponse | None:
         """What was answered to this request before; None where it is new."""
@@ -93,6 +104,14 @@ async def _once(
 
 
 Posting = Annotated[Once, Depends(_once)]
+UNKEYED = {
+    "estimate_tasks": "It keeps nothing.",
+    "create_token": "Its answer has a secret, which is not kept to be told again. The name is taken: 409.",
+    "create_webhook": "Its answer has a secret, which is not kept to be told again. The name is taken: 409.",
+    "open_session": "Its answer has a secret, which is not kept to be told again. One more ends by itself.",
+    "end_session": "What has ended stays so.",
+}
+"""The routes that are posted to and take no Idempotency-Key, and why."""
 
 
 def answer(value: Mapping[str, Any], *, etag: str | None = None) -> JSONResponse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,9 +22,9 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from affinery.errors import AffineryError
-from affinery_app.api.access import HERE, Door, Registered, Who, is_loopback
+from affinery_app.api.access import HERE, Door, Registered, Who, bearer, cookie_of, is_loopback
 from affinery_app.api.problems import of_error, problem
-from affinery_app.api.rates import Buckets
+from affinery_app.api.rates import SLOW_SECONDS, Buckets, Guesses
 from affinery_app.api.rights import SAFE
 from registry.asking import Asker, asked_by
 
@@ -76,7 +77,7 @@ class Guard:
         self.limits = limits
         self.telling = telling
         self._asked = Buckets(limits.burst, limits.per_second)
-        self._wrong = Buckets(limits.wrong_burst, limits.wrong_per_second)
+        self.guesses = Guesses(Buckets(limits.wrong_burst, limits.wrong_per_second))
         self._aside: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +108,7 @@ class Guard:
         if isinstance(came, Response):
             await came(scope, receive, tell)
             return
-        scope.setdefault("state", {})["who"] = came
+        scope.setdefault("state", {}).update(who=came, guesses=self.guesses)
         if came is None or scope["method"] in SAFE:
             await self.app(scope, counted, tell)
             return
@@ -123,13 +124,21 @@ class Guard:
                 return problem(421, "Misdirected", "Without a token this service answers to localhost only.")
             who: Who | None = HERE
         else:
-            who = await self.door.admit(headers)
+            shown = bearer(headers) or cookie_of(headers)
+            if _is_open(scope["method"], scope["path"]) or not shown:
+                who = await self.door.admit(headers)
+            else:
+                async with self.guesses.turn(address, shown) as has_turn:
+                    if not has_turn:
+                        return too_often(math.ceil(SLOW_SECONDS))
+                    who = await self.door.admit(headers)
             if who is None and not _is_open(scope["method"], scope["path"]):
                 return self._unknown(scope, headers, address)
             if who is not None:
+                self.guesses.right(shown)
                 wait = self._asked.take(who.key)
                 if wait is not None:
-                    return _too_often(wait)
+                    return too_often(wait)
                 self._remember(who)
                 who = replace(who, address=address)
         said = headers.get("content-length", "")
@@ -142,9 +151,9 @@ class Guard:
         if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not for_machines(path):
             return RedirectResponse(f"{LOGIN}?next={quote(path, safe='/')}", 303)
         shown = "authorization" in headers or "cookie" in headers
-        wait = self._wrong.take(address) if shown else None
+        wait = self.guesses.wrong(address, bearer(headers) or cookie_of(headers)) if shown else None
         if wait is not None:
-            return _too_often(wait)
+            return too_often(wait)
         detail = "Show a token that is active: Authorization: Bearer …"
         return problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
@@ -167,7 +176,7 @@ def too_large(limit: int) -> Response:
     return problem(413, "Body too large", f"A body here has {limit:,} bytes at most.")
 
 
-def _too_often(seconds: int) -> Response:
+def too_often(seconds: int) -> Response:
     detail = f"That was asked too often. Ask again in {seconds} s."
     return problem(429, "Too many requests", detail, headers={"Retry-After": str(seconds)})
 

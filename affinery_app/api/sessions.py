@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,9 @@ from starlette.concurrency import run_in_threadpool
 
 from affinery_app.api.access import COOKIE, Registered, Who, cookie_of, csrf_of
 from affinery_app.api.calls import Caller, Space, answer
-from affinery_app.api.guard import FORM
+from affinery_app.api.guard import FORM, too_often
 from affinery_app.api.problems import problem
+from affinery_app.api.rates import SLOW_SECONDS, Guesses
 from affinery_app.api.rights import nouns
 from affinery_app.wiring import Workspace
 from registry import events, tokens
@@ -57,12 +59,14 @@ async def open_session(request: Request, space: Space) -> Response:
     form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
     new = await _read(request, form)
     door = request.app.state.door
-    who = await run_in_threadpool(door.shown, new.token.strip()) if isinstance(door, Registered) else None
+    address = request.client.host if request.client is not None else ""
+    who = await _shown(request, door, address, new.token.strip()) if isinstance(door, Registered) else None
+    if isinstance(who, Response):
+        return who
     if who is None:
         if form:
             return RedirectResponse("/login?wrong=1", 303)
         return problem(401, "Unauthorized", "There is no active token of this text.")
-    address = request.client.host if request.client is not None else ""
     cookie, ends = await run_in_threadpool(_open, space, replace(who, address=address))
     seconds = int((ends - datetime.now(UTC)).total_seconds())
     told = _told(who, ends) | {"via": "session", "csrf": csrf_of(cookie)}
@@ -89,6 +93,20 @@ def close_session(request: Request, space: Space) -> Response:
 def end_session(request: Request, space: Space) -> Response:
     """The same for a form: then to the page where one shows a token."""
     return _closed(request, space, RedirectResponse("/login", 303))
+
+
+async def _shown(request: Request, door: Registered, address: str, secret: str) -> Who | Response | None:
+    """Whose token it is; None where it is nobody's; or that too many were wrong that came from there."""
+    guesses: Guesses = request.scope["state"]["guesses"]
+    async with guesses.turn(address, secret) as has_turn:
+        if not has_turn:
+            return too_often(math.ceil(SLOW_SECONDS))
+        who = await run_in_threadpool(door.shown, secret)
+    if who is not None:
+        guesses.right(secret)
+        return who
+    wait = guesses.wrong(address, secret)
+    return None if wait is None else too_often(wait)
 
 
 async def _read(request: Request, form: bool) -> Shown:

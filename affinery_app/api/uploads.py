@@ -10,16 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import HTTPException, Query, Request, Response
 from fastapi import Path as Place
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from affinery_app.api.calls import Space, answer
+from affinery_app.api.calls import Posting, Space, answer
 from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved
 from affinery_app.api.rights import nouns
 from affinery_app.wiring import Workspace
@@ -55,17 +56,21 @@ _BODY = {
 
 
 @router.post("", status_code=201, response_model=Part)
-def create_upload(space: Space, new: NewUpload) -> JSONResponse:
+def create_upload(space: Space, new: NewUpload, posting: Posting) -> JSONResponse:
     """Begin an upload. What was not sent to its end within a day is forgotten."""
     folder = _folder(space)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    if len(list(folder.iterdir())) >= MOST:
-        raise NoRoom(new.size_bytes, f"{MOST} uploads are under way; delete one, or wait for a day")
-    _check_room(folder, new.size_bytes)
-    upload = secrets.token_hex(16)
-    (folder / upload).touch(exist_ok=False)
-    return JSONResponse({"upload": upload, "offset": 0}, 201, {"Location": f"/v1/uploads/{upload}"})
+
+    def begin(_: Session) -> dict[str, Any]:
+        if len(list(folder.iterdir())) >= MOST:
+            raise NoRoom(new.size_bytes, f"{MOST} uploads are under way; delete one, or wait for a day")
+        _check_room(folder, new.size_bytes)
+        upload = secrets.token_hex(16)
+        (folder / upload).touch(exist_ok=False)
+        return {"upload": upload, "offset": 0}
+
+    return posting.do(space, new.model_dump(), "/v1/uploads/{upload}", begin)
 
 
 @router.get("/{upload}", response_model=Part)

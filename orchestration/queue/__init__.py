@@ -22,7 +22,7 @@ and never commits. Time is the database's.
 
 from orchestration.queue.accepting import by_keys, enqueue, enqueue_all, lock_keys
 from orchestration.queue.claiming import claim, take
-from orchestration.queue.control import cancel, pause, prioritise, resume, retry
+from orchestration.queue.control import cancel, hold, pause, prioritise, resume, retry
 from orchestration.queue.holding import (
     LEASE_SECONDS,
     cancelled,
@@ -58,6 +58,7 @@ __all__ = [
     "get",
     "give_up",
     "heartbeat",
+    "hold",
     "list_all",
     "lock_keys",
     "owners_gone",

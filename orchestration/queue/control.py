@@ -18,6 +18,11 @@ from registry import events
 from registry.models import Job, JobDependency, JobTask, Task
 
 
+def hold(session: Session, job_id: str) -> JobRecord:
+    """A job as it stays until this transaction ends. Raises JobNotFound."""
+    return get(session, _locked(session, job_id).id)
+
+
 def cancel(session: Session, job_id: str, by: str | None = None) -> JobRecord:
     """Ends a job that waits; asks the worker of one that runs to end it. What is over stays as it is.
 

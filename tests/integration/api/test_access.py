@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import select, update
 
+from affinery_app.api import rates
 from affinery_app.api.application import NOUNS, routes
+from affinery_app.api.calls import UNKEYED
 from affinery_app.api.guard import Limits
-from affinery_app.api.rates import Buckets
+from affinery_app.api.rates import Buckets, Guesses
 from affinery_app.api.rights import RIGHTS, SAFE
 from affinery_app.wiring import Workspace
 from registry import tokens
@@ -49,7 +53,8 @@ def test_every_route_has_its_right_and_every_right_its_route(space: Workspace) -
     described = routes(space).openapi()["paths"].values()
     assert sorted(each["operationId"] for path in described for each in path.values()) == sorted(names)
     for route in every_route():
-        reading = RIGHTS[route.name].scope in (None, "read") or route.name == "list_tokens"
+        secretive = ("list_tokens", "list_webhooks", "get_webhook", "list_deliveries")
+        reading = RIGHTS[route.name].scope in (None, "read") or route.name in secretive
         about_oneself = "session" in route.name
         assert reading == ((route.methods or set()) <= SAFE) or about_oneself, route.name
 
@@ -368,3 +373,78 @@ def test_every_change_says_who_asked_for_it_and_from_where(space: Workspace) -> 
         "request.made",
         {"by": "ann", "via": "token", "from": "127.0.0.1", "did": "PATCH /v1/tags/digits@1"},
     ) in found
+
+
+# --- guessing --------------------------------------------------------------------------------------
+
+
+def test_who_guesses_at_the_sign_in_waits_and_a_right_token_opens_all_the_same(space: Workspace) -> None:
+    token, other = made(space, "ann", "read"), made(space, "ben", "read")
+    few = Limits(wrong_burst=2, wrong_per_second=0.001)
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    with serving(space, limits=few) as service:
+        found = [service.ask("POST", "/session", {"token": f"aff_x_{i}"}) for i in range(2)]
+        found.append(service.ask("POST", "/session", b"token=aff_x_2", **form))
+        assert [reply.status for reply in found] == [401, 401, 429]
+        assert int(found[-1].headers["retry-after"]) > 0
+        assert ask(service, "aff_x_3", "GET", "/v1/tasks").status == 429  # it is one count for both doors
+        assert service.ask("POST", "/session", {"token": token}).status == 201
+        assert ask(service, other, "GET", "/v1/tasks").status == 200
+
+
+def test_guesses_from_one_network_take_turns_and_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    guesses = Guesses(Buckets(1, 0.001, lambda: now[0]))
+    monkeypatch.setattr(rates, "SLOW_SECONDS", 0.01)
+
+    async def guess(address: str, shown: str, together: list[int]) -> bool:
+        async with guesses.turn(address, shown) as has_turn:
+            if has_turn:
+                together[0] += 1
+                together[1] = max(together)
+                await asyncio.sleep(0.001)
+                together[0] -= 1
+        return has_turn
+
+    async def many() -> None:
+        guesses.right("good")
+        assert guesses.wrong("2001:db8::1", "x") is None
+        together = [0, 0]
+        turns = await asyncio.gather(*(guess(f"2001:db8::{i}", "x", together) for i in range(1, 40)))
+        assert sum(turns) == rates.MOST_WAITING  # one household is one, however many addresses it has
+        assert together[1] == 1
+        for address, shown in (("2001:db8::1", "good"), ("2001:db8:0:1::1", "x"), ("10.0.0.1", "x")):
+            lane = asyncio.gather(*(guess("2001:db8::1", "x", [0, 0]) for _ in range(20)))
+            others = [0, 0]
+            assert all(await asyncio.gather(*(guess(address, shown, others) for _ in range(5))))
+            assert others[1] == 5
+            await lane
+        assert guesses.wrong("2001:db8::1", "good") is not None
+        assert not all(await asyncio.gather(*(guess("2001:db8::1", "good", [0, 0]) for _ in range(20))))
+
+    asyncio.run(many())
+
+
+def test_a_network_is_an_address_or_what_one_household_has() -> None:
+    assert rates.network_of("10.0.0.1") == rates.network_of("::ffff:10.0.0.1") == "10.0.0.1"
+    assert rates.network_of("2001:db8::1%eth0") == rates.network_of("2001:db8::2") == "2001:db8::/64"
+    assert rates.network_of("testclient") == "testclient"
+
+
+# --- sent again ------------------------------------------------------------------------------------
+
+
+def test_every_post_takes_an_idempotency_key_or_says_why_it_does_not(space: Workspace) -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guides" / "http-api.md").read_text()
+    posted = {
+        operation["operationId"]: (place, operation)
+        for place, path in routes(space).openapi()["paths"].items()
+        for method, operation in path.items()
+        if method == "post"
+    }
+    assert posted.keys() >= UNKEYED.keys()
+    for name, (place, operation) in posted.items():
+        taken = {each["name"] for each in operation.get("parameters", [])}
+        assert ("idempotency-key" in taken) == (name not in UNKEYED), name
+        if name in UNKEYED:
+            assert f"| `POST {place}` | {UNKEYED[name]} |" in guide
