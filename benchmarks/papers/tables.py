@@ -17,7 +17,7 @@ OURS, OURS_CNN, FULL_CNN = "DiffScaler (transformer)", "DiffScaler (CNN)", "full
 FIRST = (FULL, LORA, DIFFFIT, OURS)
 BASELINES = ("Adapt-Parallel", "Adapt-Sequential", "BitFit", "VPT-Deep", LORA, LORA_16, DIFFFIT)
 LADDER = (0.1, 0.2, 1, 2, 5, 10, 20)
-RATES = (1 / 3, 1, 3, 10)
+RATES = (0.1, 0.3, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,15 @@ def _masks(methods: Methods) -> Iterator[Row]:
 
 
 def _tuning(methods: Methods) -> Iterator[Row]:
-    """Whether a method would have done better at another rate, and without one for its class rows."""
+    """Whether a method would have done better at another rate, and with a lower one for its class rows."""
     steps = methods.profile.steps
     for name in FIRST:
         method = methods.by_name[name]
         for factor in RATES:
             rate = method.lr * factor
             yield methods.ablation(f"{name}, {rate:.0e}", method, lr=rate, steps=steps)
-        yield methods.ablation(f"{name}, class rows alike", method, class_lr=method.lr, steps=steps)
+        rows = methods.profile.class_lr / 10
+        yield methods.ablation(f"{name}, class rows {rows:.0e}", method, class_lr=rows, steps=steps)
 
 
 def _told(methods: Methods, condition: dict[str, Any], dataset: str = "") -> Iterator[Row]:
