@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from affinery.errors import ConfigInvalid
 from affinery.merge_recipe import Merge, Weight, recipe_of
 from orchestration import admission, queue, there_already
 from orchestration.conditions import check_architecture, check_dataset, facts, one_each
-from orchestration.errors import KeyTaken
+from orchestration.errors import DatasetInvalid, KeyTaken
 from orchestration.jobs import JobRecord, Order
 from orchestration.needs import Need
 from orchestration.queue import schedules
@@ -105,6 +106,23 @@ def add_dataset(
     return record, list(found.notes)
 
 
+def adopt_dataset(
+    sessions: Sessions, data: Path, md5: str, remote: str | None, *, name: str, **options: Any
+) -> tuple[DatasetRecord, list[str]]:
+    """As add_dataset, of what a DVC remote has under this MD5. remote: one that this workspace knows."""
+    from orchestration.datasets import repository
+
+    name = naming.checked("dataset", name)
+    if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):
+        raise ConfigInvalid("md5", f"{md5[:100]!r} is none: write the MD5 that a .dvc file pins.")
+    with repository.fetched(data, md5, remote) as origin:
+        try:
+            record, notes = add_dataset(sessions, data, origin, name=name, **options)
+            return record, [note.replace(str(origin), md5) for note in notes]
+        except DatasetInvalid as error:  # the folder is gone by the time anybody reads of it
+            raise DatasetInvalid(*(str(each).replace(str(origin), md5) for each in error.args)) from error
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Tasks to be learnt in one job; several train together.
@@ -135,6 +153,7 @@ class Wanted:
             "sources": self.sources,
             "kinds": self.kinds,
             "conditions": self.conditions,
+            "configs": self.configs,
         }
         own = {name: values for name, values in several.items() if len(values) == len(self.names)}
         return [
