@@ -21,6 +21,7 @@ from registry.storage.local import LocalStore
 from tests import registry_world as world
 from tests import stored_world
 from tests.integration.api.conftest import Service, serving
+from tests.postgres import copy_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -58,13 +59,9 @@ def evil(session: Session, files: stored_world.Files) -> None:
     world.evaluated(session, learnt.ref, reference=made_of.ref, results={EVIL_CLASS: 0.5})
 
 
-@pytest.fixture(scope="session")
-def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
-    """Everything that pages show: tasks, versions, jobs in every state, a matrix, losses, pictures."""
-    folder = tmp_path_factory.mktemp("shown")
-    shutil.copy(sqlite_template, folder / "registry.db")
+def recorded(url: str, folder: Path) -> None:
+    """Everything that pages show: tasks, versions, jobs in every state, and names that attack."""
     store = LocalStore(folder / "blobs")
-    url = f"sqlite:///{folder / 'registry.db'}"
     stored_world.fill(url, store, folder)
     engine = connect(url)
     with sessions(engine).begin() as session:
@@ -73,6 +70,14 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
         trained(session, "job-waits", "waiting", state="queued")
         trained(session, "job-died", "broken", state="dead", error=EVIL_CLASS)
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
+    """The same as a workspace, with a matrix, losses and pictures."""
+    folder = tmp_path_factory.mktemp("shown")
+    shutil.copy(sqlite_template, folder / "registry.db")
+    recorded(f"sqlite:///{folder / 'registry.db'}", folder)
     for made_by, task, count in (("job-digits-2", "digits", 3), ("job-runs", "running", 2)):
         attempt = folder / "runs" / made_by / "attempt-1"
         attempt.mkdir(parents=True)
@@ -137,6 +142,29 @@ def pages(space: Workspace) -> Iterator[Service]:
 def looked_at(shown_folder: Path) -> Iterator[Service]:
     """The same for tests that change nothing."""
     with serving(Workspace(shown_folder, Settings())) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def looked_at_on_postgresql(
+    shown_folder: Path, postgres_url: str, postgres_template: str
+) -> Iterator[Service]:
+    """The same, recorded in PostgreSQL."""
+    for url in copy_of(postgres_url, postgres_template):
+        recorded(url, shown_folder)
+        with serving(Workspace(shown_folder, Settings(registry_url=url))) as made:
+            yield made
+
+
+@pytest.fixture
+def ready(sqlite_template: Path, tmp_path: Path) -> Iterator[Service]:
+    """The service of a workspace in which nothing is, and which takes datasets."""
+    from orchestration.datasets import init_data
+
+    (tmp_path / "ready").mkdir()
+    shutil.copy(sqlite_template, tmp_path / "ready" / "registry.db")
+    init_data(tmp_path / "ready" / "data")
+    with serving(Workspace(tmp_path / "ready", Settings())) as made:
         yield made
 
 

@@ -65,10 +65,36 @@ def faults(found: Read) -> list[str]:
     told += ["a picture without words" for held in found.of("img") if not held.get("alt")]
     labels = {held["for"] for held in found.of("label") if "for" in held}
     for held in found.of("input", "select", "textarea"):
-        if held.get("type") == "hidden" or held.get("id") in labels or "in-label" in held:
+        named = held.get("id") in labels or "in-label" in held or held.get("aria-label")
+        if held.get("type") == "hidden" or named:
             continue
         told.append(f"a field without a label: {held}")
     ids = [held["id"] for _, held in found.tags if "id" in held]
     told += [f"twice the id {each}" for each in {each for each in ids if ids.count(each) > 1}]
     told += [f"a label of nothing: {each}" for each in labels - set(ids)]
+    return told + _unsaid(found)
+
+
+def _unsaid(found: Read) -> list[str]:
+    """What somebody who does not see the page would miss: landmarks, headings, names of parts."""
+    told = []
+    if found.of("html"):
+        told += ["no language" for held in found.of("html") if not held.get("lang")]
+        told += [
+            f"{len(found.of(tag))} of {tag}" for tag in ("main", "h1", "title") if len(found.of(tag)) != 1
+        ]
+        first = next(held for tag, held in found.tags if tag in ("a", "button", "input"))
+        if found.of("nav") and first.get("href") != "#main":
+            told.append("no way past the navigation")
+    ids = {held["id"] for _, held in found.tags if "id" in held}
+    for held in found.of("section", "nav"):
+        if not held.get("aria-label") and held.get("aria-labelledby") not in ids:
+            told.append(f"a part without a name: {held}")
+    for held in found.of("svg"):
+        if held.get("aria-hidden") != "true" and not (held.get("role") == "img" and held.get("aria-label")):
+            told.append(f"a drawing without words: {held}")
+    charts = [held for held in found.of("svg") if held.get("class") == "chart"]
+    if len(found.of("table")) < len(charts):
+        told.append("a chart without a table")
+    told += [f"a head of nothing: {held}" for held in found.of("th") if not held.get("scope")]
     return told

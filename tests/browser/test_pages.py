@@ -36,7 +36,7 @@ EXAMPLES = {
     "/lineage/{ref}": ["/lineage/digits", f"/lineage/adapter:{E}@1", "/lineage/backbone:dit"],
     "/backbones": ["/backbones"],
     "/backbones/{ref}": ["/backbones/dit", "/backbones/unet@1"],
-    "/backbones/{ref}/rebase": [],
+    "/backbones/{ref}/rebase": ["/backbones/dit/rebase?to=unet", "/backbones/dit/rebase"],
     "/datasets": ["/datasets"],
     "/datasets/{ref}": ["/datasets/digits", f"/datasets/{E}"],
     "/datasets/{ref}/sheet.png": [],
@@ -70,10 +70,21 @@ def test_every_page_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("path", [place for place in PLACES if not place.endswith(".png")])
 def test_a_page_is_whole_and_has_nothing_of_others_in_it(looked_at: Service, path: str) -> None:
-    reply = looked_at.ask("GET", path)
-    assert reply.status in (200, 422), reply.body
+    is_whole(looked_at, path)
+
+
+@pytest.mark.postgres
+def test_every_page_is_the_same_on_postgresql(looked_at_on_postgresql: Service) -> None:
+    for path in PLACES:
+        if not path.endswith(".png"):
+            is_whole(looked_at_on_postgresql, path)
+
+
+def is_whole(service: Service, path: str) -> None:
+    reply = service.ask("GET", path)
+    assert reply.status in (200, 422), (path, reply.body)
     found = read(reply.body)
-    assert faults(found) == []
+    assert faults(found) == [], path
     assert [held for held in found.of("img") if held.get("src") == "x"] == []
     assert "49" not in re.findall(r"'></script><script>alert\(2\)</script>(\S+)", found.text)
     policy = reply.headers["content-security-policy"]

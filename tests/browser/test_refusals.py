@@ -1,0 +1,106 @@
+"""What is not there, not allowed or broken: a page for whoever reads pages, a problem for machines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from affinery_app.api.guard import Limits
+from affinery_app.api.problems import MEDIA_TYPE, problem
+from affinery_app.dashboard.refusals import as_pages
+from tests.browser.conftest import EVIL_CLASS
+from tests.browser.reading import faults, read
+from tests.integration.api.conftest import Reply, Service, serving
+
+READER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+FORM = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+def shown(reply: Reply, status: int) -> str:
+    assert reply.status == status, reply.body
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in reply.headers["content-security-policy"]
+    found = read(reply.body)
+    assert faults(found) == []
+    return found.text
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/tasks/digits/more", "/lineage", "/static/nothing.css"])
+def test_an_unknown_address_is_a_page_to_a_browser_and_a_problem_to_a_machine(
+    looked_at: Service, path: str
+) -> None:
+    assert "Nothing here" in shown(looked_at.ask("GET", path, **READER), 404)
+    assert looked_at.ask("GET", path).headers["content-type"] == MEDIA_TYPE
+
+
+def test_what_was_nearly_right_is_offered(looked_at: Service) -> None:
+    reply = looked_at.ask("GET", "/task/digits", **READER)
+    assert "Did you mean /tasks?" in shown(reply, 404)
+    assert "/search?q=digits" in [held.get("href") for held in read(reply.body).of("a")]
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/exports/both/download", "/openapi.json/x"])
+def test_the_api_answers_browsers_too_as_it_always_does(looked_at: Service, path: str) -> None:
+    assert looked_at.ask("GET", path, **READER).headers["content-type"] == MEDIA_TYPE
+
+
+def test_a_form_sent_to_a_page_is_told_what_the_page_takes(looked_at: Service) -> None:
+    reply = looked_at.ask("POST", "/tasks", b"", **READER, **FORM)
+    assert "Not to be opened" in shown(reply, 405)
+    assert "GET" in reply.headers["allow"]
+
+
+def test_a_job_that_is_over_is_no_longer_paused_and_a_page_says_so(pages: Service) -> None:
+    reply = pages.ask("POST", "/jobs/job-digits-2/pause", b"", **READER, **FORM)
+    assert "This cannot be done now" in shown(reply, 409)
+
+
+def test_who_is_not_let_in_sees_nothing_of_the_workspace(pages: Service) -> None:
+    text = shown(
+        pages.ask("POST", "/jobs/job-waits/cancel", b"", Sec_Fetch_Site="cross-site", **READER, **FORM), 403
+    )
+    assert "another site" in text
+    assert pages.space.folder.name not in text
+    shown(pages.ask("GET", "/tasks", Host="evil.example", **READER), 421)
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(pages: Service) -> None:
+    secret = "a-token-of-some-length"
+    once = Limits(burst=1, per_second=0.001)
+    with serving(pages.space, token=secret, limits=once) as closed:
+        headers = READER | {"Authorization": f"Bearer {secret}"}
+        assert closed.ask("GET", "/health", **headers).status == 200
+        reply = closed.ask("GET", "/health", **headers)
+        assert "too often" in shown(reply, 429)
+        assert int(reply.headers["retry-after"]) > 1
+
+
+@pytest.mark.parametrize("status", [401, 413, 500, 503])
+def test_whatever_a_problem_says_is_escaped_on_its_page(looked_at: Service, status: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def nothing() -> Any:
+        raise AssertionError("a problem reads no body")
+
+    scope: Any = {
+        "type": "http",
+        "method": "POST",
+        "path": "/new",
+        "query_string": b"",
+        "headers": [(b"accept", b"text/html")],
+        "state": {"who": None},
+    }
+    refused = problem(status, "Refused", EVIL_CLASS, headers={"Retry-After": "7"})
+    asyncio.run(refused(scope, nothing, as_pages(looked_at.space)(scope, send)))
+    start, body = sent
+    assert start["status"] == status
+    assert (b"retry-after", b"7") in start["headers"]
+    assert (b"content-length", str(len(body["body"])).encode()) in start["headers"]
+    found = read(body["body"])
+    assert EVIL_CLASS in found.text
+    assert faults(found) == []
