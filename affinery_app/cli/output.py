@@ -15,9 +15,9 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        help="The workspace's folder.",
+        help="The workspace's folder; affinery-workspace where none is named.",
         envvar="AFFINERY_WORKSPACE",
-        show_default="affinery-workspace",
+        show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

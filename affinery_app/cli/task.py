@@ -58,7 +58,9 @@ def add(
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option("--from", help="Many tasks at once, from a plan.yaml (docs/guides/queue.md)."),
+        typer.Option(
+            "--from", help="Many tasks at once, from a plan.yaml: the guide of the queue tells of it."
+        ),
     ] = None,
     together: Annotated[
         bool, typer.Option("--together/--apart", help="Train several in one job, or each in its own.")
