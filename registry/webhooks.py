@@ -23,7 +23,7 @@ from registry.models import Event, Webhook, WebhookDelivery
 
 STATES = ("waiting", "delivered", "given-up")
 NOUNS = (
-    *("backbone", "dataset", "task", "adapter", "alias", "tag", "note", "name", "run", "certificate"),
+    *("backbone", "dataset", "task", "adapter", "alias", "tag", "note", "run", "certificate"),
     *("evaluation", "composition", "export", "blob", "job", "schedule", "limit"),
     *("request", "session", "token", "webhook"),
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any, Self
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from affinery.errors import UserError
 from affinery_app.api import uploads
 from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
@@ -21,8 +19,18 @@ router = nouns("/v1/datasets", "datasets")
 Dataset = shape(DatasetRecord)
 
 
+class Pinned(BaseModel):
+    """What a DVC remote of the service's workspace has. Paths on the service's machine are none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    md5: str = Field(pattern=r"^[0-9a-f]{32}(\.dir)?$", description="As a .dvc file pins it.")
+    remote: Word | None = Field(default=None, description="Its name: the default one, where none is given.")
+
+
 class NewDataset(BaseModel):
-    """An upload that is a zip or tar archive of images (class_name/*.png …) or a Parquet file.
+    """An upload that is a zip or tar archive of images (class_name/*.png …) or a Parquet file; or what a DVC
+    remote has: either upload and sha256, or dvc.
 
     split, skip_bad and the columns of Parquet: as `affinery dataset add` takes them.
     """
@@ -30,8 +38,9 @@ class NewDataset(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Word
-    upload: str = Field(pattern="^[0-9a-f]{32}$")
-    sha256: Digest
+    upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    sha256: Digest | None = None
+    dvc: Pinned | None = None
     licence: Word | None = None
     source: str | None = Field(default=None, max_length=2000, description="Where it comes from, in words.")
     split: Word | None = None
@@ -39,6 +48,13 @@ class NewDataset(BaseModel):
     image_column: Word | None = None
     label_column: Word | None = None
     text_column: Word | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sent = (self.upload is not None, self.sha256 is not None)
+        if sent != (self.dvc is None, self.dvc is None):
+            raise ValueError("give upload and sha256, or dvc alone")
+        return self
 
 
 class AddedDataset(Dataset):  # type: ignore[misc, valid-type]
@@ -55,12 +71,12 @@ def list_datasets(space: Space, after: After = 0, limit: Limit = 50) -> JSONResp
 
 @router.post("", status_code=201, response_model=AddedDataset)
 def create_dataset(space: Space, who: Caller, new: NewDataset, posting: Posting) -> JSONResponse:
-    """Check every image of an upload, put them under DVC and record the version, as its name's next.
+    """Check every image of an upload, or of what DVC has, and record the version, as its name's next.
 
     The same images under the same name give the version that stands. What is in the archive is never
     trusted: links, paths that lead out of it, bombs and what is no image are refused; then nothing is kept.
     """
-    from orchestration.additions import add_dataset
+    from orchestration.additions import add_dataset, adopt_dataset
     from orchestration.datasets.tables import Columns
 
     asked = new.model_dump()
@@ -68,26 +84,26 @@ def create_dataset(space: Space, who: Caller, new: NewDataset, posting: Posting)
         who.check_tasks(session, new.name)
     if (again := posting.answered(space, asked, "/v1/datasets/{ref}")) is not None:
         return again
-    path = uploads.path_of(space, new.upload)
-    uploads.check_whole(path, new.sha256)
+    options: dict[str, Any] = {
+        "name": new.name,
+        "licence": new.licence,
+        "source": new.source,
+        "split": new.split,
+        "skip_bad": new.skip_bad,
+        "columns": Columns(new.image_column, new.label_column, new.text_column),
+    }
+    if new.dvc is not None:
+        record, notes = adopt_dataset(space.sessions, space.data, new.dvc.md5, new.dvc.remote, **options)
+        return posting.do(space, asked, "/v1/datasets/{ref}", lambda _: record.to_json() | {"notes": notes})
+    path = uploads.path_of(space, str(new.upload))
+    uploads.check_whole(path, str(new.sha256))
     try:
-        record, notes = add_dataset(
-            space.sessions,
-            space.data,
-            path,
-            name=new.name,
-            licence=new.licence,
-            source=new.source,
-            split=new.split,
-            skip_bad=new.skip_bad,
-            columns=Columns(new.image_column, new.label_column, new.text_column),
-        )
+        record, notes = add_dataset(space.sessions, space.data, path, **options)
     except DatasetInvalid as error:  # who sent it knows nothing of where it lies here
         raise DatasetInvalid(*(_plain(each, str(path)) for each in error.args)) from error
     made: dict[str, Any] = record.to_json() | {"notes": [_plain(note, str(path)) for note in notes]}
     done = posting.do(space, asked, "/v1/datasets/{ref}", lambda _: made)
-    with suppress(UserError):
-        uploads.path_of(space, new.upload).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     return done
 
 

@@ -19,6 +19,7 @@ from affinery_app.cli import (
     compose,
     config,
     dataset,
+    dataset_adopt,
     demo,
     diff,
     doctor,
@@ -120,6 +121,7 @@ for panel, named in PANELS.items():
             app.command(name, rich_help_panel=panel)(what)
 backbone.app.command("rebase")(rebase.rebase)
 dataset.app.command("upgrade")(rebase.upgrade)
+dataset.app.command("adopt")(dataset_adopt.adopt)
 adapter.app.command("retire")(retirement.retire)
 adapter.app.command("restore")(retirement.restore)
 

@@ -42,6 +42,7 @@ class Client:
         self.evaluations = nouns.Evaluations(self)
         self.events = nouns.Events(self)
         self.tokens = nouns.Tokens(self)
+        self.webhooks = nouns.Webhooks(self)
 
     def __enter__(self) -> Self:
         return self

@@ -60,6 +60,10 @@ class Datasets(Noun):
             sent = files.upload(self._client, file)
         return self._ask("POST", body={"name": name, **sent, **options})
 
+    def adopt(self, name: str, md5: str, remote: str | None = None, **options: Any) -> Json:
+        """Register what a DVC remote of the service already has, by the MD5 that a .dvc file pins."""
+        return self._ask("POST", body={"name": name, "dvc": {"md5": md5, "remote": remote}, **options})
+
 
 class Tasks(Noun):
     PLACE = "/v1/tasks"
@@ -300,6 +304,32 @@ class Tokens(Noun):
 
     def revoke(self, name: str) -> Json:
         """End it at once."""
+        return self._ask("DELETE", name)
+
+
+class Webhooks(Noun):
+    PLACE = "/v1/webhooks"
+
+    def list(self, **query: Any) -> Iterator[Json]:
+        """All of them, without their secrets."""
+        return iter(self._ask("GET", **query)["items"])
+
+    def add(self, name: str, url: str, kinds: Sequence[str] = ()) -> Json:
+        """Have this address told of what happens; its `secret` is told this once."""
+        return self._ask("POST", body={"name": name, "url": url, "kinds": [*kinds]})
+
+    def test(self, name: str) -> Json:
+        """Have it told a webhook.tested."""
+        return self._ask("POST", name, "test")
+
+    def deliveries(self, name: str, **query: Any) -> Iterator[Json]:
+        """What it was and is to be told, the newest first."""
+        from affinery_app.client.client import path
+
+        return self._client.pages(path(self.PLACE, name, "deliveries"), **query)
+
+    def remove(self, name: str) -> Json:
+        """Forget it."""
         return self._ask("DELETE", name)
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from orchestration.errors import DatasetInvalid
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 CHUNK_BYTES = 1 << 20
 DISK = ("file", "local")
+_PART = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,49 @@ def holding(store: Any, md5: str, size_bytes: int | None = None) -> Holding:
         torn = not missing and size_bytes is not None and stored != size_bytes
         damaged = tuple(parts) if torn else ()
     return Holding(missing, damaged)
+
+
+def fetch(store: Any, md5: str, folder: Path) -> Path:
+    """Writes what an object stands for into a folder, every byte checked. → the folder, or the one file
+
+    A `.dir` object comes from a remote that others write: its names may lead nowhere else. Raises
+    DatasetInvalid.
+    """
+    if not md5.endswith(".dir"):
+        _copy(store, md5, folder / "object")
+        return folder / "object"
+    content = _content(store, md5)
+    if content is None:
+        raise DatasetInvalid(md5, "the remote has no such object")
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
+        raise DatasetInvalid(md5, "the remote's copy of it is damaged")
+    try:
+        inside = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetInvalid(md5, "it is no list of files") from error
+    for name, part in inside.items():
+        place = PurePosixPath(name)
+        leads_out = place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name
+        if leads_out or not place.parts or not _PART.fullmatch(part):
+            raise DatasetInvalid(md5, f"it names a file {name[:200]!r}, which leads out of it")
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        _copy(store, part, folder / place)
+    return folder
+
+
+def _copy(store: Any, md5: str, to: Path) -> None:
+    found = hashlib.md5(usedforsecurity=False)
+    try:
+        with store.fs.open(store.oid_to_path(md5), "rb") as source, to.open("xb") as sink:
+            while chunk := source.read(CHUNK_BYTES):
+                found.update(chunk)
+                sink.write(chunk)
+    except FileNotFoundError as error:
+        raise DatasetInvalid(md5, "the remote has no such object") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DatasetInvalid(md5, "two of its files have one name") from error
+    if found.hexdigest() != md5:
+        raise DatasetInvalid(md5, "the remote's copy of it is damaged")
 
 
 def make_way(store: Any, md5: str) -> None:

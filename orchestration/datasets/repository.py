@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -313,6 +314,25 @@ def push(data: Path, dvc_path: str, remote: str | None = None) -> None:
         _check_known(data, remote)
     with taking_in(data), serialised(data), opened(data) as repo:
         _kept(repo, data / dvc_path, remote)
+
+
+@contextmanager
+def fetched(data: Path, md5: str, remote: str | None = None) -> Iterator[Path]:
+    """What a remote (the default one) has under this MD5, as a folder or a file, until the `with` ends.
+
+    Raises ConfigInvalid, DatasetInvalid and DatasetUnavailable.
+    """
+    if not (data / ".dvc").is_dir():
+        raise ConfigInvalid("remote", "this workspace has none yet: affinery init makes its first.")
+    if remote is not None:
+        _check_known(data, remote)
+    cache = data.parent / "cache"
+    with taking_in(data):
+        cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetched-") as folder:
+        with opened(data) as repo:
+            found = objects.fetch(repo.cloud.get_remote_odb(remote, "fetch"), md5, Path(folder))
+        yield found
 
 
 # --- remotes -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,51 @@ def test_jobs_are_held_moved_ended_and_taken_up_again(learnable: Service) -> Non
     assert post(learnable, "/v1/jobs/99/cancel", None).status == 404
     assert learnable.get(f"{place}/log") == {"job": job["id"], "attempt": None, "from_byte": 0, "log": ""}
     assert learnable.get("/v1/stats")["jobs"] == {"queued": 1}
+
+
+def test_a_job_is_changed_only_as_it_was_read_and_a_request_sent_again_changes_it_once(
+    either: Service,
+) -> None:
+    place = f"/v1/jobs/{post(either, '/v1/jobs', {'kind': 'verify'}).json['number']}"
+    read = either.ask("GET", place).headers["etag"]
+    moved = post(either, f"{place}/priority", {"priority": 7}, If_Match=read, Idempotency_Key="p")
+    assert (moved.status, moved.json["priority"]) == (200, 7)
+    assert moved.headers["etag"] == either.ask("GET", place).headers["etag"] != read
+    again = post(either, f"{place}/priority", {"priority": 7}, If_Match=read, Idempotency_Key="p")
+    assert (again.status, again.headers["idempotency-replayed"], again.headers["etag"]) == (
+        200,
+        "true",
+        moved.headers["etag"],
+    )
+    other = post(either, f"{place}/priority", {"priority": 8}, If_Match=read, Idempotency_Key="p")
+    assert (other.status, other.json["type"]) == (422, "urn:affinery:key-reused")
+    for verb, body in (
+        ("cancel", None),
+        ("pause", None),
+        ("resume", None),
+        ("retry", {}),
+        ("priority", {"priority": 1}),
+    ):
+        stale = post(either, f"{place}/{verb}", body, If_Match=read)
+        assert (stale.status, stale.json["type"]) == (412, "urn:affinery:precondition-failed"), verb
+    assert either.get(place)["priority"] == 7
+    # Two who read the same: one of them changes it.
+    found = moved.headers["etag"]
+    with ThreadPoolExecutor(4) as many:
+        replies = list(
+            many.map(lambda i: post(either, f"{place}/priority", {"priority": i}, If_Match=found), range(4))
+        )
+    assert sorted(reply.status for reply in replies) == [200, 412, 412, 412]
+    assert post(either, f"{place}/cancel", None, If_Match="*").json["state"] == "cancelled"
+
+
+def test_an_upload_that_is_begun_again_is_the_same_one(service: Service) -> None:
+    first = post(service, "/v1/uploads", {"size_bytes": 3}, Idempotency_Key="u")
+    again = post(service, "/v1/uploads", {"size_bytes": 3}, Idempotency_Key="u")
+    assert (again.json, again.headers["idempotency-replayed"]) == (first.json, "true")
+    assert first.headers["location"] == again.headers["location"] == f"/v1/uploads/{first.json['upload']}"
+    assert post(service, "/v1/uploads", {"size_bytes": 4}, Idempotency_Key="u").status == 422
+    assert len(list((service.space.folder / "cache" / "uploads").iterdir())) == 1
 
 
 def test_a_token_for_one_task_schedules_and_ends_that_one_only(

@@ -74,7 +74,7 @@ def receiving(receiver: Receiver, host: str = "127.0.0.1", port: int = 0) -> Ite
                 receiver.answer(self, json.loads(body))
             receiver.at_once -= 1
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *_: Any) -> None:  # noqa: A002 - as it is called there
             pass
 
     server = ThreadingHTTPServer((host, port), Handler)
@@ -171,7 +171,7 @@ def test_what_happens_is_told_in_order_and_signed_as_the_guide_checks_it(
             assert check("whsec_" + "A" * 44, headers, body) is None
             assert headers["content-type"] == "application/json"
         assert [each["type"] for each in told] == ["note.set", "tag.set", "note.removed"]
-        assert told[0]["data"] == next(iter(either.get("/v1/events?kind=note.set")["items"]))
+        assert told[0]["data"] == either.get("/v1/events?kind=note.set")["items"][0]
         found = settled(space, 3)
     assert [(each["state"], each["tries"], each["status"]) for each in found] == [("delivered", 1, 204)] * 3
     assert receiver.got.empty()
@@ -369,12 +369,12 @@ def test_a_name_that_leads_nowhere_or_away_later_is_tried_again(
     space: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name is looked at each time that it is told, not only when the webhook is added."""
-    found = iter([OSError("no such name"), entries(("10.0.0.7", 80))])
+    found: Iterator[Any] = iter([OSError("no such name"), entries(("10.0.0.7", 80))])
     here = entries(("127.0.0.1", receiver.port))
 
     def resolve(*_: Any, **__: Any) -> list[Any]:
-        answer = next(found, here)
-        if isinstance(answer, Exception):
+        answer: list[Any] | OSError = next(found, here)
+        if isinstance(answer, OSError):
             raise answer
         return answer
 
