@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,29 @@ LONGEST = (
     "integration/team/test_team.py",
     "acceptance/test_demo.py",
     "integration/faults/test_processes.py",
-    "browser/test_newcomer.py",
     "integration/orchestration/test_cluster.py",
+    "integration/orchestration/test_ray_faults.py",
+    "unit/affinery/test_formats.py",
     "integration/orchestration/test_worker.py",
     "integration/orchestration/test_interruptions.py",
-    "integration/orchestration/test_ray_faults.py",
-    "integration/orchestration/test_conditions.py",
-    "integration/orchestration/test_local_ray.py",
-    "integration/orchestration/test_ray_processes.py",
-    "integration/orchestration/test_queue_clocks.py",
+    "integration/orchestration/test_retraining.py",
+    "contract/test_kinds_on_backbones.py",
     "integration/faults/test_publishing.py",
+    "browser/test_newcomer.py",
+    "integration/api/test_client.py",
+    "integration/orchestration/test_queue_clocks.py",
+    "integration/orchestration/test_kinds.py",
+    "integration/orchestration/test_conditions.py",
     "integration/test_queue_benchmark.py",
+    "integration/orchestration/test_tracking_faults.py",
+    "integration/orchestration/test_ray_processes.py",
+    "integration/orchestration/test_local_ray.py",
+    "integration/orchestration/test_queue_processes.py",
+    "integration/test_serving_on_ray.py",
     "integration/test_benchmarks.py",
-    "unit/affinery/test_formats.py",
+    "integration/orchestration/test_worker_memory.py",
+    "unit/test_benchmarks_papers.py",
+    "unit/test_guides.py",
 )
 """The files that take longest, which are begun first where several processes share the work.
 
@@ -65,3 +76,16 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import learning_world as world
 
     return world.tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[str]:
+    """One Ray on this machine, with two logical processors, for every test that trains. → its address"""
+    from orchestration.local_ray import LocalRay, address_in
+
+    here = LocalRay(2, 0)
+    yield address_in(Path(here.ready()))
+    import ray
+
+    ray.shutdown()  # a process that is connected to a Ray that ends, ends with it
+    here.stop()
