@@ -15,16 +15,26 @@ from tests.integration.team.conftest import Team
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(600)]
 TASKS = ("shapes", "shades")
-UNTIL_TRAINING = """
-import json, subprocess, time
+LOOK = """
+import json, sys, time
+from affinery_app.wiring import open_workspace
+from orchestration import queue
+from registry.errors import RegistryBusy, RegistryUnreachable
+
+space, enough = open_workspace(None), sys.argv[1]
 while True:
-    jobs = json.loads(subprocess.run(["affinery", "job", "list", "--json"], capture_output=True).stdout)
-    if any(job["state"] == "running" and job["progress"] for job in jobs):
+    time.sleep(0.2)
+    try:
+        with space.sessions.read() as session:
+            jobs = queue.list_all(session)
+    except (RegistryBusy, RegistryUnreachable):
+        continue
+    left = any(job.state in ("queued", "running") for job in jobs)
+    if not left or (enough == "training" and any(job.state == "running" and job.progress for job in jobs)):
         break
-    assert any(job["state"] in ("queued", "running") for job in jobs), jobs
-    time.sleep(0.5)
+print(json.dumps([[job.state, job.error] for job in jobs]))
 """
-"""In a container: until a job has told of its first steps."""
+"""In a container: looks at the queue until nothing is left to do, or a job has told of its first steps."""
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +56,15 @@ def learnt(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
     return team
 
 
+def until(team: Team, enough: str) -> list[list[str | None]]:
+    """Waits until a job trains, or all have ended, in one process that asks again. → states and errors"""
+    with_secrets = "/usr/local/lib/affinery/entrypoint.sh"
+    found: list[list[str | None]] = json.loads(team.run("worker", with_secrets, "python", "-c", LOOK, enough))
+    return found
+
+
 def until_done(team: Team) -> None:
-    """Waits for the queue's last job, in one command of the container that asks again and again."""
-    script = """
-import json, subprocess, time
-while True:
-    told = subprocess.run(["affinery", "job", "list", "--json"], capture_output=True, text=True)
-    jobs = json.loads(told.stdout or "[]")
-    if jobs and all(job["state"] not in ("queued", "running") for job in jobs):
-        break
-    assert jobs or "does not answer" in told.stderr, told.stderr
-    time.sleep(2)
-print(json.dumps([[job["state"], job["error"]] for job in jobs]))
-"""
-    ended = json.loads(team.run("worker", "python", "-c", script))
+    ended = until(team, "done")
     assert {state for state, _ in ended} == {"done"}, ended
 
 
@@ -182,7 +187,7 @@ def test_postgres_the_store_and_mlflow_are_killed_under_a_training_and_nothing_o
     learnt.affinery("dataset", "add", "late", "/tmp/later/late", "--licence", "CC0-1.0")
     recipe = ("--rank", "2", "--steps", "500", "--batch", "4", "--set", "warmup=2")
     learnt.affinery("task", "add", "late", "--backbone", "tiny", *recipe)
-    learnt.run("worker", "python", "-c", UNTIL_TRAINING)
+    assert "running" in {state for state, _ in until(learnt, "training")}
     for service in ("postgres", "store", "mlflow"):
         learnt.kill(service)
     for service in ("postgres", "store", "mlflow", "service"):
