@@ -44,7 +44,8 @@
       { selector: "node", style: {
         label: "data(label)", color: ink, "font-size": 11, "text-valign": "bottom", "text-margin-y": 5,
         "font-family": "system-ui, sans-serif", "text-max-width": 120, "text-wrap": "ellipsis",
-        width: 26, height: 26, "background-color": rule, "min-zoomed-font-size": 7 } },
+        width: 26, height: 26, "background-color": rule, "min-zoomed-font-size": 7,
+        "text-background-color": colour("--side"), "text-background-opacity": .8, "text-background-padding": 1 } },
       ...Object.entries(KINDS).map(([kind, [shape, name]]) => ({
         selector: `node[kind = "${kind}"]`, style: { shape, "background-color": colour(name) } })),
       { selector: "edge", style: {
