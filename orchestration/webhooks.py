@@ -38,6 +38,7 @@ RETRY_SECONDS = 5.0
 LONGEST_DELAY_SECONDS = 3600.0
 LONGEST_SECONDS = 3 * 24 * 3600.0  # after which what could not be told is given up, however few the tries
 KEPT_SECONDS = 7 * 24 * 3600.0
+SWEEP_SECONDS = 3600.0
 STEP = 5_000
 # On PostgreSQL a number that is given early may be committed late: so far back is looked again.
 LOOK_BACK = {"postgresql": 5_000}
@@ -72,9 +73,24 @@ def spread(session: Session) -> bool:
         columns = ["webhook_id", "event_id", "state", "tries", "created_at"]
         session.execute(insert(WebhookDelivery.rows()).from_select(columns, wanted, include_defaults=False))
         hook.seen = upto
-        _sweep(session, hook.id, upto - back)
         more = more or upto < newest
     return more
+
+
+def sweep(session: Session) -> None:
+    """Forget what was told, or given up, long ago; not what spread may look at again, and make anew."""
+    back = LOOK_BACK.get(session.get_bind().dialect.name, 0)
+    for hook_id, seen in session.execute(select(Webhook.id, Webhook.seen)).all():
+        session.execute(
+            delete(WebhookDelivery)
+            .where(
+                WebhookDelivery.webhook_id == hook_id,
+                WebhookDelivery.state != "waiting",
+                WebhookDelivery.event_id <= seen - back,
+                WebhookDelivery.created_at <= clock.later(-KEPT_SECONDS),
+            )
+            .execution_options(synchronize_session=False)
+        )
 
 
 def claim(session: Session, owner: str, lease_seconds: float = LEASE_SECONDS) -> Told | None:
@@ -174,6 +190,7 @@ class Sender:
         self._running: list[Future[None]] = []
         self._newest = -1
         self._late = 0.0
+        self._sweep_at = float("-inf")
 
     def start(self) -> None:
         """Begin."""
@@ -192,6 +209,10 @@ class Sender:
             while more and not self._stopping.is_set():
                 with self.sessions.begin() as session:
                     more = spread(session)
+                if time.monotonic() > self._sweep_at:
+                    with self.sessions.begin() as session:
+                        sweep(session)
+                    self._sweep_at = time.monotonic() + SWEEP_SECONDS
         self._running = [each for each in self._running if not each.done()]
         while len(self._running) < AT_ONCE and not self._stopping.is_set() and self._is_due():
             with self.sessions.begin() as session:
@@ -265,20 +286,6 @@ def _hold(session: Session, webhook_id: str, **values: Any) -> None:
         update(Webhook)
         .where(Webhook.id == webhook_id)
         .values(**values)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _sweep(session: Session, webhook_id: str, upto: int) -> None:
-    """Forget what was told, or given up, long ago; not what spread may look at again."""
-    session.execute(
-        delete(WebhookDelivery)
-        .where(
-            WebhookDelivery.webhook_id == webhook_id,
-            WebhookDelivery.state != "waiting",
-            WebhookDelivery.event_id <= upto,
-            WebhookDelivery.created_at <= clock.later(-KEPT_SECONDS),
-        )
         .execution_options(synchronize_session=False)
     )
 

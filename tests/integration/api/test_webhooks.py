@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FunctionType
@@ -27,7 +28,8 @@ from orchestration import webhooks as telling
 from orchestration import webhooks_posting as posting
 from orchestration.webhooks import Sender
 from registry import events, webhooks
-from registry.models import Webhook
+from registry.columns import utc_now
+from registry.models import Webhook, WebhookDelivery
 from tests.command_line import typed
 from tests.integration.api.conftest import Service
 
@@ -490,6 +492,20 @@ def test_what_a_sender_did_whose_lease_is_another_s_is_not_written_down(space: W
         telling.let_go(session, first)
         assert webhooks.deliveries(session, "chat")[0].state == "waiting"
         assert telling.write_down(session, second, event.id, posting.Outcome(200)) is True
+
+
+def test_what_was_told_long_ago_is_forgotten_and_not_told_again(space: Workspace, receiver: Receiver) -> None:
+    added(space, receiver.url, "job.*")
+    happen(space, "job.done", "job.dead")
+    with sending(space):
+        settled(space, 2)
+    with space.sessions.begin() as session:
+        first = webhooks.deliveries(session, "chat")[-1].event
+        old = update(WebhookDelivery).where(WebhookDelivery.event_id == first)
+        session.execute(old.values(created_at=utc_now() - timedelta(days=8)))
+        telling.sweep(session)
+        telling.spread(session)
+        assert [each.kind for each in webhooks.deliveries(session, "chat")] == ["job.dead"]
 
 
 def test_delays_grow_and_end_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
