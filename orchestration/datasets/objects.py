@@ -79,7 +79,6 @@ def fetch(store: Any, md5: str, folder: Path) -> Path:
         leads_out = place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name
         if leads_out or not place.parts or not _PART.fullmatch(part):
             raise DatasetInvalid(md5, f"it names a file {name[:200]!r}, which leads out of it")
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
         _copy(store, part, folder / place)
     return folder
 
@@ -87,6 +86,7 @@ def fetch(store: Any, md5: str, folder: Path) -> Path:
 def _copy(store: Any, md5: str, to: Path) -> None:
     found = hashlib.md5(usedforsecurity=False)
     try:
+        to.parent.mkdir(parents=True, exist_ok=True)
         with store.fs.open(store.oid_to_path(md5), "rb") as source, to.open("xb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 found.update(chunk)
