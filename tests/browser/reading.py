@@ -80,9 +80,8 @@ def _unsaid(found: Read) -> list[str]:
     told = []
     if found.of("html"):
         told += ["no language" for held in found.of("html") if not held.get("lang")]
-        told += [
-            f"{len(found.of(tag))} of {tag}" for tag in ("main", "h1", "title") if len(found.of(tag)) != 1
-        ]
+        told += [f"{len(found.of(tag))} of {tag}" for tag in ("main", "h1") if len(found.of(tag)) != 1]
+        told += [] if found.of("title") else ["no title"]
         first = next(held for tag, held in found.tags if tag in ("a", "button", "input"))
         if found.of("nav") and first.get("href") != "#main":
             told.append("no way past the navigation")

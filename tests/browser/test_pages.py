@@ -126,7 +126,7 @@ def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: lis
         ("/jobs", "affinery worker"),
         ("/datasets", "affinery dataset add"),
         ("/backbones", "affinery backbone add"),
-        ("/compositions", "Put tasks together"),
+        ("/compositions", "Tasks are put together once they are learnt"),
         ("/adapters", "Nothing was learnt yet"),
         ("/new", "There is no backbone yet"),
         ("/compare", "digits@1"),
