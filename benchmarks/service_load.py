@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -45,6 +46,7 @@ PAUSE_SECONDS = 0.2
 PROCESSES = 4
 ROLES = ("scheduler",) * 3 + ("reader",) * 3 + ("listener",) * 2  # of each process
 LISTENING_ENDS_SECONDS = 15.0
+QUIET_SECONDS = 30.0  # a stream says a word every fifteen
 GROWTH_MIB = 32.0
 HEARD = "an event heard"  # its times are moments
 
@@ -58,7 +60,7 @@ class Heard:
     refused: int = 0
     jobs: dict[str, str] = field(default_factory=dict)
     unsure: set[str] = field(default_factory=set)
-    listened: list[str] = field(default_factory=list)
+    listened: list[str] | None = None
 
 
 class Caller:
@@ -74,12 +76,13 @@ class Caller:
     def scheduler(self) -> None:
         while self._goes_on():
             key = uuid.uuid4().hex
-            self._schedule(key)
+            task = self._task()
+            self._schedule(key, task)
             if self._random.random() < 0.1:
-                self._schedule(key)
+                self._schedule(key, task)
 
-    def _schedule(self, key: str) -> None:
-        body = json.dumps({"kind": "verify", "ref": f"adapter:{self._task()}"}).encode()
+    def _schedule(self, key: str, task: str) -> None:
+        body = json.dumps({"kind": "verify", "ref": f"adapter:{task}"}).encode()
         told = self._ask("schedule a job", "POST", "/v1/jobs", body, {"Idempotency-Key": key})
         if told is None:
             self.heard.unsure.add(key)
@@ -101,9 +104,10 @@ class Caller:
 
     def listener(self) -> None:
         """Hears of every job that is accepted, as it is; a line that is cut goes on after the last event."""
-        last = str(self.after)
+        last, listened = str(self.after), list[str]()
+        self.heard.listened = listened
         while time.time() < self.until + LISTENING_ENDS_SECONDS:
-            connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection = HTTPConnection("127.0.0.1", self.port, timeout=QUIET_SECONDS)
             head = {**self._shown, "Accept": "text/event-stream", "Last-Event-ID": last}
             try:
                 connection.request("GET", "/v1/events?kind=job.queued&limit=500", headers=head)
@@ -114,7 +118,7 @@ class Caller:
                 for line in iter(answer.readline, b""):
                     if line.startswith(b"id: "):
                         last = line[4:].strip().decode()
-                        self.heard.listened.append(last)
+                        listened.append(last)
                         self.heard.times.setdefault(HEARD, []).append(time.time())
                     if time.time() > self.until + LISTENING_ENDS_SECONDS:
                         return
@@ -271,9 +275,14 @@ def answers(heard: list[Heard]) -> Iterator[Figure]:
     kinds = sorted({kind for each in heard for kind in each.times} - {HEARD})
     for kind in kinds:
         times = sorted(taken for each in heard for taken in each.times.get(kind, ()))
-        middle, late = times[len(times) // 2], times[int(0.95 * (len(times) - 1))]
+        middle, late = times[len(times) // 2], times[_late(len(times))]
         yield Figure(f"{kind} ({len(times):,}): p50", "ms", Spread(middle, times[0], times[-1]))
         yield Figure(f"{kind}: p95", "ms", Spread.of([late]))
+
+
+def _late(count: int) -> int:
+    """Where, among so many in their order, the last twentieth begins."""
+    return math.ceil(0.95 * count) - 1
 
 
 def counts(heard: list[Heard], there: Counter[str], happened: dict[str, float]) -> Iterator[Figure]:
@@ -285,20 +294,20 @@ def counts(heard: list[Heard], there: Counter[str], happened: dict[str, float]) 
     yield Figure("jobs accepted", "", Spread.of([float(len(accepted))]))
     yield Figure("accepted jobs that are not there once", "", Spread.of([float(lost)]), target=0)
     yield Figure("jobs that nobody was told of", "", Spread.of([float(max(0, more - unsure))]), target=0)
-    listeners = [each for each in heard if each.listened]
-    missed = sum(len(happened.keys() - set(each.listened)) for each in listeners)
-    twice = sum(len(each.listened) - len(set(each.listened)) for each in listeners)
-    yield Figure("listeners", "", Spread.of([float(len(listeners))]))
+    listened = [each.listened for each in heard if each.listened is not None]
+    missed = sum(len(happened.keys() - set(each)) for each in listened)
+    twice = sum(len(each) - len(set(each)) for each in listened)
+    yield Figure("listeners", "", Spread.of([float(len(listened))]))
     yield Figure("events that a listener missed", "", Spread.of([float(missed)]), target=0)
     yield Figure("events that a listener heard twice", "", Spread.of([float(twice)]), target=0)
     late = sorted(
         1000 * (at - happened[event])
-        for each in listeners
-        for event, at in zip(each.listened, each.times[HEARD], strict=True)
+        for each in heard
+        for event, at in zip(each.listened or (), each.times.get(HEARD, ()), strict=True)
         if event in happened
     )
     if late:
-        middle, worst = late[len(late) // 2], late[int(0.95 * (len(late) - 1))]
+        middle, worst = late[len(late) // 2], late[_late(len(late))]
         yield Figure("from a job to those who listen: p50", "ms", Spread(middle, late[0], late[-1]))
         yield Figure("from a job to those who listen: p95", "ms", Spread.of([worst]))
     yield Figure("answers 429", "", Spread.of([float(sum(each.refused for each in heard))]))
