@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Engine, make_url
 
 import migrations
 from registry.session import Sessions, connect, sessions
@@ -121,7 +122,8 @@ def postgres_killed(database: URL) -> Iterator[None]:
 def copy_of(server: str, template: str) -> Iterator[str]:
     """The URL of a database made from another, as long as the iterator lives."""
     name = f"affinery_{next(_numbers)}"
-    on_server(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Without fsync this costs half of what a copy through PostgreSQL's log does, which is written twice.
+    on_server(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield named(server, name)
     on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -133,9 +135,5 @@ def named(server: str, database: str) -> str:
 
 def on_server(server: str, statement: str) -> None:
     """Execute outside of any transaction, as CREATE DATABASE demands."""
-    engine = create_engine(
-        make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(statement.encode())
