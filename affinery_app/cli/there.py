@@ -235,7 +235,7 @@ class There:
     ) -> LineageGraph:
         from registry.graph import EdgeRecord, LineageGraph
 
-        bounds = {"depth": FARTHEST if depth is None else depth, "limit": min(limit, MOST_NODES)}
+        bounds: Json = {"depth": FARTHEST if depth is None else depth, "limit": min(limit, MOST_NODES)}
         place = path("/v1/lineage", ref)
         told = self.client.ask("GET", place, direction=direction, roles=[*(roles or ())], **bounds)
         return LineageGraph(
@@ -261,7 +261,7 @@ class There:
         found: list[NodeRecord] = []
         following: int | None = after
         while following is not None and len(found) < limit:
-            bounds = {"after": following, "limit": min(PAGE, limit - len(found))}
+            bounds: Json = {"after": following, "limit": min(PAGE, limit - len(found))}
             page = self.client.ask("GET", path("/v1/lineage", ref, "nodes"), **query, **bounds)
             found += map(_node, page["items"])
             following = page["next"]
