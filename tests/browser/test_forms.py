@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 import pytest
 
 from orchestration import chores, queue
-from registry import backbones, compositions, datasets, tasks
+from registry import backbones, blobs, compositions, datasets, tasks
 from registry.errors import NotFound
+from tests import registry_world as world
 from tests.browser.conftest import EVIL
 from tests.browser.reading import faults, read
 from tests.integration.api.conftest import Reply, Service
@@ -28,17 +29,24 @@ def asked(service: Service, reply: Reply) -> tuple[str, dict[str, object]]:
 
 
 def test_a_sum_is_composed_by_the_weights_beside_its_members(pages: Service) -> None:
-    members = [("member", "digits@2"), ("member", f"{EVIL}@1"), ("member", "faces@1")]
-    weights = [("weight of digits@2", "0.6"), (f"weight of {EVIL}@1", "-0.4"), ("weight of birds@1", "9")]
+    other = f"{EVIL} & more"
+    with pages.space.sessions.begin() as session:
+        for name in ("pen", other):  # kinds are summed by their settings, so these are real ones
+            world.task(session, name, rank=4)
+            blobs.commit(session, world.sha(f"adapter file job-{name}-1 {name}"), 64)
+            world.learnt(session, name, config={"rank": 4})
+    members = [("member", "pen@1"), ("member", f"{other}@1"), ("member", "faces@1")]
+    weights = [("weight of pen@1", "0.6"), (f"weight of {other}@1", "-0.4"), ("weight of birds@1", "9")]
     made = send(pages, "/compositions", ("name", "ink"), ("merge", "yes"), ("sum", "sum"), *members, *weights)
+    assert made.status == 303, made.body
     assert made.headers["location"] == "/compositions/ink@1?said=composed"
     with pages.space.sessions.read() as session:
         found = compositions.get(session, "ink")
     (merge,) = found.recipe["merges"]
     assert (found.mode, merge["name"]) == ("merged", "sum")
-    assert [found.members[each["member"]] for each in merge["of"]] == ["digits@2", f"{EVIL}@1"]
+    assert [found.members[each["member"]] for each in merge["of"]] == ["pen@1", f"{other}@1"]
     page = read(pages.ask("GET", "/compositions/ink").body)
-    assert f"0.6 · digits@2 + -0.4 · {EVIL}@1" in page.text
+    assert f"0.6 · pen@1 + -0.4 · {other}@1" in page.text
     assert faults(page) == []
 
 

@@ -36,7 +36,7 @@ EXAMPLES = {
     "/lineage/{ref}": ["/lineage/digits", f"/lineage/adapter:{E}@1", "/lineage/backbone:dit"],
     "/backbones": ["/backbones"],
     "/backbones/{ref}": ["/backbones/dit", "/backbones/unet@1"],
-    "/backbones/{ref}/rebase": ["/backbones/dit/rebase?to=unet", "/backbones/dit/rebase"],
+    "/backbones/{ref}/rebase": ["/backbones/dit/rebase"],
     "/datasets": ["/datasets"],
     "/datasets/{ref}": ["/datasets/digits", f"/datasets/{E}"],
     "/datasets/{ref}/sheet.png": [],
