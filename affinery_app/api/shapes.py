@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create_model
 
@@ -19,13 +19,21 @@ def shape(record: type[Any], **further: Any) -> type[BaseModel]:
     """The model of what a record's to_json gives; further fields by name and type."""
     name = record.__name__.removesuffix("Record")
     hints = get_type_hints(record)
-    given: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(record)}
+    given: dict[str, Any] = {field.name: (_told(hints[field.name]), ...) for field in fields(record)}
     if hasattr(record, "ref"):
         given = {"ref": (str, Field(description="How a person names it.")), **given}
     for extra, kind in further.items():
         given[extra] = (kind, ...)
     made: type[BaseModel] = create_model(name, __doc__=record.__doc__, **given)
     return made
+
+
+def _told(hint: Any) -> Any:
+    """A pair as a list of two: generators of clients know no `prefixItems`, which a tuple becomes."""
+    kinds = get_args(hint) if get_origin(hint) is tuple else ()
+    if len(set(kinds)) != 1 or Ellipsis in kinds:
+        return hint
+    return Annotated[list[kinds[0]], Field(min_length=len(kinds), max_length=len(kinds))]  # type: ignore[valid-type]
 
 
 class Page(BaseModel, Generic[_Item]):
