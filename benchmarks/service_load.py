@@ -21,7 +21,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
@@ -91,7 +91,7 @@ class Caller:
             self.heard.wrong["one key, two jobs"] += 1
 
     def reader(self) -> None:
-        asked = {
+        asked: dict[str, Callable[[], str]] = {
             "read an adapter": lambda: f"/v1/adapters/{self._task()}",
             "list adapters": lambda: "/v1/adapters?filter=tag.stage%3Dapproved",
             "list a task's versions": lambda: f"/v1/tasks/{self._task()}/versions",

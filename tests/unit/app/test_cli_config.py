@@ -40,6 +40,7 @@ def test_every_setting_says_where_it_comes_from(
         "store_url": ("/srv/blobs", "affinery.toml"),
         "tracking_uri": (f"sqlite:///{folder}/mlflow/mlflow.db", "default"),
         "ray_address": ("http://ray:8265", "AFFINERY_RAY_ADDRESS"),
+        "webhook_hosts": (None, "default"),
     }
 
 
