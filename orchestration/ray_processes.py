@@ -19,8 +19,8 @@ FOLDER = "AFFINERY_RAY_FOLDER"
 """The folder of a Ray of ours, in the environment of its processes."""
 TRAINS = "AFFINERY_TRAINS"
 """In the environment of the one process that trains; it imports more than those that watch it."""
-WATCHERS = 4
-"""Ray Train's processes beside the one that trains: controller, and three for groups, data and waiting."""
+WATCHERS = 2
+"""Ray Train's processes beside the one that trains: controller, and one where workers wait for others."""
 TOKEN = "ahead-"  # noqa: S105 - a file that one process takes
 KEPT_SECONDS = 24 * 3600
 ANSWER_SECONDS = 10.0

@@ -92,7 +92,7 @@ def connect_ray(address: str, *, ahead: bool = False) -> None:
     address: of a cluster, or of the file in which that of a worker's own Ray stands. That starts the
     processes which a training of this one will need; ahead: they are not needed yet.
     """
-    own = Path(address).parent if address.startswith(os.sep) else None
+    own = Path(address).parent if is_own(address) else None
     if own is not None:
         address = local_ray.address_in(Path(address))
         prepare_environment(local=True)
@@ -127,6 +127,11 @@ def check_address(address: str | None) -> None:
         raise RayAddressInvalid(address)
 
 
+def is_own(address: str | None) -> bool:
+    """Whether this is the file in which the address of a worker's own Ray stands."""
+    return address is not None and address.startswith(os.sep)
+
+
 def _reach(address: str) -> None:
     """Raises RayUnavailable where nobody listens; Ray itself would look for two minutes."""
     check_address(address)
@@ -153,10 +158,9 @@ def warm_up(address: str | None, enough: Callable[[], bool]) -> None:
     A Ray of ours starts the processes of the training; they import side by side with this one. It ends early
     when that is enough. What fails here will be told when it is needed.
     """
-    local = address is not None and address.startswith(os.sep)
-    prepare_environment(local=local)
+    prepare_environment(local=is_own(address))
     try:
-        if local and address is not None:
+        if address is not None and is_own(address):
             connect_ray(address, ahead=True)
         for name in ray_processes.FOR_TRAINING + ray_processes.AFTER_TRAINING:
             if enough():
@@ -281,9 +285,11 @@ class Fit(threading.Thread):
 
     def _fit(self) -> Path:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
-        trainer = TorchTrainer(
+        from orchestration.ray_trainer import LocalTrainer, Trainer
+
+        kind = LocalTrainer if is_own(self.share.ray) else Trainer
+        trainer = kind(
             train_worker,
             train_loop_config={
                 "plan": self.plan.to_json(),

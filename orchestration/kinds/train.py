@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -211,7 +210,7 @@ def _point(step: int, loss: float, at: float) -> Point:
 def _check_memory(attempt: Attempt, learners: Sequence[TaskRecord]) -> None:
     """Raises TooLarge. Of a cluster's machines this one knows nothing; Ray tells what they have not."""
     share = attempt.share
-    if share.ray is None or not share.ray.startswith(os.sep):
+    if not ray_train.is_own(share.ray):
         return
     import torch
 
