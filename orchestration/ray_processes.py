@@ -37,6 +37,7 @@ AFTER_TRAINING = (
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "matplotlib.figure",
+    "torchmetrics.image.fid",
     "trainers.evaluation.judging",
     "trainers.pictures",
     "trainers.replay",

@@ -8,12 +8,13 @@ the Inception network that those are defined by; who calls them something else i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CONFIDENCE = 1.96  # standard errors to either side: 95 %
 NEIGHBOURS = 3
@@ -29,27 +30,41 @@ class Interval:
     high: float
 
 
+class _Seen(nn.Module):
+    """Hands on features that were extracted already, where torchmetrics wants a network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 def frechet_distance(real: Tensor, drawn: Tensor) -> float:
     """‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½). real: (n, D); drawn: (m, D)"""
-    (mean, spread), (other_mean, other_spread) = _moments(real), _moments(drawn)
-    # The trace of a root is the sum of the roots of the eigenvalues; rounding may make those complex.
-    crossed = torch.linalg.eigvals(spread @ other_spread).sqrt().real.sum()
-    apart = (mean - other_mean).square().sum()
-    return max(0.0, float(apart + spread.trace() + other_spread.trace() - 2 * crossed))
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, D) → mean (D,) and unbiased covariance (D, D)"""
-    mean = features.double().mean(dim=0)
-    centred = features.double() - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+    with _quiet():
+        metric = FrechetInceptionDistance(feature=_Seen(real.shape[1]))
+        metric.update(real.double(), real=True)
+        metric.update(drawn.double(), real=False)
+        return max(0.0, float(metric.compute()))
 
 
 def inception_score(logits: Tensor) -> float:
     """exp E KL(p(y | x) ‖ p(y)), over all images at once. logits: (n, K)"""
-    log_each = logits.double().log_softmax(dim=1)
-    each = log_each.exp()
-    return float((each * (log_each - each.mean(dim=0).log())).sum(dim=1).mean().exp())
+    from torchmetrics.image.inception import InceptionScore
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        metric = InceptionScore(feature=_Seen(logits.shape[1]), splits=1)
+        metric.update(logits.double())
+        return float(metric.compute()[0])
+
+
+def _quiet() -> warnings.catch_warnings:
+    """torchmetrics warns of memory, and of a spread over one split that nobody asks for."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def kernel_distance(real: Tensor, drawn: Tensor) -> Interval:

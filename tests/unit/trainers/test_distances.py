@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from torch import Tensor
+from torchmetrics.image.kid import poly_mmd
 
 from trainers.evaluation.distances import (
     frechet_distance,
@@ -48,8 +50,6 @@ def test_images_are_at_no_distance_from_themselves_even_where_there_are_fewer_th
 
 
 def test_the_kernel_distance_is_torchmetrics_own_where_both_sides_are_as_many() -> None:
-    from torchmetrics.image.kid import poly_mmd  # five seconds of imports
-
     real, drawn = gaussian(25, 4, seed=0), gaussian(25, 4, seed=1, mean=0.4)
     assert kernel_distance(real, drawn).mean == pytest.approx(float(poly_mmd(real, drawn)), rel=1e-9)
 
@@ -100,12 +100,22 @@ def test_nineteen_intervals_of_twenty_hold_the_truth() -> None:
 
 
 def test_the_inception_score_is_one_where_nothing_is_told_apart_and_the_number_of_classes_at_best() -> None:
-    assert inception_score(torch.zeros(8, 4)) == pytest.approx(1)
-    assert inception_score(50 * torch.eye(4).repeat(3, 1)) == pytest.approx(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what torchmetrics mutters does not reach the user
+        assert inception_score(torch.zeros(8, 4)) == pytest.approx(1)
+        assert inception_score(50 * torch.eye(4).repeat(3, 1)) == pytest.approx(4)
     logits = gaussian(9, 3, seed=5)
     p = torch.softmax(logits, 1).numpy()
     expected = np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean())
     assert inception_score(logits) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_score_leaves_the_global_stream_of_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    inception_score(torch.zeros(8, 4))
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_precision_falls_with_samples_outside_and_recall_with_images_never_drawn() -> None:
