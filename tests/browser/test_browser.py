@@ -76,6 +76,9 @@ def test_what_is_learnt_moves_without_a_reload_and_keeps_the_focus(pages: Servic
         file.write('{"step": 30, "steps": 40, "losses": {"running": 0.2}, "time": 1000000060.0}\n')
     page.wait_for_selector("text=step 30 of 40")
     assert page.evaluate("window.kept")
+    told = page.text_content("[data-tell]")  # to who listens instead of looking
+    assert told is not None
+    assert "running: step" in told
     assert page.evaluate("document.activeElement.textContent") == "running"
 
 
