@@ -53,7 +53,7 @@ def dataset(session: Session, name: str = "digits", classes: int = 3, salt: str 
 def task(
     session: Session, name: str = "digits", on: str = "dit", classes: int = 3, rank: int | None = None
 ) -> TaskRecord:
-    """A task with a dataset of its own name; rank: of an Affiner that can be trained, instead of any config."""
+    """A task with a dataset of its own name; rank: of an Affiner that can be trained."""
     made_of = dataset(session, name, classes)
     config: dict[str, Any] = {"d": 8} if rank is None else {"rank": rank}
     return tasks.register(session, name=name, backbone=on, dataset=made_of.ref, kind="affiner", config=config)

@@ -42,7 +42,9 @@ PATIENCE = 60
 class Receiver:
     """A receiver on this machine. answer: how it answers each message, by what it was told."""
 
-    answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None] = lambda handler, _: reply(handler, 204)
+    answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], object] = lambda handler, _: reply(
+        handler, 204
+    )
     got: queue.Queue[tuple[dict[str, str], bytes]] = field(default_factory=queue.Queue)
     port: int = 0
     at_once: int = 0
@@ -127,7 +129,7 @@ def happen(space: Workspace, *kinds: str) -> None:
 
 def settled(space: Workspace, count: int, name: str = "chat") -> list[dict[str, Any]]:
     """So many deliveries, when none of them waits any more, the oldest first."""
-    waiting = threading.Event()
+    waiting, found = threading.Event(), list[dict[str, Any]]()
     for _ in range(PATIENCE * 50):
         with space.sessions.read() as session:
             found = [each.to_json() for each in webhooks.deliveries(session, name)][::-1]
