@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 from affinery_app.api.application import routes
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
-from registry import aliases, backbones, notes, renaming, retirement, tags
+from registry import aliases, backbones, notes, renaming, retirement, tags, webhooks
 from tests import registry_world as world
 from tests.integration.api.conftest import Service
 
@@ -75,6 +75,9 @@ READ = [
     ("/v1/evaluations/compare", "/v1/evaluations/compare?left=faces&right=faces"),
     ("/v1/search", "/v1/search?q=digits"),
     ("/v1/stats", "/v1/stats"),
+    ("/v1/webhooks", "/v1/webhooks"),
+    ("/v1/webhooks/{name}", "/v1/webhooks/chat"),
+    ("/v1/webhooks/{name}/deliveries", "/v1/webhooks/chat/deliveries"),
     ("/session", "/session"),
     ("/healthz", "/healthz"),
 ]
@@ -100,6 +103,8 @@ def test_every_answer_is_what_openapi_says_and_every_reading_route_is_asked(
         tags.put(session, "digits@1", {"owner": "ann"})
         notes.write(session, "digits@1", "The first that could be read.")
         retirement.retire(session, "birds", "blurred")
+        webhooks.create(session, "chat", "https://chat.example/", by="ann")
+        webhooks.test(session, "chat", by="ann")
         renaming.rename(session, "composition:both", "all")
         renaming.rename(session, "composition:all", "both")
     for route, path in READ:
