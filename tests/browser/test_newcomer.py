@@ -82,7 +82,7 @@ def test_a_newcomer_comes_from_images_to_a_bundle(
         page.fill("#name", "mine")
         page.click("button:text-is('Compose')")
         page.click("#export > summary")
-        page.click("text=Export it")
+        page.click("button:text-is('Export it')")
         page.wait_for_url("**/jobs/*")
         page.wait_for_selector("text=To the compositions and their exports")
         visitor.goes_to(service, "/compositions/mine")
