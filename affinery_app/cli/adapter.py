@@ -156,10 +156,8 @@ def show(
             ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
         ]
     )
-    if seen := record.metrics.get("recognition"):
-        drawn = f"{seen['share']:.1%} of {seen['samples']} samples"
-        real = f"the same classifier on {seen['real_images']} real images: {seen['real_accuracy']:.1%}"
-        fields([("recognition", f"{drawn}; {real}")])
+    if seen := _recognition(record.metrics.get("recognition")):
+        fields([("recognition", seen)])
     for proof in found.certificates:
         older = len(proof.results["adapters"])
         fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
@@ -170,6 +168,22 @@ def show(
     if found.note is not None:
         fields([("note", line) for line in found.note.splitlines()])
     following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")
+
+
+def _recognition(told: object) -> str | None:
+    """As far as it is told: what was learnt elsewhere comes with any figures, or with none."""
+    if not isinstance(told, dict):
+        return None
+    share, samples, accuracy, images = (
+        value if isinstance(value := told.get(name), int | float) else None
+        for name in ("share", "samples", "real_accuracy", "real_images")
+    )
+    if share is None:
+        return None
+    words = f"{share:.1%} of {'its' if samples is None else samples} samples"
+    if accuracy is None or images is None:
+        return words
+    return f"{words}; the same classifier on {images} real images: {accuracy:.1%}"
 
 
 def _ended(retired: Retirement) -> str:
