@@ -159,7 +159,7 @@ def show(
     if seen := _recognition(record.metrics.get("recognition")):
         fields([("recognition", seen)])
     for proof in found.certificates:
-        older = len(proof.results["adapters"])
+        older = len(proof.results.get("adapters", ()))
         fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
     last = {each.protocol_digest: each.node_id for each in found.evaluations}
     for each in found.evaluations:
