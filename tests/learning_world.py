@@ -156,23 +156,10 @@ class DriversHere:
         return
 
 
-class DriversThatTrainHere(DriversHere):
-    """They find each training finished, which was done in this process: no Ray is needed."""
-
-    def start(self, order: Order) -> DriverHere:
-        services = order.places.open()
-        if job(services, order.job).kind == "train":
-            train_here(services, order.job)
-        services.sessions.engine.dispose()
-        return super().start(order)
-
-
-def worker_here(
-    services: Services, heard: Heard, owner: str = "tests", drivers: DriversHere | None = None
-) -> Worker:
+def worker_here(services: Services, heard: Heard, owner: str = "tests") -> Worker:
     """A worker that does its jobs in this process. Where it has to train, the services name a Ray."""
     told = services if services.ray_address else replace(services, ray_address="none is needed")
-    return Worker(told, heard, owner, drivers=drivers or DriversHere())
+    return Worker(told, heard, owner, drivers=DriversHere())
 
 
 def open_space(folder: Path) -> Services:

@@ -197,12 +197,9 @@ def test_a_task_is_trained_again_from_an_adapter_that_is_named(space: Services, 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_worker_upgrades_a_task_and_then_learns_it_anew_on_another_backbone(
-    space: Services, tmp_path: Path, request: pytest.FixtureRequest
+    space: Services, tmp_path: Path, local_ray: str
 ) -> None:
-    """The one job waits for the other; meanwhile everything that they name gets another name.
-
-    On PostgreSQL with driver processes and Ray; on SQLite the jobs are done here.
-    """
+    """The one job waits for the other; meanwhile everything that they name gets another name."""
     world.add_dataset(space, world.image_folder(tmp_path / "more", "x", "y", each=9, seed=5), "shapes")
     with space.sessions.begin() as session:
         (waiting,) = queue.list_all(session, states=("queued",))
@@ -215,11 +212,7 @@ def test_a_worker_upgrades_a_task_and_then_learns_it_anew_on_another_backbone(
         renaming.rename(session, "backbone:tiny", "small")
         renaming.rename(session, "dataset:shapes", "forms")
     heard = world.Heard()
-    if space.sessions.engine.dialect.name == "postgresql":
-        worker = Worker(replace(space, ray_address=request.getfixturevalue("local_ray")), heard)
-    else:
-        worker = world.worker_here(space, heard, drivers=world.DriversThatTrainHere())
-    assert worker.drain() == 3, heard.failures
+    assert Worker(replace(space, ray_address=local_ray), heard).drain() == 3, heard.failures
     assert heard.published_refs == ["shapes@2", "shapes.small-2@1"]
     assert world.job(space, job.id).state == "done"
     with space.sessions.read() as session:
