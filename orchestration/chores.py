@@ -7,6 +7,7 @@ changes it. What a job that it waits for may still make is pinned when it is beg
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -25,16 +26,16 @@ from registry.session import Sessions
 Name = Annotated[str, Field(min_length=1)]
 
 
-class Chore(BaseModel):
+class Chore(BaseModel, ABC):
     """The payload of a job. KIND: of which kind that is; NAMES: what its references are to, by field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str]
     NAMES: ClassVar[Mapping[str, str | None]]
 
+    @abstractmethod
     def check(self, session: Session) -> int | None:
         """Looks up what is named. → the node of the backbone whose limits hold for it. Raises NotFound …"""
-        raise NotImplementedError
 
     def pinned(self, session: Session) -> Self:
         """The same of what its names mean now, whatever is renamed or moved until it is done."""

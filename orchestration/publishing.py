@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from trainers.evaluation.judging import Judgement
     from trainers.plan import PlannedTask, TrainingPlan
 
-JUDGED_SAMPLES = int(os.environ.get("AFFINERY_JUDGED_SAMPLES", "200"))
-"""Of a task that was learnt, drawn and measured; fewer where a test is about something else."""
+JUDGED_SAMPLES = 200
 
 
 @dataclass(frozen=True)

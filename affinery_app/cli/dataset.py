@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from affinery_app.cli import completion, dataset_copies
+from affinery_app.cli.dataset_added import (
+    LicenceOption,
+    OriginOption,
+    SkipBadOption,
+    SplitOption,
+    tell_added,
+    tell_balance,
+)
 from affinery_app.cli.output import (
     JsonOption,
     WorkspaceOption,
     emit,
     fields,
-    following,
-    printable,
-    say,
     size,
     table,
 )
@@ -40,17 +45,10 @@ def add(
             "train/test of these), a zip or tar archive of one, Parquet files, or a pack of Affinery's."
         ),
     ],
-    licence: Annotated[str | None, typer.Option(help="Under what terms the images are.")] = None,
-    origin: Annotated[str | None, typer.Option("--source", help="Where they come from, in words.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Which split to learn from, or all.", show_default="train")
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad/--strict", help="Leave out images that cannot be learnt from, instead of refusing."
-        ),
-    ] = False,
+    licence: LicenceOption = None,
+    origin: OriginOption = None,
+    split: SplitOption = None,
+    skip_bad: SkipBadOption = False,
     image_column: Annotated[str | None, typer.Option(help="Parquet: the column of images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Parquet: the column of classes.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Parquet: the column of captions.")] = None,
@@ -63,37 +61,8 @@ def add(
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     with place(url, workspace) as where, stages(name) as advance:
         record, notes = where.add_dataset(name, source, given | columns, advance)
-    for note in notes:
-        say(f"note: {printable(note)}")
-    if as_json:
-        emit(record.to_json() | {"notes": notes})
-        return
-    fields(
-        [
-            ("dataset", record.ref),
-            ("digest", record.digest),
-            ("dvc", record.dvc_md5),
-            ("images", f"{record.image_count:,}"),
-            ("classes", len(record.classes)),
-        ]
-    )
-    _balance(record)
     sheet = "" if url else f" --contact-sheet {record.name}.png"
-    following(
-        f"affinery dataset show {record.name}{sheet}",
-        f"affinery task add {record.name} --dataset {record.name} --backbone NAME",
-    )
-
-
-def _balance(record: DatasetRecord) -> None:
-    """How many images each class has."""
-    most = max(record.class_counts)
-    rows = [
-        (name, f"{count:,}", f"{count / record.image_count:.1%}", "█" * max(1, round(24 * count / most)))
-        for name, count in zip(record.classes, record.class_counts, strict=True)
-    ]
-    print()
-    table(["class", "images", "share", ""], rows, "", numbers=("images", "share"))
+    tell_added(record, notes, as_json, f"affinery dataset show {record.name}{sheet}")
 
 
 @app.command("list")
@@ -181,7 +150,7 @@ def show(
             *([("contact sheet", contact_sheet)] if contact_sheet else []),
         ]
     )
-    _balance(record)
+    tell_balance(record)
 
 
 def _write_contact_sheet(space: Workspace, record: DatasetRecord, path: Path) -> None:

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, printable, say
+from affinery_app.cli.dataset_added import (
+    LicenceOption,
+    OriginOption,
+    SkipBadOption,
+    SplitOption,
+    tell_added,
+)
+from affinery_app.cli.output import JsonOption, WorkspaceOption
 
 
 def adopt(
@@ -18,17 +25,10 @@ def adopt(
             help="The remote that has it, as affinery dataset remote list names it.", show_default="default"
         ),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Under what terms the images are.")] = None,
-    origin: Annotated[str | None, typer.Option("--source", help="Where they come from, in words.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Which split to learn from, or all.", show_default="train")
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad/--strict", help="Leave out images that cannot be learnt from, instead of refusing."
-        ),
-    ] = False,
+    licence: LicenceOption = None,
+    origin: OriginOption = None,
+    split: SplitOption = None,
+    skip_bad: SkipBadOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,18 +48,6 @@ def adopt(
         split=split,
         skip_bad=skip_bad,
     )
-    for note in notes:
-        say(f"note: {printable(note)}")
-    if as_json:
-        emit(record.to_json() | {"notes": notes})
-        return
-    fields(
-        [
-            ("dataset", record.ref),
-            ("digest", record.digest),
-            ("dvc", record.dvc_md5),
-            ("images", f"{record.image_count:,}"),
-            ("classes", len(record.classes)),
-        ]
+    tell_added(
+        record, notes, as_json, f"affinery dataset show {record.name} --contact-sheet {record.name}.png"
     )
-    following(f"affinery task add {record.name} --dataset {record.name} --backbone NAME")

@@ -1,7 +1,6 @@
 """The main job as a person runs it: real processes, real Ray, real MLflow, real DVC, a real picture.
 
-The steps are few, so that the pictures are poor, and few samples are judged; everything else is the demo that
-`make demo` runs.
+The steps are few, so that the pictures are poor; everything else is the demo that `make demo` runs.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ pytestmark = pytest.mark.timeout(1200)  # whole demos, on whatever machine
 
 STEPS = "12"
 AFFINERY = [sys.executable, "-m", "affinery_app.cli.main"]
-ENVIRONMENT = os.environ | {"AFFINERY_JUDGED_SAMPLES": "20"}
 
 
-def affinery(*arguments: object, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of the command line, which must end with this exit code. settings: its environment's"""
-    line, environment = [*AFFINERY, *map(str, arguments)], ENVIRONMENT | settings
-    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+def affinery(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the command line, which must end with this exit code."""
+    done = subprocess.run([*AFFINERY, *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -61,7 +58,7 @@ def begun(space: Path, until: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=ENVIRONMENT | dict([mark_of(space).split("=")]),
+        env=os.environ | dict([mark_of(space).split("=")]),
     )
     assert process.stdout is not None
     said = ""
@@ -254,7 +251,7 @@ def test_commands_that_only_read_the_registry_import_nothing_heavy(demo: Path, c
     assert done.returncode == 0, done.stderr
 
 
-def test_a_person_learns_a_folder_of_images_by_hand(demo: Path, local_ray: str, tmp_path: Path) -> None:
+def test_a_person_learns_a_folder_of_images_by_hand(demo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my images"
     for label, level in (("weiß", 220), ("schwarz é", 40)):
         (folder / label).mkdir(parents=True)
@@ -266,7 +263,7 @@ def test_a_person_learns_a_folder_of_images_by_hand(demo: Path, local_ray: str, 
     affinery(
         "task", "add", "shades", "--dataset", "my data", "--backbone", "tiny-dit", "--steps", "6", "-w", demo
     )
-    done = affinery("run", "-w", demo, AFFINERY_RAY_ADDRESS=local_ray)
+    done = affinery("run", "-w", demo)
     assert "certificate (bit-exact)" in done.stderr
     affinery("compose", "mixed", "-t", "shades", "-t", "digits", "-w", demo)
     bundle = listed("export", "mixed", "--out", tmp_path / "out", "-w", demo)["path"]
@@ -275,7 +272,7 @@ def test_a_person_learns_a_folder_of_images_by_hand(demo: Path, local_ray: str, 
     assert Path(drawn["picture"]).stat().st_size > 0
 
 
-def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path, local_ray: str) -> None:
+def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path) -> None:
     record = listed("dataset", "show", "digits", "-w", demo)
     pack = demo / "data" / record["dvc_path"] / "images.zip"
     pack.chmod(0o644)
@@ -287,7 +284,7 @@ def test_a_dataset_changed_after_it_was_pinned_is_refused_and_named(demo: Path, 
     pack.write_bytes(changed)
     try:
         job = listed("task", "train", "digits", "--steps", "6", "-w", demo)
-        done = affinery("run", "-w", demo, code=1, AFFINERY_RAY_ADDRESS=local_ray)
+        done = affinery("run", "-w", demo, code=1)
         assert "not the one that was pinned" in done.stderr
         assert ".png" in done.stderr
         states = {entry["id"]: entry["state"] for entry in listed("run", "--list", "-w", demo)}
