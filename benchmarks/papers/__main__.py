@@ -206,7 +206,8 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
     how = (
         f"{profile.steps:,} steps of {profile.batch}{later}; {profile.seeds} seed(s) of methods × "
         f"datasets and of sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
-        f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}."
+        f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}; "
+        f"{profile.mask_ratio:.0%} of a transformer's tokens masked where a table does not say otherwise."
     )
     said = args.words.read_text(encoding="utf-8") if args.words else ""
     return Facts(" ".join(words), name, device, how, about, listed, said)

@@ -11,15 +11,18 @@ SHORT_RATES = {"full": 3e-3, "": 3e-2}
 
 @dataclass(frozen=True)
 class Profile:
-    """steps: of methods × datasets and of their learning rates; later_steps: of all else, where those differ.
+    """steps: of methods × datasets, of their learning rates and of the masking ratios; later_steps: of all
+    else, where those differ.
 
     rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens. rates: learning
     rates by kind, that of all others under the empty name; class_lr: of the class rows. seeds: of methods ×
     datasets and of the sequences, later_seeds: of the ablations. ablated: their dataset; detailed: that of
     the spatial condition and of the higher resolution; mapped: that with maps; compared: those of the
-    baselines, all where none is named. gamma: (first block, blocks). told_steps, told_batch: of a spatial
-    condition. pretraining: the dataset that the backbones are pretrained on; shipped: the transformer is the
-    one that comes with Affinery instead; local: backbones and datasets are folders of the user's.
+    baselines, all where none is named; masked: those of the masking ratios, the ablated one where none is
+    named. mask_ratio: of everything else without a condition, on transformers. gamma: (first block,
+    blocks). told_steps, told_batch: of a spatial condition. pretraining: the dataset that the backbones are
+    pretrained on; shipped: the transformer is the one that comes with Affinery instead; local: backbones and
+    datasets are folders of the user's.
     """
 
     steps: int
@@ -40,6 +43,8 @@ class Profile:
     later_seeds: int = 1
     later_steps: int | None = None
     compared: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    mask_ratio: float = 0.5
     mapped: str = "silhouettes"
     rank: int = 8
     ranks: tuple[int, ...] = (1, 4, 16, 64)
@@ -77,7 +82,7 @@ PROFILES = {
         pretraining_batch=64,
         ranks=(1, 4),
     ),
-    # On the transformer that comes with Affinery: all tables in about an hour of one processor, by estimate.
+    # On the transformer that comes with Affinery: all tables in about two hours of one processor.
     "short": Profile(
         *(400, 32, 128, 10, 2),
         later_steps=120,
@@ -89,6 +94,8 @@ PROFILES = {
         pretraining_steps=800,
         pretraining_batch=32,
         compared=("digits",),
+        masked=("twemoji", "animals", "letters", "digits"),
+        mask_ratio=0.0,
         guidance=1.5,
         rates=SHORT_RATES,
         shipped=True,
