@@ -84,7 +84,7 @@ PROFILES = {
     ),
     # On the transformer that comes with Affinery: all tables in about two hours of one processor.
     "short": Profile(
-        *(400, 32, 128, 10, 2),
+        *(400, 32, 256, 10, 2),
         later_steps=120,
         datasets=("twemoji", "animals", "letters", "digits"),
         ablated="digits",
