@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from affinery.backbones.files import load_backbone
 from affinery.errors import AffineryError
 from benchmarks.papers.cells import Bench, Cell
 from benchmarks.papers.curves import drawn, trajectory
+from benchmarks.papers.figures import figures
 from benchmarks.papers.page import Facts, page, sheets
 from benchmarks.papers.preparing import Own, made, say, there
 from benchmarks.papers.profiles import PROFILES, Profile
 from benchmarks.papers.sequences import Bounds, figure, joint, sequence
 from benchmarks.papers.tables import FIRST, FULL, OURS, Methods, Table, tables
+from benchmarks.timing import write
 from trainers.packs import read_manifest
 
 SEQUENCES, STEPS = "forgetting", "steps"
@@ -139,6 +141,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--row", nargs="*", metavar="ROW", help="only these rows of them")
     parser.add_argument("--kept", action="store_true", help="compute nothing: a page of what is there")
     parser.add_argument("--page", type=Path, help="the page to write (default: OUT/results.md)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every figure there too, with targets"
+    )
     parser.add_argument("--words", type=Path, help="Markdown to put above the tables")
     parser.add_argument("--data", type=Path, help="the folder of the papers' datasets")
     parser.add_argument("--dit", type=Path, help="DiT-XL/2: diffusers' folder, or the official checkpoint")
@@ -171,15 +176,18 @@ def main() -> None:
     over_steps = trajectories(bench, profile) if wanted.steps else None
     if over_steps is not None:
         tensor_files.write_whole(pictures / f"steps-{profile.ablated}.png", over_steps)
+    beside = bounds(bench, profile) if wanted.sequences else None
     text = page(
         facts(args, name, profile, bench),
         wanted.tables,
         found,
-        bounds(bench, profile) if wanted.sequences else None,
+        beside,
         pictures.name,
         [] if over_steps is None else [f"steps-{profile.ablated}.png"],
     )
     tensor_files.write_whole(target, text.encode())
+    if args.json:
+        write(args.json, {"profile": name} | asdict(profile), figures(wanted.tables, found, beside))
     print(target)
 
 

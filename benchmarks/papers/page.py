@@ -10,14 +10,11 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.papers.figures import ALLOWED, Found, distances
 from benchmarks.papers.sequences import Bounds
-from benchmarks.papers.sequences import figure as fd
 from benchmarks.papers.tables import DIFFFIT, FULL, LORA, OURS, Table
 from registry.metrics import numbers
 from trainers.pictures import png, titled
-
-Found = Mapping[tuple[str, str, str], Sequence[dict[str, Any]]]
-"""By table, row and dataset, the cells of all seeds."""
 
 ABOUT = """
 This page is written by the command below; do not edit its tables. A table a dataset: figures of one table
@@ -187,27 +184,21 @@ def _value(cell: Mapping[str, Any], figure: str) -> float | None:
 
 def standing(table: Table, found: Found) -> list[str]:
     """Which method is the best where, by the mean Fréchet distance; whether the target is met."""
-    means: dict[str, dict[str, float]] = {}
-    for row in table.rows:
-        for dataset in row.cells:
-            values = [fd(cell["results"]) for cell in found.get((table.name, row.name, dataset), ())]
-            if values:
-                means.setdefault(dataset, {})[row.name] = statistics.mean(values)
-    whole = {dataset: each for dataset, each in means.items() if {FULL, OURS} <= each.keys()}
+    whole = distances(table, found)
     if not whole:
         return []
     lines = ["| dataset | Fréchet distance, best first | DiffScaler / full fine-tuning |", "|---|---|---:|"]
     for dataset, each in whole.items():
         ordered = ", ".join(f"{name} {each[name]:.3g}" for name in sorted(each, key=lambda name: each[name]))
         lines.append(f"| {dataset} | {ordered} | {each[OURS] / each[FULL]:.2f} |")
-    near = sum(each[OURS] <= 1.05 * each[FULL] for each in whole.values())
+    near = sum(each[OURS] <= ALLOWED * each[FULL] for each in whole.values())
     others = [[each[name] for name in (LORA, DIFFFIT) if name in each] for each in whole.values()]
     better = sum(
         all(each[OURS] < other for other in rest) for each, rest in zip(whole.values(), others, strict=True)
     )
     verdict = (
-        f"DiffScaler is at or below full fine-tuning × 1.05 on {near} of {len(whole)} datasets, and better "
-        f"than LoRA and DiffFit on {better} of {len(whole)}."
+        f"DiffScaler is at or below full fine-tuning × {ALLOWED} on {near} of {len(whole)} datasets, "
+        f"and better than LoRA and DiffFit on {better} of {len(whole)}."
     )
     return [*lines, "", verdict, ""]
 

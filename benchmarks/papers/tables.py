@@ -202,7 +202,7 @@ def _ladder(methods: Methods) -> Iterator[Row]:
 def _masks(methods: Methods) -> Iterator[Row]:
     profile, ours = methods.profile, methods.by_name[OURS]
     for ratio in (0.0, 0.25, 0.5, 0.75):
-        how = {"mask_ratio": ratio, "steps": profile.steps}
+        how: dict[str, Any] = {"mask_ratio": ratio, "steps": profile.steps}
         named = profile.masked or (profile.ablated,)
         cells = {each: methods.cells(ours, each, profile.later_seeds, **how) for each in named}
         yield Row(f"{ratio:.0%} masked", cells)

@@ -20,6 +20,7 @@ from benchmarks.papers.backbones import spec_of
 from benchmarks.papers.cells import Bench, Cell, Sampling
 from benchmarks.papers.curves import as_it_stands
 from benchmarks.papers.data import joined, write_pack
+from benchmarks.papers.figures import figures
 from benchmarks.papers.page import Facts, page
 from benchmarks.papers.preparing import shipped_backbone
 from benchmarks.papers.profiles import PROFILES
@@ -117,7 +118,9 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> str:
 def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = run(monkeypatch, tmp_path, "--only", "masks", "forgetting")
+    written_to = tmp_path / "figures.json"
+    text = run(monkeypatch, tmp_path, "--only", "masks", "forgetting", "--json", str(written_to))
+    assert "masks: 75% masked on digits: FD[recogniser]" in json.loads(written_to.read_text())["figures"]
     assert "figures mean nothing" in text
     assert "| 75% masked |" in text
     assert "digits → letters" in text
@@ -172,6 +175,14 @@ def test_the_page_tells_the_mean_and_its_ends_the_time_beside_full_fine_tuning_a
     assert "| one model, all tasks at once | 1.6 | – |" in text
     assert "| an adapter a task | 1.5 | 0 |" in text
     assert "`command --only methods`" in text
+    named = {figure.name: figure for figure in figures([table], found, bounds)}
+    aimed = named["methods: DiffScaler / full fine-tuning on digits"]
+    assert aimed.ours.median == pytest.approx(1.1)
+    assert (aimed.limit, aimed.met) == (1.05, False)
+    assert named["methods: DiffScaler / LoRA r = 8 on digits"].met
+    distance = named["methods: full fine-tuning on digits: FD[recogniser]"]
+    assert (distance.ours.low, distance.ours.high, distance.met) == (1, 3, None)
+    assert named["forgetting: one model, task after task"].ours.median == 2.75
 
 
 def test_what_was_not_computed_is_left_out_of_a_page_of_what_is_there(
