@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Word, pages, shape
+from orchestration.tracking import compositions as tracked
 from registry import compositions
 from registry.records import CompositionRecord
 
@@ -46,9 +48,13 @@ def get_composition(space: Space, ref: Ref) -> JSONResponse:
 def create_composition(space: Space, new: NewComposition, posting: Posting) -> JSONResponse:
     """Record a composition. The same members under the same name give the record that stands."""
     asked = new.model_dump()
-    return posting.do(
-        space,
-        asked,
-        "/v1/compositions/{ref}",
-        lambda session: compositions.register(session, **asked).to_json(),
-    )
+    made: list[CompositionRecord] = []
+
+    def write(session: Session) -> dict[str, Any]:
+        made[:] = [compositions.register(session, **asked)]
+        return made[0].to_json()
+
+    reply = posting.do(space, asked, "/v1/compositions/{ref}", write)
+    for record in made:
+        tracked.tell(space.tracking, space.sessions, record)
+    return reply

@@ -14,6 +14,7 @@ from affinery_app.dashboard.amounts import number
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores, exports, mlflow_models
 from orchestration.additions import Sum, compose_tasks
+from orchestration.tracking import compositions as tracked
 from registry import adapters, compositions, pages, retirement, search
 from registry import exports as written_exports
 
@@ -57,6 +58,7 @@ def compose(visit: Visit) -> Response:
     members = visit.chosen.get("member", [])
     sums = [_sum(visit, members)] if visit.form.get("merge") == "yes" else []
     made = compose_tasks(visit.space.sessions, visit.form.get("name", ""), members, sums)
+    tracked.tell(visit.space.tracking, visit.space.sessions, made)
     return visit.on_to("compositions", made.ref, said="composed")
 
 

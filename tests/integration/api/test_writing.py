@@ -13,7 +13,8 @@ from safetensors.numpy import save
 
 from affinery_app.api.guard import Limits
 from affinery_app.wiring import Workspace
-from registry import backbones, certificates, collection, tasks
+from orchestration.tracking import compositions as tracked
+from registry import backbones, certificates, collection, compositions, tasks
 from registry.digests import canonical
 from registry.models import Adapter, AliasMove, Blob, Composition, Request, Upload
 from registry.session import Sessions
@@ -44,6 +45,20 @@ def adapter_file(sessions: Sessions, name: str, seed: float = 1.0, **said: Any) 
         "layers.a.up": np.ones(5, np.float16),
     }
     return save(tensors, metadata={"affinery.adapter": canonical(meta | said).decode()})
+
+
+def test_a_composition_is_told_to_mlflow_as_soon_as_it_is_recorded_and_once(service: Service) -> None:
+    new = {"name": "pair", "backbone": "dit", "members": ["digits", "faces"]}
+    made = service.ask("POST", "/v1/compositions", new, Idempotency_Key="pair")
+    assert made.status == 201, made.body
+    with service.space.sessions.read() as session:
+        key = tracked.key_of(compositions.get(session, "pair"))
+    kept = service.space.tracking.kept
+    told = list(kept.operations(key))
+    assert [each["name"] for each in told if each["op"] == "model"] == ["composition.pair"]
+    assert service.ask("POST", "/v1/compositions", new, Idempotency_Key="pair").json == made.json
+    assert service.ask("POST", "/v1/compositions", new).json == made.json
+    assert list(kept.operations(key)) == told
 
 
 def sent(service: Service, content: bytes, **headers: str) -> Reply:
