@@ -25,7 +25,8 @@ STYLE = (
     + """.chart { width: 100%; height: auto; } .chart text { fill: var(--faint); font-size: 11px; }
 .grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.6; }
 .bars .bar { width: 16rem; } .bar svg { width: 100%; height: .8rem; } .bar rect { fill: var(--accent); }
-.heat td, .heat th { padding: .35rem .7rem; }
+.heat td, .heat th { padding: .35rem .7rem; } .heat td { text-align: right; }
+.shades span { display: inline-block; width: .9rem; height: .75rem; vertical-align: -.08rem; }
 .legend { list-style: none; padding: 0; margin: .2rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
 .legend span { display: inline-block; width: 1.4rem; height: .2rem; margin-right: .4rem;
   vertical-align: middle; }
@@ -51,7 +52,8 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, 
             f'<line x1="{LEFT}" y1="{at_y:.1f}" x2="{WIDTH - RIGHT}" y2="{at_y:.1f}" class="grid"/>',
             f'<text x="{LEFT - 6}" y="{at_y + 4:.1f}" text-anchor="end">{y:.4g}</text>',
         ]
-    for x in ticks(low_x, high_x):
+    whole = all(x == round(x) for x, _ in points)
+    for x in (x for x in ticks(low_x, high_x) if not whole or x == round(x)):
         at_x, _ = place(x, low_y)
         shown = f"{x:,.0f}" if x == round(x) else f"{x:.4g}"
         parts.append(f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown}</text>')
@@ -100,19 +102,52 @@ def bars(shares: Mapping[str, float]) -> str:
     return f'<table class="bars">{rows}</table>'
 
 
-def heat_table(rows: Sequence[tuple[str, Sequence[float | None]]], across: Sequence[str], corner: str) -> str:
-    """A table whose cells are the darker the higher their number; what is not there stays empty."""
-    known = [value for _, row in rows for value in row if value is not None]
-    low, high = _span(known) if known else (0.0, 1.0)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in across)
+def heat_table(
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    across: Sequence[str],
+    corner: str,
+    more_is_better: bool,
+    below: Sequence[tuple[str, Sequence[str]]] = (),
+) -> str:
+    """A table whose cells are the darker the better their number is in its column; what is not is empty.
+
+    below: rows of words, which have no shade.
+    """
+    columns = zip(*(row for _, row in rows), strict=True)
+    shades = [_shades(column, more_is_better) for column in columns]
+    head = "".join(f'<th scope="col" class="right">{escape(name)}</th>' for name in across)
     body = ""
-    for name, row in rows:
-        cells = "".join(_cell(value, low, high) for value in row)
+    for (name, row), own in zip(rows, zip(*shades, strict=True), strict=True):
+        cells = "".join(_cell(value, shade) for value, shade in zip(row, own, strict=True))
         body += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    return f'<table class="heat"><tr><th scope="col">{escape(corner)}</th>{head}</tr>{body}</table>'
+    foot = ""
+    for name, told in below:
+        cells = "".join(f"<td>{escape(words)}</td>" for words in told)
+        foot += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+    return (
+        f'<table class="heat"><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody>{f'<tfoot>{foot}</tfoot>' if foot else ''}</table>"
+    )
 
 
-def _cell(value: float | None, low: float, high: float) -> str:
+def heat_key() -> str:
+    """What the shades of a heat table say."""
+    strip = "".join(f'<span class="shade-{i}"></span>' for i in range(SHADES + 1))
+    return f'worst <span class="shades" aria-hidden="true">{strip}</span> best of its column'
+
+
+def _shades(column: Sequence[float | None], more_is_better: bool) -> list[int]:
+    known = [value for value in column if value is not None]
+    low, high = _span(known) if known else (0.0, 1.0)
+    return [
+        0
+        if value is None
+        else round(SHADES * ((value - low) if more_is_better else (high - value)) / (high - low))
+        for value in column
+    ]
+
+
+def _cell(value: float | None, shade: int) -> str:
     if value is None:
-        return "<td></td>"
-    return f'<td class="shade-{round(SHADES * (value - low) / (high - low))}">{value:.4g}</td>'
+        return '<td aria-label="not learnt yet"></td>'
+    return f'<td class="shade-{shade}">{value:.4g}</td>'

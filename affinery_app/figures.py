@@ -22,5 +22,10 @@ def figures(results: Mapping[str, Any]) -> dict[str, str]:
     return listed
 
 
+def signed(value: float) -> str:
+    """A difference, to three digits."""
+    return f"{value:+.3g}".replace("-", "−", 1) if value else "0"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from affinery_app.charts import STYLE as CHARTS
-from affinery_app.charts import bars, heat_table, line_chart
+from affinery_app.charts import bars, heat_key, line_chart
 from affinery_app.figures import figures
+from affinery_app.matrix import shown
 from affinery_app.task_report import TaskReport, Version
 from registry.records import EvaluationRecord
 
@@ -236,26 +237,12 @@ def _certificates(versions: Sequence[Version]) -> str:
 
 
 def _retention(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    parts = []
-    for matrix in (found, found.get("recognition")):
-        if not matrix:
-            continue
-        rows = [("step 0", matrix["step_0"]), *zip(matrix["stages"], matrix["matrix"], strict=True)]
-        better = "more is better" if matrix["more_is_better"] else "less is better"
-        tasks = matrix["tasks"]
-        forgotten = [
-            (how, *(matrix[key][task] for task in tasks))
-            for how, key in (("first − last", "forgetting_first_last"), ("max − last", "forgetting_max_last"))
-        ]
-        parts.append(
-            f"<h3>{escape(matrix['figure'])}</h3><p class='faint'>R[stage, task]; {better}. "
-            f"Average after the last stage: {matrix['average']:.4g}</p>"
-            f'<div class="wide">{heat_table(rows, tasks, "after")}</div>'
-            + _table(["forgotten", *tasks], forgotten)
-        )
-    return "".join(parts)
+    about = "What was learnt or forgotten is told so that more than 0 is more of it."
+    return "".join(
+        f"<h3>{escape(each.figure)}</h3><p class='faint'>R[stage, task]; {each.better}: {heat_key()}. "
+        f"Average after the last stage: {each.average:.4g}. {about}</p><div class='wide'>{each.table}</div>"
+        for each in shown(found)
+    )
 
 
 def _pictures(versions: Sequence[Version]) -> str:

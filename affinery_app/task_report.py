@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 from affinery_app.wiring import Workspace
 from orchestration import publishing, queue
 from orchestration.errors import JobNotFound
+from orchestration.retention import Kept
 from registry import adapters, certificates, datasets, evaluations, notes, runs, search, tags, tasks
 from registry.records import (
     AdapterRecord,
@@ -21,8 +21,6 @@ from registry.records import (
     RunRecord,
     TaskRecord,
 )
-
-RETENTION = "retention.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
         )
         for each in found
     ]
-    return TaskReport(task, dataset, said, held, versions, measured, retention(space, task.backbone))
+    matrix = Kept(space.evaluations, task.backbone).read()
+    return TaskReport(task, dataset, said, held, versions, measured, matrix)
 
 
 def place_of(session: Session, adapter: AdapterRecord) -> int:
@@ -112,18 +111,8 @@ def pictures(space: Workspace, adapter: AdapterRecord, place: int) -> dict[str, 
     if adapter.job_id is not None:
         drawn = space.runs / adapter.job_id / f"pictures-{place}"
         found |= {path.name: path for path in sorted(drawn.glob("*.png"))}
-    evaluated = space.folder / "evaluations" / adapter.ref.replace("@", "-")
+    evaluated = space.evaluations / adapter.ref.replace("@", "-")
     for path in sorted(evaluated.glob("*/*.png")):
         found[f"{path.stem} (protocol {path.parent.name})"] = path
     found.pop("loss.png", None)  # drawn anew, in the colours of the page
-    return found
-
-
-def retention(space: Workspace, backbone: str) -> dict[str, Any] | None:
-    """The matrix R[stage, task] of a backbone, where it was measured."""
-    path = space.folder / "evaluations" / backbone.replace("@", "-") / RETENTION
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
     return found

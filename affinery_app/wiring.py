@@ -46,6 +46,10 @@ class Workspace:
         return self.folder / "runs"
 
     @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations"
+
+    @property
     def exports(self) -> Path:
         return self.folder / "exports"
 

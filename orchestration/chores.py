@@ -17,13 +17,16 @@ from sqlalchemy.orm import Session
 from affinery.merge_recipe import merges_of
 from orchestration import queue
 from orchestration.additions import Scheduled
-from orchestration.errors import JobInvalid, KeyTaken
+from orchestration.errors import JobInvalid, KeyTaken, NothingLearnt
 from orchestration.jobs import JobRecord, Order
-from registry import adapters, backbones, compositions, names, refs, tasks, verification
+from registry import adapters, backbones, compositions, names, refs, search, tasks, verification
 from registry.errors import RefInvalid, Renamed
 from registry.session import Sessions
 
 Name = Annotated[str, Field(min_length=1)]
+Samples = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+Steps = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Chore(BaseModel, ABC):
@@ -66,9 +69,9 @@ class Evaluation(Chore):
     KIND = "evaluate"
     NAMES = {"adapters": "adapter"}
     adapters: Annotated[list[Name], Field(min_length=1)]
-    samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    samples: Samples | None = None
+    seed: Seed = 0
+    steps: Steps | None = None
     guidance: Annotated[float, Field(ge=0, lt=1e6)] | None = None
     extractor: Name | None = None
     condition_model: Name | None = None
@@ -76,6 +79,24 @@ class Evaluation(Chore):
     def check(self, session: Session) -> int | None:
         found = {adapters.get(session, ref).backbone_id for ref in self.adapters}
         return found.pop() if len(found) == 1 else None
+
+
+class Retention(Chore):
+    """Every task of a backbone, after every addition to it. The rest as `Evaluation` says."""
+
+    KIND = "retention"
+    NAMES = {"backbone": "backbone"}
+    backbone: Name
+    samples: Samples | None = None
+    seed: Seed = 0
+    steps: Steps | None = None
+    extractor: Name | None = None
+
+    def check(self, session: Session) -> int | None:
+        found = backbones.get(session, self.backbone)
+        if not search.search(session, f"backbone={found.digest}", limit=1).adapters:
+            raise NothingLearnt(found.ref)
+        return found.node_id
 
 
 class Export(Chore):
@@ -165,6 +186,11 @@ def read(chore: type[Asked], payload: Mapping[str, Any]) -> Asked:
         raise JobInvalid(chore.KIND, "; ".join(found)) from error
 
 
+def kinds() -> dict[str, type[Chore]]:
+    """What is asked of a job, by its kind."""
+    return {each.KIND: each for each in Chore.__subclasses__()}
+
+
 def begun(sessions: Sessions, chore: type[Asked], payload: Mapping[str, Any]) -> tuple[Asked, Asked]:
     """What a job is to do now that it is begun: pinned, and as people know it. Raises as read and check."""
     asked = read(chore, payload)
@@ -175,7 +201,7 @@ def begun(sessions: Sessions, chore: type[Asked], payload: Mapping[str, Any]) ->
 
 def told(session: Session, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """The payload of a job with the present names of what it is pinned to; of a training, as it is."""
-    chore = {each.KIND: each for each in Chore.__subclasses__()}.get(kind)
+    chore = kinds().get(kind)
     if chore is None:
         return dict(payload)
     try:

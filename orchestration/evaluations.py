@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from affinery import tensor_files
 from orchestration import datasets, publishing
 from orchestration.services import Services
-from orchestration.tracking import Tracking
 from registry import adapters, backbones, evaluations, refs, tasks
 from registry import datasets as recorded
 from registry.metrics import numbers
@@ -141,15 +140,17 @@ def _drawn_by(folder: str | None, condition: Mapping[str, Any] | None) -> dict[s
     return condition_record(condition["name"], model=Path(folder))
 
 
-def tell(tracking: Tracking, measured: Measured, evaluation: EvaluationRecord, folder: Path) -> None:
-    """Adds the figures and pictures to the run that made the adapter; nothing where it was made elsewhere.
+def keep(services: Services, measured: Measured, evaluation: EvaluationRecord) -> list[Path]:
+    """Writes its pictures, and adds them and the figures to the run that made the adapter. → the pictures
 
-    folder: where the pictures are written first.
+    MLflow is told nothing of an adapter that was made elsewhere.
     """
-    record = measured.adapter
+    record, tracking = measured.adapter, services.tracking
+    folder = services.evaluations / evaluation.adapter.replace("@", "-")
+    pictures = write_pictures(measured.judgement, folder / evaluation.protocol_digest[:12])
     key = record.provenance.get("tracking_key", "")
     if record.job_id is None or not tracking.kept.knows(key):
-        return
+        return pictures
     now = int(time.time() * 1000)
     digest = evaluation.protocol_digest[:12]
     points = [
@@ -157,9 +158,10 @@ def tell(tracking: Tracking, measured: Measured, evaluation: EvaluationRecord, f
         for name, number in numbers(evaluation.results).items()
     ]
     tracking.log_metrics(key, points)
-    for path in write_pictures(measured.judgement, folder / digest):
+    for path in pictures:
         tracking.log_artifact(key, path, f"{PICTURES}/{digest}")
     tracking.flush(key)
+    return pictures
 
 
 def mlflow_name(name: str) -> str:

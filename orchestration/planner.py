@@ -101,7 +101,7 @@ def defaults(capacity: Capacity, choice: Choice | None = None) -> Mapping[str, C
             whole.gpus if choice.gpus is None else min(choice.gpus, capacity.gpus),
             0,
         )
-    return {**DEFAULTS, "train": training, "evaluate": whole}
+    return {**DEFAULTS, "train": training, "evaluate": whole, "retention": whole}
 
 
 def share(job: JobRecord, needed: Capacity, ray: str | None, choice: Choice) -> Share:

@@ -10,14 +10,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
 
 from affinery import tensor_files
 from orchestration import evaluations, publishing
 from orchestration.errors import NothingLearnt
+from orchestration.evaluations import Measured
 from orchestration.services import Services
+from orchestration.tracking import Tracking
 from orchestration.tracking.trainings import EXPERIMENT
 from registry import adapters, backbones, runs
 from registry.metrics import find
@@ -25,11 +30,14 @@ from registry.records import AdapterRecord, BackboneRecord
 
 if TYPE_CHECKING:
     from affinery.composed import ComposedModel
+    from orchestration import chores
     from trainers.evaluation.continual import Matrix
     from trainers.evaluation.judging import Judgement, Measuring
 
 FIGURE = "KD"
 FILE, PICTURE = "retention.json", "retention.png"
+Told = Callable[[int, int, str], None]
+"""Hears how many measurements of how many are done, and which is next."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Retention:
-    """Two matrices of one measuring, and what each task took."""
+    """Two matrices of one measuring, what each task took, and what was measured, stage after stage."""
 
     backbone: str
     matrix: Matrix
     recognition: Matrix | None
     protocols: dict[str, str]
     costs: dict[str, Cost]
+    measured: tuple[Measured, ...]
+
+    def record(self, session: Session, job_id: str | None = None, fence: int | None = None) -> None:
+        """job_id, fence: of the job that measured it, where one did. Raises StaleFence."""
+        for each in self.measured:
+            each.record(session, job_id, fence)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,35 +94,41 @@ def stages(found: Sequence[AdapterRecord]) -> list[list[AdapterRecord]]:
 
 def measure(
     services: Services,
-    backbone: str,
-    measuring: Measuring,
-    steps: int | None = None,
-    on_stage: Callable[[str], None] = lambda _: None,
+    asked: chores.Retention,
+    told: Told,
 ) -> Retention:
     """Raises NotFound, or NothingLearnt for a backbone without adapters."""
+    from trainers.evaluation.judging import Measuring
+
     with services.sessions.read() as session:
-        record = backbones.get(session, backbone)
+        record = backbones.get(session, asked.backbone)
         found = adapters.list_all(session, backbone=record.ref)
     if not found:
         raise NothingLearnt(record.ref)
+    usual = Measuring()
+    measuring = Measuring(asked.samples or usual.samples, asked.seed, asked.extractor or usual.extractor)
     listed = stages(found)
+    done, of = 0, sum(map(len, listed)) + len(listed[-1])
     tasks = list(dict.fromkeys(each.task for each in listed[-1]))
     subjects = {each.ref: evaluations.subject(services, each.ref) for stage in listed for each in stage}
     rows: list[dict[str, Judgement]] = []
+    measured: list[Measured] = []
     for number, stage in enumerate(listed, 1):
         model = publishing.compose(
             services, publishing.Stage(record, ()), [subjects[each.ref].read(services) for each in stage]
         )
         row = {}
         for each in stage:
-            on_stage(f"stage {number} of {len(listed)}: {each.ref}")
-            row[each.task] = _judged(services, model, subjects[each.ref], measuring, steps)
-        _record(services, stage, row)
+            told(done, of, f"stage {number} of {len(listed)}: {each.ref}")
+            row[each.task] = _judged(services, model, subjects[each.ref], measuring, asked.steps)
+            measured.append(Measured(each, row[each.task]))
+            done += 1
         rows.append(row)
-    on_stage("step 0: every class is the null row")
-    before = {
-        each.task: _before(services, record, subjects[each.ref], measuring, steps) for each in listed[-1]
-    }
+    before: dict[str, Judgement] = {}
+    for each in listed[-1]:
+        told(done, of, f"step 0, every class the null row: {each.task}")
+        before[each.task] = _before(services, record, subjects[each.ref], measuring, asked.steps)
+        done += 1
     names = tuple(_name(new) for new in _added(listed))
     figure = next(name for name in before[tasks[0]].results if name.startswith((FIGURE, "KID")))
     recognised = all("recognition" in each.results for each in before.values())
@@ -118,6 +138,7 @@ def measure(
         _matrix("recognition", names, tasks, rows, before, more_is_better=True) if recognised else None,
         {task: _digest(rows[-1][task]) for task in tasks},
         {each.task: _cost(services, each) for each in listed[-1]},
+        tuple(measured),
     )
 
 
@@ -133,7 +154,8 @@ def _judged(
 
     settings = default_settings(model, steps)
     images = of.images(services, model)
-    return judge(model, of.task.name, images, settings, of.source.digest, measuring, services.cache)
+    found = judge(model, of.task.name, images, settings, of.source.digest, measuring, services.cache)
+    return replace(found, images=found.images[:0], draws=(), twins=None)  # the figures are what is kept
 
 
 def _before(
@@ -149,12 +171,6 @@ def _before(
     model = publishing.compose(services, publishing.Stage(backbone, ()), [])
     model.start(of.read(services).meta, torch.Generator().manual_seed(measuring.seed))
     return _judged(services, model, of, measuring, steps)
-
-
-def _record(services: Services, stage: Sequence[AdapterRecord], row: dict[str, Judgement]) -> None:
-    with services.sessions.begin() as session:
-        for each in stage:
-            evaluations.Measured(each, row[each.task]).record(session)
 
 
 def _added(listed: Sequence[Sequence[AdapterRecord]]) -> list[list[AdapterRecord]]:
@@ -203,33 +219,61 @@ def _cost(services: Services, record: AdapterRecord) -> Cost:
     return Cost(record.ref, record.size_bytes, record.parameters, seconds, run.config.get("steps"))
 
 
-def keep(services: Services, found: Retention, folder: Path) -> Path:
-    """Writes the matrix as JSON and as a picture, and tells MLflow, as a run of its own. → the picture"""
-    from trainers.pictures import heat_map
+@dataclass(frozen=True)
+class Kept:
+    """Where a backbone's matrix is kept. evaluations: the workspace's folder of them."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
-    tensor_files.write_whole(folder / FILE, text.encode())
-    matrix = found.matrix
-    tensor_files.write_whole(
-        folder / PICTURE,
-        heat_map(matrix.rows, matrix.stages, matrix.tasks, f"{matrix.figure} after each stage"),
-    )
-    now = int(time.time() * 1000)
-    key = services.tracking.start_run(
-        EXPERIMENT,
-        f"retention of {found.backbone}",
-        {"backbone": found.backbone, "figure": matrix.figure, "stages": len(matrix.stages)},
-        {"affinery.retention": found.backbone},
-    )
-    points = [
-        (f"{evaluations.mlflow_name(matrix.figure)}/{evaluations.mlflow_name(task)}", value, step, now)
-        for step, row in enumerate(matrix.rows)
-        for task, value in zip(matrix.tasks, row, strict=True)
-        if value is not None
-    ]
-    services.tracking.log_metrics(key, points)
-    for name in (FILE, PICTURE):
-        services.tracking.log_artifact(key, folder / name, "retention")
-    services.tracking.finish(key)
-    return folder / PICTURE
+    evaluations: Path
+    backbone: str
+
+    @property
+    def folder(self) -> Path:
+        return self.evaluations / self.backbone.replace("@", "-")
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / PICTURE
+
+    def read(self) -> dict[str, Any] | None:
+        """As JSON; None where it was not measured here."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found
+
+    def measured_at(self) -> datetime:
+        """When it was written."""
+        return datetime.fromtimestamp((self.folder / FILE).stat().st_mtime, UTC)
+
+    def write(self, found: Retention) -> None:
+        """As JSON and as a picture."""
+        from trainers.pictures import heat_map
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        matrix = found.matrix
+        title = f"{matrix.figure} after each stage"
+        tensor_files.write_whole(self.picture, heat_map(matrix.rows, matrix.stages, matrix.tasks, title))
+        text = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
+        tensor_files.write_whole(self.folder / FILE, text.encode())
+
+    def tell(self, tracking: Tracking, found: Retention) -> None:
+        """Gives MLflow a run of it, with what was written."""
+        matrix = found.matrix
+        now = int(time.time() * 1000)
+        key = tracking.start_run(
+            EXPERIMENT,
+            f"retention of {found.backbone}",
+            {"backbone": found.backbone, "figure": matrix.figure, "stages": len(matrix.stages)},
+            {"affinery.retention": found.backbone},
+        )
+        points = [
+            (f"{evaluations.mlflow_name(matrix.figure)}/{evaluations.mlflow_name(task)}", value, step, now)
+            for step, row in enumerate(matrix.rows)
+            for task, value in zip(matrix.tasks, row, strict=True)
+            if value is not None
+        ]
+        tracking.log_metrics(key, points)
+        for name in (FILE, PICTURE):
+            tracking.log_artifact(key, self.folder / name, "retention")
+        tracking.finish(key)

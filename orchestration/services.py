@@ -70,6 +70,10 @@ class Services:
         return self.runs.parent / "exports"
 
     @property
+    def evaluations(self) -> Path:
+        return self.runs.parent / "evaluations"
+
+    @property
     def places(self) -> Places:
         return Places(
             self.sessions.engine.url.render_as_string(hide_password=False),

@@ -26,8 +26,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry import asking, errors, guards
 from registry.digests import canonical
 
-HEAD = "0011"
-KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+HEAD = "0012"
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 BUSY_SECONDS = 30
 RESTED_SECONDS = 1.0
 _READ = "affinery_read"

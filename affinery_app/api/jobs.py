@@ -62,10 +62,20 @@ class Evaluate(Terms):
 
     kind: Literal["evaluate"]
     adapters: list[Word] = Field(min_length=1, max_length=200)
-    samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    samples: chores.Samples | None = None
+    seed: chores.Seed = 0
+    steps: chores.Steps | None = None
     guidance: Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)] | None = None
+
+
+class Retention(Terms):
+    """Every task of a backbone to be measured after every addition to it; what is null is as usual."""
+
+    kind: Literal["retention"]
+    backbone: Word
+    samples: chores.Samples | None = None
+    seed: chores.Seed = 0
+    steps: chores.Steps | None = None
 
 
 class Export(Terms):
@@ -97,7 +107,7 @@ class Verify(Terms):
     ref: Word | None = None
 
 
-NewJob = Annotated[Train | Evaluate | Export | Rebase | Verify, Field(discriminator="kind")]
+NewJob = Annotated[Train | Evaluate | Retention | Export | Rebase | Verify, Field(discriminator="kind")]
 
 
 class Move(BaseModel):
@@ -310,11 +320,8 @@ def _train(space: Workspace, who: Who, new: Train, key: str | None) -> JSONRespo
     return told(job.to_json(), "/v1/jobs/{id}", new=not there, key=key)
 
 
-def _chore(new: Evaluate | Export | Rebase | Verify) -> Chore:
-    kinds = {
-        each.KIND: each for each in (chores.Evaluation, chores.Export, chores.Rebase, chores.Verification)
-    }
-    return chores.read(kinds[new.kind], new.model_dump(exclude={"kind", *Terms.model_fields}))
+def _chore(new: Evaluate | Retention | Export | Rebase | Verify) -> Chore:
+    return chores.read(chores.kinds()[new.kind], new.model_dump(exclude={"kind", *Terms.model_fields}))
 
 
 def _tasks_of(session: Session, chore: Chore) -> list[str]:

@@ -20,7 +20,8 @@ from affinery_app.cli.output import (
 from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
-    from orchestration.chores import Evaluation
+    from affinery_app.wiring import Workspace
+    from orchestration.chores import Chore, Evaluation
     from registry.records import EvaluationRecord
 
 RefsArgument = Annotated[
@@ -61,12 +62,17 @@ def chore_of(
     """What is asked for, its paths absolute. Raises JobInvalid."""
     from orchestration.chores import Evaluation, read
 
-    if extractor is not None and "=" in extractor:
-        kind, _, where = extractor.partition("=")
-        extractor = f"{kind}={Path(where).expanduser().absolute()}"
     model = None if condition_model is None else str(condition_model.absolute())
     given = {"adapters": refs, "samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    return read(Evaluation, given | {"extractor": extractor, "condition_model": model})
+    return read(Evaluation, given | {"extractor": looks(extractor), "condition_model": model})
+
+
+def looks(extractor: str | None) -> str | None:
+    """An extractor as it was typed, its path absolute."""
+    if extractor is None or "=" not in extractor:
+        return extractor
+    kind, _, where = extractor.partition("=")
+    return f"{kind}={Path(where).expanduser().absolute()}"
 
 
 def evaluate(
@@ -86,17 +92,11 @@ def evaluate(
     from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
     from orchestration import evaluations
-    from orchestration.chores import schedule
 
     asked = chore_of(refs, samples, seed, steps, guidance, extractor, condition_model)
     space = open_workspace(workspace)
     if later:
-        job = schedule(space.sessions, asked, after=after or (), submitted_by=submitter()).job
-        if as_json:
-            emit(job.to_json())
-        else:
-            fields([("job", f"{job.number} ({job.id})"), ("kind", job.kind)])
-            following("affinery run", f"affinery job show {job.number}")
+        put_off(space, asked, after, as_json)
         return
     if after:
         raise ConfigInvalid("--after", "only a job waits for others; add --later.")
@@ -107,9 +107,7 @@ def evaluate(
         measured = evaluations.measure(services, ref, asked, say)
         with space.sessions.begin() as session:
             record = measured.record(session)
-        folder = space.folder / "evaluations" / f"{record.adapter.replace('@', '-')}"
-        evaluations.tell(space.tracking, measured, record, folder)
-        pictures = evaluations.write_pictures(measured.judgement, folder / record.protocol_digest[:12])
+        pictures = evaluations.keep(services, measured, record)
         found.append((record, [str(path) for path in pictures]))
     if as_json:
         emit([record.to_json() | {"pictures": pictures} for record, pictures in found])
@@ -118,6 +116,18 @@ def evaluate(
         _print(record, drawn)
     ref = found[0][0].adapter
     following(f"affinery report {found[0][0].adapter.partition('@')[0]}", f"affinery compare {ref} OTHER")
+
+
+def put_off(space: Workspace, asked: Chore, after: list[str] | None, as_json: bool) -> None:
+    """A job of it, and what to do next."""
+    from orchestration.chores import schedule
+
+    job = schedule(space.sessions, asked, after=after or (), submitted_by=submitter()).job
+    if as_json:
+        emit(job.to_json())
+    else:
+        fields([("job", f"{job.number} ({job.id})"), ("kind", job.kind)])
+        following("affinery run", f"affinery job show {job.number}")
 
 
 def evaluations(

@@ -10,7 +10,7 @@ import typer
 
 from affinery_app.cli import completion, job_add
 from affinery_app.cli.job_options import EveryOption, JobArgument
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, short, table
 from affinery_app.cli.place import UrlOption, place
 from affinery_app.cli.standing import progress, standing
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What waits, runs and ran; and what is to become of it.", no_args_is_help=True)
 app.add_typer(job_add.app, name="add")
-LONG = 300
 FOLLOW_SECONDS = 0.5
 COLUMNS = ["job", "id", "kind", "state", "tasks", "progress", "what"]
 
@@ -90,7 +89,7 @@ def show(
             ("submitted by", record.submitted_by),
             ("accepted", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"),
             ("progress", progress(record) or None),
-            *((f"result: {name}", _short(value)) for name, value in _result(record).items()),
+            *((f"result: {name}", short(value)) for name, value in _result(record).items()),
         ]
     )
     print()
@@ -274,9 +273,3 @@ def _line(job: JobRecord, obstacle: str | None = None) -> tuple[Any, ...]:
 def _result(job: JobRecord) -> dict[str, Any]:
     found: dict[str, Any] = (job.progress or {}).get("result", {})
     return found
-
-
-def _short(value: Any) -> str:
-    """One part of a result; what is long stands in --json."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONG else f"{text[: LONG - 1]}… (all of it: --json)"

@@ -1,4 +1,4 @@
-"""affinery job add evaluate | export | rebase | verify: what trains nothing, done by a worker in its turn."""
+"""affinery job add evaluate | export | rebase | retention | verify: what trains nothing, done by a worker."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from affinery_app.cli.job_options import (
 )
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
+from affinery_app.cli.retention import BackboneArgument
+from affinery_app.cli.retention import chore_of as remembered
 
 if TYPE_CHECKING:
     from orchestration.chores import Chore
@@ -118,6 +120,29 @@ def rebase(
     given = {"old": old, "new": new, "only": task or [], "recipe": parsed(settings or []), "warm": not cold}
     chore = read(Rebase, given)
     room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
+    _schedule(chore, after, priority, key, workspace, as_json, room)
+
+
+@app.command("retention")
+def retention(
+    backbone: BackboneArgument,
+    samples: SamplesOption = None,
+    seed: SeedOption = 0,
+    steps: StepsOption = None,
+    extractor: ExtractorOption = None,
+    after: AfterOption = None,
+    priority: PriorityOption = 0,
+    key: KeyOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    timeout: TimeoutOption = None,
+    run_at: RunAtOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every task after every addition to a backbone, as `affinery retention` does at once."""
+    chore = remembered(backbone, samples, seed, steps, extractor)
+    room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout, "run_at": moment(run_at)}
     _schedule(chore, after, priority, key, workspace, as_json, room)
 
 

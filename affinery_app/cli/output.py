@@ -20,6 +20,7 @@ WorkspaceOption = Annotated[
         show_default=False,
     ),
 ]
+LONG = 300
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -81,6 +82,12 @@ def printable(value: Any) -> str:
         return f"{value:.4g}"
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def short(value: Any) -> str:
+    """One part of a result; what is long stands in --json."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONG else f"{text[: LONG - 1]}… (all of it: --json)"
 
 
 def size(count: int) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from affinery_app.cli.output import printable, say
+from affinery_app.cli.output import printable, say, short
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -108,7 +108,7 @@ class Lines:
             say(f"[{names(job)}] {text}")
 
     def done(self, job: JobRecord, result: dict[str, Any]) -> None:
-        facts = ", ".join(f"{name} {printable(str(value))}" for name, value in result.items())
+        facts = ", ".join(f"{name} {printable(short(value))}" for name, value in result.items())
         say(f"[{names(job)}] done{': ' if facts else ''}{facts}")
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:

@@ -6,38 +6,67 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affinery_app.cli.evaluate import ExtractorOption, SamplesOption, SeedOption, StepsOption
+from affinery_app.cli.evaluate import (
+    ExtractorOption,
+    LaterOption,
+    SamplesOption,
+    SeedOption,
+    StepsOption,
+    looks,
+    put_off,
+)
+from affinery_app.cli.job_options import AfterOption
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
 
 if TYPE_CHECKING:
+    from orchestration.chores import Retention
     from trainers.evaluation.continual import Matrix
+
+BackboneArgument = Annotated[str, typer.Argument(help="The backbone: name, or name@version.")]
+
+
+def chore_of(
+    backbone: str, samples: int | None, seed: int, steps: int | None, extractor: str | None
+) -> Retention:
+    """What is asked for. Raises JobInvalid."""
+    from orchestration.chores import Retention, read
+
+    given = {"backbone": backbone, "samples": samples, "seed": seed, "steps": steps}
+    return read(Retention, given | {"extractor": looks(extractor)})
 
 
 def retention(
-    backbone: Annotated[str, typer.Argument(help="The backbone: name, or name@version.")],
+    backbone: BackboneArgument,
     samples: SamplesOption = None,
     seed: SeedOption = 0,
     steps: StepsOption = None,
     extractor: ExtractorOption = None,
+    later: LaterOption = False,
+    after: AfterOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every task after every addition to a backbone: what was learnt, and what was forgotten."""
-    from affinery_app.cli.evaluate import chore_of
+    from affinery.errors import ConfigInvalid
     from affinery_app.wiring import open_workspace
     from orchestration import retention as measuring
-    from trainers.evaluation.judging import Measuring
 
-    asked = chore_of([backbone], samples, seed, steps, None, extractor, None)
-    usual = Measuring()
-    how = Measuring(asked.samples or usual.samples, asked.seed, asked.extractor or usual.extractor)
+    asked = chore_of(backbone, samples, seed, steps, extractor)
     space = open_workspace(workspace)
+    if later:
+        put_off(space, asked, after, as_json)
+        return
+    if after:
+        raise ConfigInvalid("--after", "only a job waits for others; add --later.")
     services = space.services()
-    found = measuring.measure(services, backbone, how, asked.steps, say)
-    folder = space.folder / "evaluations" / found.backbone.replace("@", "-")
-    picture = measuring.keep(services, found, folder)
+    found = measuring.measure(services, asked, lambda done, of, what: say(f"{done + 1} of {of}: {what}"))
+    with space.sessions.begin() as session:
+        found.record(session)
+    kept = measuring.Kept(services.evaluations, found.backbone)
+    kept.write(found)
+    kept.tell(services.tracking, found)
     if as_json:
-        emit(found.to_json() | {"picture": str(picture)})
+        emit(found.to_json() | {"picture": str(kept.picture)})
         return
     for matrix in filter(None, (found.matrix, found.recognition)):
         _print(matrix)
@@ -55,7 +84,7 @@ def retention(
         ],
         "",
     )
-    fields([("picture", picture)])
+    fields([("picture", kept.picture)])
     following(*(f"affinery report {task}" for task in found.matrix.tasks))
 
 

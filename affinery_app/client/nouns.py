@@ -119,7 +119,7 @@ class Jobs(Noun):
     PLACE = "/v1/jobs"
 
     def add(self, kind: str, **asked: Any) -> Json:
-        """Schedule a job: train (again), evaluate, export, rebase or verify."""
+        """Schedule a job: train (again), evaluate, retention, export, rebase or verify."""
         return self._ask("POST", body={"kind": kind, **asked})
 
     def attempts(self, job: str | int) -> list[Json]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, Response
 
 from affinery.errors import UserError
@@ -27,8 +29,9 @@ from registry import (
     tasks,
 )
 from registry.errors import NotFound, NotMeasured, ProtocolsDiffer
+from registry.records import AdapterRecord
 
-A_PAGE = 50
+A_PAGE, RECIPE = 50, "recipe."
 
 
 def listing(visit: Visit) -> Response:
@@ -93,11 +96,11 @@ def picture(visit: Visit) -> Response:
 
 
 def compare(visit: Visit) -> Response:
-    """Two versions: what differs, and the figures that were measured under one protocol."""
+    """Two versions: what both drew, their losses, figures under one protocol, what differs."""
     left, right = visit.asked("left").strip(), visit.asked("right").strip()
     with visit.space.sessions.read() as session:
         choice = [each.ref for each in search.search(session, limit=A_PAGE).adapters]
-        found, compared, why, curves = None, None, "", {}
+        found, compared, why, curves, samples = None, None, "", {}, []
         if left and right:
             found = diff.diff(session, left, right)
         if found is not None and found.kind == "adapter":
@@ -107,16 +110,47 @@ def compare(visit: Visit) -> Response:
                 why = str(error)
             sides = [adapters.get(session, each.ref) for each in (found.left, found.right)]
             curves = {each.ref: curve_of(visit.space, each) for each in sides}
+            samples = _samples(visit, session, sides, compared)
     return visit.answer(
         "compare.html",
         left=left,
         right=right,
         choice=choice,
         found=found,
+        sections={} if found is None else _sections(found, compared),
         compared=compared,
         why=why,
+        samples=samples,
         losses=chart(curves),
     )
+
+
+def _samples(
+    visit: Visit, session: Session, sides: Sequence[AdapterRecord], compared: comparison.Comparison | None
+) -> list[tuple[str, str]]:
+    """What both drew, by version: under the protocol that they share where that is there, else as trained."""
+    drawn = [pictures(visit.space, each, place_of(session, each)) for each in sides]
+    names = [SAMPLES]
+    if compared is not None:
+        names.insert(0, f"samples (protocol {compared.left.protocol_digest[:12]})")
+    name = next((name for name in names if all(name in held for held in drawn)), SAMPLES)
+    return [(each.ref, place(each, name)) for each, held in zip(sides, drawn, strict=True) if name in held]
+
+
+def _sections(
+    found: diff.Difference, compared: comparison.Comparison | None
+) -> dict[str, tuple[diff.Change, ...]]:
+    """What differs, the recipe apart from other provenance; figures that stand above are left out."""
+    told = "" if compared is None else f"@{compared.left.protocol_digest[:12]}"
+    sections: dict[str, tuple[diff.Change, ...]] = {}
+    for name, changes in found.sections.items():
+        if name == "provenance":
+            sections["recipe"] = tuple(each for each in changes if each.path.startswith(RECIPE))
+            changes = tuple(each for each in changes if not each.path.startswith(RECIPE))
+        if name == "evaluations" and told:
+            changes = tuple(each for each in changes if not each.path.endswith(told))
+        sections[name] = changes
+    return sections
 
 
 def alias(visit: Visit) -> Response:

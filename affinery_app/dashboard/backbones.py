@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.responses import Response
 
 from affinery.errors import ConfigInvalid
-from affinery_app.charts import heat_table
 from affinery_app.dashboard.class_map import COLOURS, MOST_ROWS, class_map
 from affinery_app.dashboard.visit import Visit
 from affinery_app.demo import BACKBONE, add_shipped_backbone
-from affinery_app.task_report import retention
-from orchestration import chores
+from affinery_app.matrix import shown
+from orchestration import chores, queue
+from orchestration.jobs import LIVE
 from orchestration.rebase import rebase as rebased
-from registry import backbones, tags, tasks
+from orchestration.retention import Kept
+from registry import backbones, search, tags, tasks
 
-OWNERS = 200
+OWNERS, JOBS = 200, 50
 
 
 def listing(visit: Visit) -> Response:
@@ -32,37 +31,28 @@ def page(visit: Visit) -> Response:
         owners = tasks.page(session, limit=OWNERS + 1, backbone_id=backbone.node_id)[::-1]
         others = [each for each in backbones.list_all(session) if each.node_id != backbone.node_id]
         held = tags.of(session, backbone.node_id)
+        newest = search.search(session, f"backbone={backbone.digest}", limit=1).adapters
+        measuring = queue.page(session, kinds=[chores.Retention.KIND], states=LIVE, limit=JOBS)
     left_out = len(owners) > OWNERS
     owners = owners[1:] if left_out else owners
+    kept = Kept(visit.space.evaluations, backbone.ref)
+    found = kept.read()
+    measured_at = None if found is None else kept.measured_at()
     return visit.answer(
         "backbone.html",
         backbone=backbone,
         owners=[(f"c{i % COLOURS}", task) for i, task in enumerate(owners)],
         left_out=left_out or bool(owners and owners[-1].block[1] > MOST_ROWS),
         map=class_map(backbone, owners),
-        matrices=_matrices(retention(visit.space, backbone.ref)),
+        matrices=shown(found),
+        retention=found,
+        measured_at=measured_at,
+        outdated=bool(measured_at and newest and newest[0].created_at > measured_at),
+        learnt=bool(newest),
+        measuring=[job for job in measuring if job.backbone_id == backbone.node_id],
         others=others,
         tags=held,
     )
-
-
-def _matrices(found: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """As `affinery retention` measured them, drawn."""
-    if found is None:
-        return []
-    listed = []
-    for matrix in filter(None, (found, found.get("recognition"))):
-        rows = [("step 0", matrix["step_0"]), *zip(matrix["stages"], matrix["matrix"], strict=True)]
-        listed.append(
-            {
-                "figure": matrix["figure"],
-                "better": "more is better" if matrix["more_is_better"] else "less is better",
-                "average": matrix["average"],
-                "table": heat_table(rows, matrix["tasks"], "after"),
-                "forgotten": [(task, matrix["forgetting_max_last"][task]) for task in matrix["tasks"]],
-            }
-        )
-    return listed
 
 
 def rebase(visit: Visit) -> Response:

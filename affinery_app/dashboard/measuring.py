@@ -1,4 +1,4 @@
-"""Evaluations as jobs: versions that are to be measured under one protocol."""
+"""What is measured as a job: versions under one protocol, and what a backbone remembers."""
 
 from __future__ import annotations
 
@@ -23,5 +23,15 @@ def evaluate(visit: Visit) -> Response:
     with visit.space.sessions.read() as session:
         learners = [adapters.get(session, ref).task for ref in asked.adapters]
     visit.check_tasks(*learners)
+    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
+    return visit.on_to("jobs", job.id, said="scheduled")
+
+
+def retention(visit: Visit) -> Response:
+    """A job that measures every task of a backbone after every addition to it."""
+    asked = chores.read(
+        chores.Retention, {"backbone": visit.named(), **wholes(visit.form, "samples", "steps", "seed")}
+    )
+    visit.check_tasks()
     job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
     return visit.on_to("jobs", job.id, said="scheduled")

@@ -58,6 +58,7 @@ CHANGE: dict[str, tuple[Page, str]] = {
     "/adapters/{ref}/restore": (adapters.restore, "promote"),
     "/jobs/{ref}/{verb}": (jobs.change, "schedule"),
     "/evaluate": (measuring.evaluate, "schedule"),
+    "/backbones/{ref}/retention": (measuring.retention, "schedule"),
     "/datasets/shipped": (datasets.add_shipped, "schedule"),
     "/backbones/shipped": (backbones.add_shipped, "admin"),
     "/compositions": (compositions.compose, "promote"),

@@ -19,9 +19,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
+from affinery_app.charts import heat_key
 from affinery_app.cli.output import size
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
+from affinery_app.figures import signed
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent
@@ -179,8 +181,9 @@ def environment() -> Environment:
     )
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
     made.filters["plain"] = plain
+    made.filters["signed"] = signed
     made.filters["recognised"] = recognised
-    made.globals |= {"address": address, "asset": asset, "shipped": shipped_datasets}
+    made.globals |= {"address": address, "asset": asset, "shipped": shipped_datasets, "heat_key": heat_key}
     return made
 
 

@@ -34,7 +34,7 @@ class Evaluate:
 
         attempt.complete({each.adapter.ref: each.judgement.results for each in found}, write)
         for each, evaluation in zip(found, made, strict=True):
-            evaluations.tell(attempt.services.tracking, each, evaluation, attempt.folder / "evaluations")
+            evaluations.keep(attempt.services, each, evaluation)
 
 
 KIND = Evaluate()

@@ -12,7 +12,7 @@ from sqlalchemy.sql.expression import ColumnElement
 from registry.columns import Id, Json, utc_now
 from registry.models.base import Base
 
-KINDS = ("train", "evaluate", "export", "rebase", "verify")
+KINDS = ("train", "evaluate", "export", "rebase", "verify", "retention")
 STATES = ("queued", "running", "paused", "done", "dead", "cancelled")
 STRATEGIES = ("sequential", "co-trained", "parallel", "data-parallel")
 REQUESTS = ("cancel", "pause")

@@ -99,12 +99,20 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
         "more_is_better": False,
         "forgetting_first_last": {"digits": 0.0, EVIL: 0.0},
         "forgetting_max_last": {"digits": 0.0, EVIL: 0.0},
+        "learnt_since_step_0": {"digits": 1.5, EVIL: None},
         "recognition": None,
+        "protocols": {"digits": "0" * 64, EVIL: "1" * 64},
+        "costs": {"digits": _cost("digits@1", 40), EVIL: _cost(f"{EVIL}@1", None)},
     }
     measured = folder / "evaluations" / "dit-1"
     measured.mkdir(parents=True)
     (measured / "retention.json").write_text(json.dumps(matrix))
     return folder
+
+
+def _cost(adapter: str, steps: int | None) -> dict[str, Any]:
+    seconds = None if steps is None else 1.5
+    return {"adapter": adapter, "size_bytes": 10, "parameters": 5, "steps": steps, "seconds": seconds}
 
 
 def trained(session: Session, job_id: str, name: str, **given: Any) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import pytest
 
 from orchestration import chores, queue
+from orchestration.tracking.compositions import key_of
 from registry import backbones, blobs, compositions, datasets, tasks
 from registry.errors import NotFound
 from tests import registry_world as world
@@ -42,6 +43,7 @@ def test_a_sum_is_composed_by_the_weights_beside_its_members(pages: Service) -> 
     assert made.headers["location"] == "/compositions/ink@1?said=composed"
     with pages.space.sessions.read() as session:
         found = compositions.get(session, "ink")
+    assert pages.space.tracking.kept.knows(key_of(found))
     (merge,) = found.recipe["merges"]
     assert (found.mode, merge["name"]) == ("merged", "sum")
     assert [found.members[each["member"]] for each in merge["of"]] == ["pen@1", f"{other}@1"]
@@ -69,6 +71,17 @@ def test_versions_are_measured_by_a_job_and_nonsense_schedules_none(pages: Servi
     for wrong in ([], [*both, ("samples", "0")], [*both, ("guidance", "-1")], [*both, ("steps", "x")]):
         assert send(pages, "/evaluate", *wrong).status == 422
     assert send(pages, "/evaluate", ("adapter", "nobody")).status == 404
+
+
+def test_what_a_backbone_remembers_is_measured_by_a_job_and_then_told_with_the_page(pages: Service) -> None:
+    sent = send(pages, "/backbones/dit@1/retention", ("samples", "32"), ("steps", ""))
+    kind, payload = asked(pages, sent)
+    assert (kind, payload) == ("retention", {"backbone": "backbone:dit@1", "samples": 32})
+    told = read(pages.ask("GET", "/backbones/dit@1").body)
+    assert "It is being measured" in told.text
+    assert [held for held in told.of("form") if held.get("action", "").endswith("/retention")] == []
+    assert send(pages, "/backbones/dit@1/retention", ("samples", "0")).status == 422
+    assert send(pages, "/backbones/nobody/retention").status == 404
 
 
 def test_an_export_is_of_the_format_that_was_chosen(pages: Service) -> None:

@@ -11,8 +11,10 @@ from sqlalchemy import func, select
 from affinery_app.dashboard.routes import CHANGE, READ
 from orchestration import queue
 from registry import aliases, retirement, tasks, tokens
+from registry.digests import digest_of
 from registry.models import Job
-from tests.browser.conftest import EVIL, EVIL_CLASS
+from tests import registry_world as world
+from tests.browser.conftest import EVIL, EVIL_CLASS, picture
 from tests.browser.reading import Read, faults, read
 from tests.integration.api.conftest import Reply, Service, serving
 
@@ -98,12 +100,15 @@ def is_whole(service: Service, path: str) -> None:
         ("/", ["Learning now", "running", "step 10 of 40", "1 min 00 s left", "Waiting", EVIL, EVIL_CLASS]),
         ("/tasks", ["digits", EVIL, "learnt", "failed", "learning", "scheduled"]),
         (f"/tasks/{E}", [EVIL_CLASS, "bit-exact", f"owner={EVIL_CLASS}"]),
-        ("/tasks/digits", ["digits@2", "digits@1", "11 to 13 (3)", "Compare the last two"]),
+        ("/tasks/digits", ["digits@2", "digits@1", "11 to 13 (3)", "Compare…"]),
         ("/adapters/digits@2", ["bit-exact", "mlflow-job-digits-2-digits", "affiner"]),
         ("/compare?left=digits@1&right=digits@2", ["digits@1", "digits@2", "Provenance"]),
         ("/jobs/job-runs", ["step 10 of 40", "1 min 00 s left", "Pause", "Yes, cancel job"]),
         ("/jobs/job-died", [EVIL_CLASS, "Try again"]),
-        ("/backbones/dit", ["the unconditional row", "11–13", "KD[pixels].mean", "step 0", EVIL]),
+        (
+            "/backbones/dit",
+            ["the unconditional row", "11–13", "KD[pixels].mean", "+1.5", "less is better", EVIL],
+        ),
         ("/datasets/digits", ["CC0-1.0", "class 0"]),
         ("/compositions/both", ["digits@1", "faces@1", "not on this machine"]),
         ("/lineage/digits", ["warm-start", "backbone", "dit@1", "certificate"]),
@@ -118,6 +123,29 @@ def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: lis
     assert [word for word in words if word not in text] == []
 
 
+def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol_and_recipes(
+    pages: Service,
+) -> None:
+    with pages.space.sessions.begin() as session:
+        for number, steps in ((1, 40), (2, 80)):
+            made = world.learnt(session, "pens", number, provenance={"recipe": {"steps": steps}, "code": "x"})
+            world.evaluated(session, made.ref, kid=0.5 / number)
+    protocol = digest_of({"extractor": "pixels", "samples": 100})[:12]
+    for number in (1, 2):
+        drawn = pages.space.evaluations / f"pens-{number}" / protocol
+        drawn.mkdir(parents=True)
+        picture(drawn / "samples.png")
+    found = page_of(pages, "/compare?left=pens@1&right=pens@2")
+    assert [held["alt"] for held in found.of("img")] == ["Samples of pens@1", "Samples of pens@2"]
+    for held in found.of("img"):
+        assert pages.ask("GET", held["src"]).headers["content-type"] == "image/png"
+    told = found.text
+    assert "kid.mean0.50.25−0.25" in told  # cell after cell
+    assert told.count(protocol) == 1  # what stands side by side is not told again as a difference
+    assert "recipe.steps" in told[told.index("Recipe") : told.index("Provenance")]
+    assert faults(found) == []
+
+
 @pytest.mark.parametrize(
     ("path", "next_step"),
     [
@@ -129,7 +157,7 @@ def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: lis
         ("/compositions", "Tasks are put together once they are learnt"),
         ("/adapters", "Nothing was learnt yet"),
         ("/new", "There is no backbone yet"),
-        ("/compare", "digits@1"),
+        ("/compare", "Schedule a new task"),
         ("/search", "What are you looking for?"),
     ],
 )

@@ -161,7 +161,8 @@ def test_a_token_for_one_task_schedules_and_ends_that_one_only(
     assert post(learnable, "/v1/tasks", new("shapes"), **shown).json["jobs"][0]["submitted_by"] == "lab"
     assert post(learnable, "/v1/tasks", new("shapes", "shades"), **shown).status == 403
     assert post(learnable, f"/v1/jobs/{other['number']}/cancel", None, **shown).status == 403
-    assert post(learnable, "/v1/jobs", {"kind": "verify"}, **shown).status == 403
+    for asked in ({"kind": "verify"}, {"kind": "retention", "backbone": "tiny"}):
+        assert post(learnable, "/v1/jobs", asked, **shown).status == 403
     assert post(learnable, "/v1/jobs", {"kind": "train", "tasks": ["shades"]}, **shown).status == 403
     upload = post(learnable, "/v1/uploads", {}, **shown).json["upload"]
     theirs = {"name": "shades", "upload": upload, "sha256": "0" * 64}
@@ -171,6 +172,7 @@ def test_a_token_for_one_task_schedules_and_ends_that_one_only(
 def test_jobs_of_every_kind_are_scheduled_and_once(service: Service) -> None:
     for asked in (
         {"kind": "evaluate", "adapters": ["digits"], "samples": 10},
+        {"kind": "retention", "backbone": "dit", "samples": 10},
         {"kind": "export", "composition": "both", "format": "bundle"},
         {"kind": "rebase", "old": "dit", "new": "unet"},
         {"kind": "verify"},
@@ -182,13 +184,16 @@ def test_jobs_of_every_kind_are_scheduled_and_once(service: Service) -> None:
     for wrong in (
         {"kind": "evaluate", "adapters": ["digits"], "extractor": "inception=/etc/passwd"},
         {"kind": "evaluate", "adapters": ["digits"], "condition_model": "/etc"},
+        {"kind": "retention", "backbone": "dit", "extractor": "inception=/etc/passwd"},
+        {"kind": "retention", "backbone": "dit", "samples": 0},
         {"kind": "export", "composition": "both", "out": "/etc"},
         {"kind": "dance"},
         {},
     ):
         assert post(service, "/v1/jobs", wrong).status == 422
     assert post(service, "/v1/jobs", {"kind": "export", "composition": "none"}).status == 404
-    assert len(service.get("/v1/jobs?states=queued")["items"]) == 4
+    assert post(service, "/v1/jobs", {"kind": "retention", "backbone": "none"}).status == 404
+    assert len(service.get("/v1/jobs?states=queued")["items"]) == 5
 
 
 def test_tasks_are_trained_again_by_hand_and_by_the_clock(learnable: Service) -> None:

@@ -88,6 +88,21 @@ def test_an_evaluation_may_be_scheduled_with_all_that_it_is_asked(
         queue.cancel(session, job["id"])
 
 
+def test_a_matrix_may_be_scheduled_now_or_with_all_options_of_jobs(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    later = run(capfd, "retention", "tiny", "--later", *QUICK)
+    added = run(capfd, "job", "add", "retention", "tiny", "--priority", "3", *QUICK)
+    for job in (later, added):
+        assert (job["kind"], job["state"]) == ("retention", "queued")
+        assert {**job["payload"], "backbone": ""} == {"backbone": "", "samples": 6, "steps": 2}
+        with space.begin() as session:
+            queue.cancel(session, job["id"])
+    assert added["priority"] == 3
+    assert typed("retention", "tiny", "--after", "1") == 2
+    assert "add --later" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

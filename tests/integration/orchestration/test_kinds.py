@@ -14,11 +14,12 @@ import affinery
 from affinery.backbones.files import load_backbone, save_backbone
 from orchestration import additions, chores, driver, failpoints, hearts, queue
 from orchestration import worker as supervision
-from orchestration.errors import LeaseLost, TimedOut
+from orchestration.errors import LeaseLost, NothingLearnt, TimedOut
 from orchestration.jobs import Capacity, JobRecord, Order
 from orchestration.obstacles import obstacles
 from orchestration.planner import Machine, Share
 from orchestration.queue import holding, limits
+from orchestration.retention import Kept
 from orchestration.services import Services
 from orchestration.talk import Teller, unpacked
 from orchestration.worker import Worker
@@ -34,7 +35,8 @@ EVALUATE = chores.Evaluation(adapters=["shapes"], samples=4)
 EXPORT = chores.Export(composition="alone")
 REBASE = chores.Rebase(old="tiny@1", new="tiny@2")
 VERIFY = chores.Verification()
-ALL = (EVALUATE, EXPORT, REBASE, VERIFY)
+RETENTION = chores.Retention(backbone="tiny@1", samples=4)
+ALL = (EVALUATE, EXPORT, REBASE, VERIFY, RETENTION)
 each_kind = pytest.mark.parametrize("chore", ALL, ids=lambda chore: chore.KIND)
 
 
@@ -99,6 +101,13 @@ def one_result(services: Services, job: JobRecord) -> dict[str, Any]:
                 [training] = queue.page(session, kinds=["train"], states=["queued"])
                 assert training.tasks == ("shapes.tiny-2",)
                 assert [step["job"] for step in result["tasks"]] == [training.id]
+            case "retention":
+                [stage] = evaluations.list_for(session, "shapes")
+                assert (stage.job_id, result["stages"], result["tasks"]) == (job.id, ["shapes@1"], ["shapes"])
+                assert result["matrix"] == [[stage.results["KD[recogniser]"]["mean"]]]
+                kept = Kept(services.evaluations, "tiny@1")
+                assert kept.read() == result
+                assert kept.picture.read_bytes().startswith(b"\x89PNG")
             case _:
                 assert (result["sound"], result["findings"]) == (True, [])
     return result
@@ -161,7 +170,7 @@ def test_a_zombie_cannot_write_its_result_beside_its_successors(space: Services,
     assert [entry["event"] for entry in ends] == ["failed", "done", "failed"]
     refusals = [unpacked(entry["error"]) for entry in ends if entry["event"] == "failed"]
     assert all(type(error).__name__ in ("LeaseLost", "StaleFence") for error in refusals)
-    assert isinstance(unpacked(ends[2]["error"]), LeaseLost) or chore is EVALUATE
+    assert isinstance(unpacked(ends[2]["error"]), LeaseLost) or chore in (EVALUATE, RETENTION)
     one_result(space, job)
 
 
@@ -207,6 +216,28 @@ def test_an_evaluation_that_takes_too_long_is_ended_with_the_reason_and_records_
     nothing_written(space)
 
 
+def test_a_matrix_whose_job_is_cancelled_is_not_kept_nor_any_of_its_figures(
+    space: Services,
+) -> None:
+    cancelled = add(space, RETENTION)
+
+    def cancel(asked: JobRecord) -> None:
+        with space.sessions.begin() as session:
+            queue.cancel(session, asked.id)
+
+    assert work(space, Asking(cancel)) == 0
+    assert world.job(space, cancelled.id).state == "cancelled"
+    assert Kept(space.evaluations, "tiny@1").read() is None
+    nothing_written(space)
+
+
+def test_a_backbone_on_which_nothing_was_learnt_has_no_matrix_to_be_scheduled(space: Services) -> None:
+    with pytest.raises(NothingLearnt, match="tiny@2"):
+        add(space, chores.Retention(backbone="tiny@2"))
+    with space.sessions.read() as session:
+        assert queue.unfinished(session) == []
+
+
 def test_what_verify_finds_is_its_result_and_fails_nothing(space: Services) -> None:
     with space.sessions.read() as session:
         [learnt] = tasks.list_all(session)
@@ -232,6 +263,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("rebase", {"old": "tiny@1"}, "new: Field required"),
     ("rebase", {"old": "tiny@1", "new": "tiny@1"}, "the same backbone"),
     ("rebase", {"old": "tiny@1", "new": "tiny@2", "only": ["nothing"]}, "nothing"),
+    ("retention", {"backbone": "nothing"}, "nothing"),
+    ("retention", {"backbone": "tiny@2"}, "Nothing was learnt on tiny@2 yet"),
+    ("retention", {"backbone": "tiny@1", "steps": 0}, "steps: Input should be greater than"),
     ("verify", {"reff": "shapes"}, "reff: Extra inputs are not permitted"),
     ("verify", {"ref": "nothing"}, "nothing"),
 ]

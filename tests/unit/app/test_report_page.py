@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -155,6 +156,8 @@ def report(tmp_path: Path) -> TaskReport:
         "average": 0.5,
         "forgetting_first_last": {EVIL: 0.0},
         "forgetting_max_last": {EVIL: 0.0},
+        "learnt_since_step_0": {EVIL: None},
+        "recognition": None,
     }
     measured = {digest: [evaluated(digest, value)] for digest, value in (("d" * 64, 1.5), ("e" * 64, 2.5))}
     versions = [version(tmp_path, 1), version(tmp_path, 2)]
@@ -247,7 +250,16 @@ def test_a_version_begun_from_another_stands_after_the_steps_of_both(report: Tas
 def test_charts_stand_where_there_is_one_value_and_vanish_where_there_is_none() -> None:
     assert line_chart({}, "x", "y", "t") == ""
     read(line_chart({"a": [(1, 2.0)]}, "x", "y", "t"))
-    assert "<td></td>" in heat_table([("a", [None])], ["b"], "c")
+    assert '<td aria-label="not learnt yet"></td>' in heat_table([("a", [None])], ["b"], "c", True)
+
+
+@pytest.mark.parametrize(("more_is_better", "shades"), [(True, ["0", "10"]), (False, ["10", "0"])])
+def test_the_darkest_cell_of_a_column_is_its_best_whatever_the_other_columns_hold(
+    more_is_better: bool, shades: list[str]
+) -> None:
+    table = heat_table([("first", [1.0, 500.0]), ("last", [2.0, 900.0])], ["a", "b"], "", more_is_better)
+    found = re.findall(r'class="shade-(\d+)"', table)
+    assert (found[0::2], found[1::2]) == (shades, shades)
 
 
 def test_figures_of_quality_come_first_and_an_interval_is_one_line() -> None:
