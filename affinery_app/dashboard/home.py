@@ -43,11 +43,13 @@ def _now(visit: Visit) -> dict[str, Any]:
         running = queue.page(session, states=["running"], limit=WAITING)
         waiting = queue.page(session, states=["queued", "paused"], limit=WAITING + 1)
         lately = queue.page(session, limit=LATELY)
+        any_task = bool(pages.newest_of_kind(session, "task", None, 1))
     learnt = [learning(visit.space, job) for job in running]
     shown = [(each, chart(each.curves, key=each.job.number)) for each in learnt]
     return {
         "running": shown,
         "waiting": waiting[:WAITING],
+        "any_task": any_task,
         "more_waiting": len(waiting) > WAITING,
         "dead": [job for job in lately if job.state == "dead"][:3],
     }

@@ -21,6 +21,7 @@ from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
 from affinery_app.charts import heat_key
 from affinery_app.cli.output import size
+from affinery_app.dashboard.beginning import next_step
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
 from affinery_app.figures import signed
@@ -113,6 +114,7 @@ class Visit:
             "said": SAID.get(self.asked("said"), ""),
             "query": self.asked("q"),
             "who": self.who,
+            "next_step": lambda: next_step(self.space),
         }
         text = environment().get_template(template).render(known | values)
         return HTMLResponse(text.encode(errors="backslashreplace"), status, HEADERS)

@@ -150,14 +150,15 @@ def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol
     ("path", "next_step"),
     [
         ("/", "affinery demo"),
-        ("/tasks", "affinery task add"),
+        ("/tasks", "No task yet"),
         ("/jobs", "affinery worker"),
+        ("/events", "Nothing happened yet"),
         ("/datasets", "affinery dataset add"),
         ("/backbones", "affinery backbone add"),
         ("/compositions", "Tasks are put together once they are learnt"),
         ("/adapters", "Nothing was learnt yet"),
         ("/new", "There is no backbone yet"),
-        ("/compare", "Schedule a new task"),
+        ("/compare", "Two versions can be compared"),
         ("/search", "What are you looking for?"),
     ],
 )
@@ -165,6 +166,34 @@ def test_an_empty_workspace_says_what_to_do_first(nothing: Service, path: str, n
     found = page_of(nothing, path)
     assert next_step in found.text
     assert faults(found) == []
+
+
+STEPS = (
+    ("/backbones#add", "affinery backbone add"),
+    ("/datasets#add", "affinery dataset add"),
+    ("/new", "affinery task add"),
+    ("/jobs", "affinery worker"),
+)
+
+
+def test_every_page_of_what_is_not_there_yet_leads_to_the_step_that_is_next(nothing: Service) -> None:
+    makes = (
+        world.backbone,
+        lambda session: world.dataset(session),
+        lambda session: world.task(session, "digits"),
+    )
+    for step, (href, command) in enumerate(STEPS):
+        empty = ["/", "/adapters", "/compositions", "/compare"]
+        empty += ["/events", "/new"] if step == 0 else []
+        empty += ["/tasks", "/jobs"] if step < 3 else []
+        for path in empty:
+            found = page_of(nothing, path)
+            assert command in found.text, (path, href)
+            assert href in [held.get("href") for held in found.of("a")], (path, href)
+            assert faults(found) == []
+        if step < 3:
+            with nothing.space.sessions.begin() as session:
+                makes[step](session)
 
 
 @pytest.mark.parametrize(
