@@ -25,6 +25,7 @@ from affinery.backbones.files import read_spec
 from affinery.composed import ComposedModel, TaskSlot
 from affinery.diffusion.objective import l_simple, without_variance
 from affinery.errors import ConfigInvalid, UnknownName
+from affinery.importing import IMPORTING
 from affinery.meta_device import FusedAttention, Multiplications, SavedTensors, Trusting
 
 FLOAT_BYTES = 4
@@ -44,7 +45,8 @@ GROUPS = {
 
 def named_architectures() -> list[str]:
     """Architectures whose shapes are known here, and that can so be estimated without a file."""
-    from affinery.backbones import unet_condition
+    with IMPORTING:
+        from affinery.backbones import unet_condition
 
     return [*dit_spec.NAMED, *unet_condition.NAMED]
 
@@ -65,7 +67,8 @@ def spec_for(arch: str) -> BackboneSpec:
             return read_folder(path, read_tensors=read_shapes).spec
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_spec(path)
-    from affinery.backbones import unet_condition
+    with IMPORTING:
+        from affinery.backbones import unet_condition
 
     if arch in unet_condition.NAMED:
         return unet_condition.named_spec(arch)

@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
 
+from affinery.importing import IMPORTING
+
 PRELOADED = "orchestration.ray_preload"
 FOLDER = "AFFINERY_RAY_FOLDER"
 """The folder of a Ray of ours, in the environment of its processes."""
@@ -58,7 +60,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 def imports(names: tuple[str, ...]) -> None:
     for name in names:
-        import_module(name)
+        with IMPORTING:
+            import_module(name)
 
 
 def make_ready(folder: Path, shared: dict[str, str], watchers: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from affinery.errors import ConfigInvalid, UnknownName
+from affinery.importing import IMPORTING
 from affinery.tensor_files import read_json
 
 CHANNELS = {"canny": 1, "hed": 1, "depth": 1, "segmentation": 3}
@@ -114,9 +115,10 @@ def _pipeline(condition: Mapping[str, Any]) -> Maker:
     folder = Path(condition["folder"])
     if folder_digest(folder) != condition["digest"]:
         raise ConfigInvalid("condition", f"the model in {folder} is not the one that the task was given.")
-    import transformers
+    with IMPORTING:
+        import transformers
 
-    pipeline: Any = transformers.pipeline
+        pipeline: Any = transformers.pipeline
     try:
         draw = pipeline(
             PIPELINES[condition["name"]],

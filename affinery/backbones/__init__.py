@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from affinery.errors import UnknownName
+from affinery.importing import IMPORTING
 
 if TYPE_CHECKING:
     from affinery.backbones.contract import Backbone
@@ -39,5 +40,6 @@ def architecture(name: str) -> type[Backbone]:
     """The class of one architecture. Raises UnknownName."""
     if name not in architectures():
         raise UnknownName("backbone architecture", name, architectures())
-    found: type[Backbone] = import_module(f"{__name__}.{name}").BACKBONE
+    with IMPORTING:
+        found: type[Backbone] = import_module(f"{__name__}.{name}").BACKBONE
     return found

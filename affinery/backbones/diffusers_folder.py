@@ -22,6 +22,7 @@ from affinery.backbones.model_folder import OnNote, ReadTensors, read_object, re
 from affinery.backbones.network_config import arguments
 from affinery.backbones.text_encoder import CLIP_DEFAULTS, END, tokenizer
 from affinery.errors import BackboneFileInvalid, ConfigInvalid
+from affinery.importing import IMPORTING
 
 UNETS = {"UNet2DModel": "unet", "UNet2DConditionModel": "unet_condition"}
 TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -113,7 +114,8 @@ class _Folder:
         return self._unet(folder, config, UNETS[name])
 
     def _transformer(self, folder: Path, config: Mapping[str, Any]) -> Backbone:
-        from affinery.backbones.dit_diffusers import from_diffusers
+        with IMPORTING:
+            from affinery.backbones.dit_diffusers import from_diffusers
 
         facts: dict[str, Any] = self._schedule()
         if names := self._class_names():
@@ -209,7 +211,8 @@ class _Folder:
         folder = self.part("vae")
         if folder is None:
             return None, {}
-        from diffusers import AutoencoderKL
+        with IMPORTING:
+            from diffusers import AutoencoderKL
 
         config = read_object(folder / "config.json")
         if config.get("_class_name") != "AutoencoderKL":

@@ -8,6 +8,7 @@ from typing import Any
 from affinery.backbones.contract import PREDICTIONS, SCHEDULE_CHOICES, SCHEDULE_RANGES
 from affinery.backbones.network_config import arguments
 from affinery.errors import ConfigInvalid
+from affinery.importing import IMPORTING
 
 # Solvers of one and the same discrete, variance-preserving diffusion: their schedules say all that matters.
 SCHEDULERS = (
@@ -33,12 +34,13 @@ def schedule_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
     Raises ConfigInvalid for a scheduler, or a setting of one, that the DDIM sampler cannot follow.
     """
-    import diffusers
-
     name = config.get("_class_name")
     if name not in SCHEDULERS:
         raise ConfigInvalid("scheduler", f"{name!r} is not supported; supported: {', '.join(SCHEDULERS)}.")
-    known = arguments(getattr(diffusers, name))
+    with IMPORTING:
+        import diffusers
+
+        known = arguments(getattr(diffusers, name))
     settings = known | {key: value for key, value in config.items() if key in known}
     for key in UNSUPPORTED:
         if settings.get(key):

@@ -10,6 +10,7 @@ from pathlib import Path
 from affinery.backbones.contract import Backbone
 from affinery.backbones.files import SPEC_KEY, save_backbone
 from affinery.backbones.model_folder import OnNote
+from affinery.importing import IMPORTING
 from affinery.tensor_files import NotSafetensors, read_header
 
 PICKLES = (".pt", ".pth", ".ckpt")
@@ -22,7 +23,8 @@ def import_backbone(path: Path, on_note: OnNote = lambda _: None) -> Backbone:
         from affinery.backbones.diffusers_folder import read_folder
 
         return read_folder(path, on_note)
-    from affinery.backbones.official_dit import read_official
+    with IMPORTING:
+        from affinery.backbones.official_dit import read_official
 
     return read_official(path)
 

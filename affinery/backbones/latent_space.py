@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.backbones.network_config import arguments, check_config, only
 from affinery.errors import ConfigInvalid
+from affinery.importing import IMPORTING
 
 if TYPE_CHECKING:
     from affinery.backbones.contract import Latent
@@ -28,7 +29,8 @@ VAE_SETTINGS = (
 
 def build_vae(latent: Latent) -> Any:
     """An untrained VAE of the latent space's config, on the current default device. Raises ConfigInvalid."""
-    from diffusers import AutoencoderKL
+    with IMPORTING:
+        from diffusers import AutoencoderKL
 
     config = latent.vae or {}
     check_config("vae", config, arguments(AutoencoderKL, VAE_SETTINGS))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from affinery.backbones.network_config import check_config
 from affinery.errors import ConfigInvalid
+from affinery.importing import IMPORTING
 from affinery.tensor_files import read_json
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, text: Text) -> None:
         super().__init__()
-        from transformers import CLIPTextConfig, CLIPTextModel
+        with IMPORTING:
+            from transformers import CLIPTextConfig, CLIPTextModel
 
         config, sizes = _checked(text)
         self.length = text.length
@@ -95,7 +97,8 @@ def _checked(text: Text) -> tuple[dict[str, Any], tuple[int, int]]:
 
 def tokenizer(vocab: bytes, merges: bytes, pad: str, pieces: int) -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer from a vocabulary's bytes. Raises ConfigInvalid where they are none."""
-    from transformers import CLIPTokenizer
+    with IMPORTING:
+        from transformers import CLIPTokenizer
 
     try:
         numbers = read_json(vocab)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from affinery.backbones.contract import BackboneSpec
+from affinery.importing import IMPORTING
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def scheduler(spec: BackboneSpec) -> DDIMScheduler:
     """A fresh DDIM scheduler (Song et al. 2020) for this backbone's schedule and prediction type."""
-    from diffusers import DDIMScheduler
+    with IMPORTING:
+        from diffusers import DDIMScheduler
 
     settings: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": True} | spec.schedule
     return DDIMScheduler(prediction_type=spec.prediction, **settings)

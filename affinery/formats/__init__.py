@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from affinery.errors import UnknownName
+from affinery.importing import IMPORTING
 
 if TYPE_CHECKING:
     from affinery.formats.contract import Format
@@ -35,5 +36,6 @@ def format_named(name: str, others: Sequence[str] = ()) -> Format:
     """One format. others: the names of those that are not here. Raises UnknownName."""
     if name not in formats():
         raise UnknownName("export format", name, sorted(["bundle", *formats(), *others]))
-    found: Format = import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
+    with IMPORTING:
+        found: Format = import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from affinery import tensor_files
 from affinery.backbones.contract import Backbone
+from affinery.importing import IMPORTING
 
 OTHERWISE = "Leave --task out: the pipeline file draws every task. Or take the format safetensors."
 
@@ -31,8 +32,9 @@ def write_vae(backbone: Backbone, folder: Path) -> None:
 @contextmanager
 def loaded(folder: Path, **given: Any) -> Iterator[Any]:
     """What diffusers loads from a folder, without its bars. given: as `from_pretrained` takes it."""
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    with IMPORTING:
+        from diffusers import DiffusionPipeline
+        from diffusers.utils import logging
 
     logging.disable_progress_bar()
     try:

@@ -131,7 +131,6 @@ class Engine:
         self._errands: list[tuple[Callable[[ComposedModel], Any], Future[Any]]] = []
         self._turns = Turns()
         self._schedules: dict[int, DDIMScheduler] = {}
-        self._schedule(1)  # imports diffusers, which two requests at once could not
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from affinery import tensor_files
 from affinery.errors import ConfigInvalid, UnknownName
+from affinery.importing import IMPORTING
 from trainers.conditions import folder_digest
 from trainers.data import Images, as_bytes, as_unit
 from trainers.evaluation.recogniser import Recogniser, looked_at, train_recogniser
@@ -222,7 +223,8 @@ class Timm:
     """A model of timm with a checkpoint, in its own size and normalisation."""
 
     def __init__(self, model: str, path: Path) -> None:
-        import timm
+        with IMPORTING:
+            import timm
 
         self.digest = tensor_files.sha256_file(path)
         self.name = f"timm:{model}"
@@ -259,13 +261,15 @@ class Clip:
     """A CLIP model of a local folder, whose weights are safetensors: its projected embeddings."""
 
     def __init__(self, folder: Path) -> None:
-        import transformers
+        with IMPORTING:
+            import transformers
 
-        clip: Any = transformers
+            clip: Any = transformers
+            models, processors = clip.CLIPModel, clip.AutoProcessor
         try:
             self.digest = folder_digest(folder)
-            self.model = clip.CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            self.processor = clip.AutoProcessor.from_pretrained(folder, local_files_only=True)
+            self.model = models.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self.processor = processors.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise ConfigInvalid("extractor", f"{folder} is no CLIP model ({_first(error)}).") from error
         self.model.eval().to(device())
