@@ -21,6 +21,7 @@ from orchestration.jobs import JobRecord, Order
 from orchestration.needs import Need
 from orchestration.queue import schedules
 from orchestration.queue.schedules import ScheduleRecord
+from orchestration.specs import spec_of
 from orchestration.uploads import uploading
 from registry import adapters, backbones, beginnings, blobs, compositions, datasets, tasks
 from registry import names as naming
@@ -473,10 +474,10 @@ def full_recipe(backbone: BackboneRecord, given: Mapping[str, Any]) -> dict[str,
     from affinery.kind_settings import advised_recipe, check_mask_ratio
     from trainers.recipe import Recipe
 
-    arch = backbone.spec["arch"]
-    advised = advised_recipe(arch, backbone.spec.get("defaults", {}))
+    spec = spec_of(backbone)
+    advised = advised_recipe(spec.arch, spec.defaults)
     recipe = Recipe.from_dict({**advised, **given})
-    check_mask_ratio(arch, recipe.mask_ratio)
+    check_mask_ratio(spec.arch, recipe.mask_ratio)
     return recipe.to_dict()
 
 
@@ -485,10 +486,9 @@ def _kind_configs(
 ) -> list[dict[str, Any]]:
     """Each task's settings, found to fit the backbone. Raises UnknownName or ConfigInvalid."""
     from affinery.adapters import kind as kind_named
-    from affinery.backbones.contract import BackboneSpec
     from affinery.kind_settings import advised_settings, check_fits
 
-    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    spec = spec_of(backbone)
     configs = []
     for kind, own in zip(kinds, given, strict=True):
         advised = advised_settings(kind, spec.arch, spec.defaults)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from affinery.errors import ConfigInvalid
+from orchestration.specs import spec_of
 from registry.records import BackboneRecord, DatasetRecord
 
 Condition = Mapping[str, Any] | None
@@ -38,11 +38,11 @@ def check_architecture(
     if image_size is None and not any(conditions):
         return None
     from affinery.backbones import architecture
-    from affinery.backbones.contract import BackboneSpec, on_meta
+    from affinery.backbones.contract import on_meta
     from affinery.conditions import stem_for
     from affinery.limits import SIDE_LIMIT
 
-    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    spec = spec_of(backbone)
     if image_size is not None and not 1 <= image_size <= SIDE_LIMIT:
         raise ConfigInvalid("image_size", f"{image_size} is not a number from 1 to {SIDE_LIMIT}.")
     sketch = on_meta(spec, architecture(spec.arch))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from affinery.errors import ConfigInvalid
+from orchestration.specs import spec_of
 from registry import adapters, backbones
 from registry.records import AdapterRecord
 from registry.session import Sessions
@@ -24,7 +24,7 @@ def export_lora(
     """
     from affinery.adapters.files import read_adapter
     from affinery.backbones import architecture
-    from affinery.backbones.contract import BackboneSpec, on_meta
+    from affinery.backbones.contract import on_meta
     from affinery.interchange import write_diffusers, write_peft
 
     writers = dict(zip(FORMATS, (write_peft, write_diffusers), strict=True))
@@ -34,7 +34,7 @@ def export_lora(
         record = adapters.get(session, ref)
         backbone = backbones.by_id(session, record.backbone_id)
     store.verify(record.blob_digest)
-    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    spec = spec_of(backbone)
     adapter = read_adapter(store.path(record.blob_digest), record.blob_digest).named(record.task)
     writers[file_format](adapter, on_meta(spec, architecture(spec.arch)), folder)
     return record

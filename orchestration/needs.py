@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestration.errors import TooLarge
 from orchestration.planner import GIB
+from orchestration.specs import spec_of
 from registry.records import BackboneRecord
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Need:
 
 def of_training(backbone: BackboneRecord, learners: Sequence[Learner], recipe: Mapping[str, Any]) -> Need:
     """Raises ConfigInvalid where the backbone cannot be built."""
-    spec = json.dumps(backbone.spec, sort_keys=True)
+    spec = spec_of(backbone).to_json()
     batch, mask = recipe["batch"], recipe.get("mask_ratio", 0.0)
     at_once = -(-batch // recipe.get("accumulate", 1))
     costs = [

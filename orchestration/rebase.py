@@ -19,6 +19,7 @@ from orchestration import admission, queue
 from orchestration.additions import full_recipe
 from orchestration.conditions import check_architecture, facts
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of, started_fresh
+from orchestration.specs import spec_of
 from registry import backbones, beginnings, renaming, tasks
 from registry.beginnings import Beginning
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
@@ -144,12 +145,9 @@ def _begins(
     store: BlobStore, latest: AdapterRecord | None, task: TaskRecord, new: BackboneRecord
 ) -> list[str] | None:
     """What would be started fresh; None for everything. Raises ConfigInvalid where the kind does not fit."""
-    import json
-
-    from affinery.backbones.contract import BackboneSpec
     from affinery.kind_settings import check_fits
 
-    check_fits(BackboneSpec.from_json(json.dumps(new.spec)), [(task.kind, task.config)])
+    check_fits(spec_of(new), [(task.kind, task.config)])
     if latest is None:
         return None
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from affinery.adapters.meta import read_meta
 from affinery.errors import AdapterFileInvalid, ConfigInvalid
+from orchestration.specs import spec_of
 from registry import adapters
 from registry.errors import NotFound, StorageError
 from registry.records import AdapterRecord, BackboneRecord, TaskRecord
@@ -95,9 +95,9 @@ def _shapes(task: TaskRecord, backbone: BackboneRecord) -> dict[str, tuple[int, 
     """By name, what an adapter of this task on this backbone holds; no weights are read."""
     from affinery.adapters import kind as kind_named
     from affinery.backbones import architecture
-    from affinery.backbones.contract import BackboneSpec, on_meta
+    from affinery.backbones.contract import on_meta
 
-    spec = BackboneSpec.from_json(json.dumps(backbone.spec))
+    spec = spec_of(backbone)
     sketch = on_meta(spec, architecture(spec.arch))
     sites, kind = sketch.sites(), kind_named(task.kind)
     config = kind.config(task.config)

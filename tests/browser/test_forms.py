@@ -102,6 +102,14 @@ def test_a_rebase_is_of_the_tasks_that_were_ticked(pages: Service) -> None:
     assert payload["only"] == ["task:digits", f"task:{EVIL}"]
 
 
+def test_a_rebase_onto_a_backbone_whose_record_describes_no_model_says_so(pages: Service) -> None:
+    reply = pages.ask("GET", "/backbones/dit/rebase?to=unet")
+    told = read(reply.body).text
+    assert reply.status == 200, told
+    assert "it does not fit unet@1" in told
+    assert "affinery backbone add" in told
+
+
 def test_from_nothing_to_a_task_with_a_condition_by_forms_alone(ready: Service) -> None:
     assert send(ready, "/backbones/shipped").headers["location"] == "/backbones/tiny-dit@1?said=added"
     assert send(ready, "/backbones/shipped").headers["location"] == "/backbones/tiny-dit@1?said=added"
