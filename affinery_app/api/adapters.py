@@ -87,7 +87,7 @@ class Reason(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-@router.post("/{ref}/retire", response_model=Adapter)
+@router.post("/{ref}/retire", response_model=AboutAdapter)
 def retire_adapter(space: Space, who: Caller, ref: Ref, why: Reason, posting: Posting) -> JSONResponse:
     """Let no new composition take this version. It stays in the record; retired again, nothing changes."""
     asked = why.model_dump()
@@ -96,13 +96,13 @@ def retire_adapter(space: Space, who: Caller, ref: Ref, why: Reason, posting: Po
     )
 
 
-@router.post("/{ref}/restore", response_model=Adapter)
+@router.post("/{ref}/restore", response_model=AboutAdapter)
 def restore_adapter(space: Space, who: Caller, ref: Ref, posting: Posting) -> JSONResponse:
     """Let a retired version be used again."""
     return _change(space, who, ref, posting, None, lambda session: retirement.restore(session, ref))
 
 
-@router.post("", status_code=201, response_model=Adapter)
+@router.post("", status_code=201, response_model=AboutAdapter)
 def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting) -> JSONResponse:
     """Record an adapter that was trained elsewhere as its task's next version.
 
@@ -125,7 +125,7 @@ def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting)
             tags.put(session, record, new.tags)
         if new.upload is not None:
             blobs.end_upload(session, new.upload)
-        return told(session, [record])[0]
+        return about.adapter(session, record.ref).to_json()
 
     return posting.do(space, new.model_dump(), "/v1/adapters/{ref}", write)
 
@@ -140,7 +140,7 @@ def _change(
 ) -> JSONResponse:
     def write(session: Session) -> dict[str, Any]:
         who.check_tasks(session, adapters.get(session, ref).task)
-        return told(session, [do(session)])[0]
+        return about.adapter(session, do(session).ref).to_json()
 
     return posting.do(space, asked, "", write)
 

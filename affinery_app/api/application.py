@@ -80,9 +80,7 @@ def routes(space: Workspace) -> FastAPI:
 def guarded(space: Workspace, door: Door | None = None, limits: Limits | None = None) -> Guard:
     """The application as it is served: for this machine only, where there is no token."""
     door = door or Registered(space.sessions, None, loopback=True)
-    app = routes(space)
-    app.state.door = door
-    return Guard(app, door, limits or Limits(), refusals.as_pages(space))
+    return Guard(routes(space), door, limits or Limits(), refusals.as_pages(space))
 
 
 def door_of(space: Workspace, host: str) -> Registered:

@@ -1,6 +1,7 @@
 """What stands before every route: who may come in, how much may be sent, which headers every answer has.
 
 Whoever came in stands in `request.scope["state"]["who"]` (access.Who); on an open address it may be None.
+Beside it stand the `door` and the `guesses`, for who shows a token at the sign-in.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Guard:
         if isinstance(came, Response):
             await came(scope, receive, tell)
             return
-        scope.setdefault("state", {}).update(who=came, guesses=self.guesses)
+        scope.setdefault("state", {}).update(who=came, door=self.door, guesses=self.guesses)
         if came is None or scope["method"] in SAFE:
             await self.app(scope, counted, tell)
             return

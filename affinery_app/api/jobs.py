@@ -168,7 +168,7 @@ def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], postin
     with space.sessions.read() as session:
         who.check_tasks(session, _tasks_of(session, chore) if who.tasks is not None else [])
     made = chores.schedule(space.sessions, chore, after=new.after, key=key, **new.order(who.name))
-    return told(made.job.to_json(), "/v1/jobs/{id}", new=made.new, key=key)
+    return _scheduled(made.job, made.new, key)
 
 
 @router.get("/{job}", response_model=AboutJob)
@@ -317,7 +317,13 @@ def _train(space: Workspace, who: Who, new: Train, key: str | None) -> JSONRespo
     warm = () if new.warm else None
     order = new.order(who.name) | {"after": new.after}
     job = schedule_again(space.sessions, new.tasks, new.recipe, warm, key=key, **order)
-    return told(job.to_json(), "/v1/jobs/{id}", new=not there, key=key)
+    return _scheduled(job, not there, key)
+
+
+def _scheduled(job: JobRecord, new: bool, key: str | None) -> JSONResponse:
+    done = told(job.to_json(), "/v1/jobs/{id}", new=new, key=key)
+    done.headers["ETag"] = _etag(job.to_json())
+    return done
 
 
 def _chore(new: Evaluate | Retention | Export | Rebase | Verify) -> Chore:

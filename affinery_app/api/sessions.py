@@ -58,9 +58,12 @@ async def open_session(request: Request, space: Space) -> Response:
     """Show a token, and have a cookie for half a day. A form that does so is sent on to `next`."""
     form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
     new = await _read(request, form)
-    door = request.app.state.door
+    door = request.scope["state"].get("door")
+    if not isinstance(door, Registered):
+        detail = "Nobody has to show a token here: there is nothing to sign in to."
+        return problem(409, "Session needless", detail)
     address = request.client.host if request.client is not None else ""
-    who = await _shown(request, door, address, new.token.strip()) if isinstance(door, Registered) else None
+    who = await _shown(request, door, address, new.token.strip())
     if isinstance(who, Response):
         return who
     if who is None:

@@ -90,6 +90,12 @@ class Client:
         self, method: str, place: str, body: Any = None, if_match: str | None = None, **query: Any
     ) -> Any:
         """One request, and its answer. Raises ServiceRefused and ServiceUnreachable."""
+        return self.reply(method, place, body, if_match, **query).json()
+
+    def reply(
+        self, method: str, place: str, body: Any = None, if_match: str | None = None, **query: Any
+    ) -> Reply:
+        """The same, with the answer's headers."""
         sent: dict[str, str] = {} if if_match is None else {"If-Match": if_match}
         content = b""
         if body is not None:
@@ -99,7 +105,7 @@ class Client:
             sent |= {"Content-Length": str(len(content))}
         if method == "POST":
             sent["Idempotency-Key"] = uuid.uuid4().hex  # sent again, it is done once
-        return self.send(method, place + _query(query), sent, [content] if content else []).json()
+        return self.send(method, place + _query(query), sent, [content] if content else [])
 
     def pages(self, place: str, begin: int = 0, **query: Any) -> Iterator[Json]:
         """Everything of a list, page by page. begin: as `next` of a page says where to go on."""

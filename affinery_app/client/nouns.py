@@ -116,11 +116,20 @@ class Tasks(Noun):
 
 
 class Jobs(Noun):
+    """A job comes with its `etag`: a change with `if_match=job["etag"]` is done only to what was read.
+
+    Where it moved meanwhile, the change raises ServiceRefused (412).
+    """
+
     PLACE = "/v1/jobs"
+
+    def get(self, ref: str | int) -> Json:
+        """One of them."""
+        return self._standing("GET", str(ref))
 
     def add(self, kind: str, **asked: Any) -> Json:
         """Schedule a job: train (again), evaluate, retention, export, rebase or verify."""
-        return self._ask("POST", body={"kind": kind, **asked})
+        return self._standing("POST", body={"kind": kind, **asked})
 
     def attempts(self, job: str | int) -> list[Json]:
         """Every try of a job."""
@@ -131,25 +140,25 @@ class Jobs(Noun):
         """What an attempt wrote, the last where none is named."""
         return str(self._ask("GET", str(job), "log", attempt=attempt)["log"])
 
-    def cancel(self, job: str | int) -> Json:
+    def cancel(self, job: str | int, if_match: str | None = None) -> Json:
         """End it."""
-        return self._ask("POST", str(job), "cancel")
+        return self._standing("POST", str(job), "cancel", if_match=if_match)
 
-    def pause(self, job: str | int) -> Json:
+    def pause(self, job: str | int, if_match: str | None = None) -> Json:
         """Hold it back."""
-        return self._ask("POST", str(job), "pause")
+        return self._standing("POST", str(job), "pause", if_match=if_match)
 
-    def resume(self, job: str | int) -> Json:
+    def resume(self, job: str | int, if_match: str | None = None) -> Json:
         """Let it go on."""
-        return self._ask("POST", str(job), "resume")
+        return self._standing("POST", str(job), "resume", if_match=if_match)
 
-    def retry(self, job: str | int, waiting: bool = False) -> Json:
+    def retry(self, job: str | int, waiting: bool = False, if_match: str | None = None) -> Json:
         """Take it up again; waiting: and those that are dead because of it."""
-        return self._ask("POST", str(job), "retry", body={"waiting": waiting})
+        return self._standing("POST", str(job), "retry", body={"waiting": waiting}, if_match=if_match)
 
-    def prioritise(self, job: str | int, priority: int) -> Json:
+    def prioritise(self, job: str | int, priority: int, if_match: str | None = None) -> Json:
         """Move it in the queue."""
-        return self._ask("POST", str(job), "priority", body={"priority": priority})
+        return self._standing("POST", str(job), "priority", body={"priority": priority}, if_match=if_match)
 
     def follow(self, job: str | int) -> Iterator[tuple[str, Json]]:
         """What happens to it, as it happens: ("state" | "loss" | "end", …). Cut off, it goes on."""
@@ -179,6 +188,13 @@ class Jobs(Noun):
         if found["state"] != "done":
             raise JobNotDone(found["number"], found["state"], found["error"])
         return found
+
+    def _standing(self, method: str, *parts: str, body: Any = None, if_match: str | None = None) -> Json:
+        from affinery_app.client.client import path
+
+        reply = self._client.reply(method, path(self.PLACE, *parts), body, if_match)
+        found: Json = reply.json()
+        return found | {"etag": reply.headers["etag"]}
 
 
 class Schedules(Noun):

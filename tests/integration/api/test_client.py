@@ -71,6 +71,34 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     assert "POST /v1/compositions" in asked
 
 
+def test_a_job_is_changed_only_as_it_was_read(client: Client) -> None:
+    made = client.exports.start("both")
+    job = made["number"]
+    seen = client.jobs.get(job)
+    assert seen["etag"] == made["etag"]
+    moved = client.jobs.prioritise(job, 2, if_match=seen["etag"])
+    for change in (client.jobs.cancel, client.jobs.pause, client.jobs.resume, client.jobs.retry):
+        with pytest.raises(ServiceRefused, match="changed") as caught:
+            change(job, if_match=seen["etag"])
+        assert (caught.value.status, caught.value.type) == (412, "urn:affinery:precondition-failed")
+    with pytest.raises(ServiceRefused) as caught:
+        client.jobs.prioritise(job, 9, if_match=seen["etag"])
+    assert caught.value.status == 412
+    assert client.jobs.get(job)["priority"] == 2
+    paused = client.jobs.pause(job, if_match=moved["etag"])
+    resumed = client.jobs.resume(job, if_match=paused["etag"])
+    ended = client.jobs.cancel(job, if_match=resumed["etag"])
+    again = client.jobs.retry(job, if_match=ended["etag"])
+    states = [each["state"] for each in (paused, resumed, ended, again)]
+    assert states == ["paused", "queued", "cancelled", "queued"]
+
+
+def test_signing_in_is_refused_where_nobody_has_to(client: Client) -> None:
+    with pytest.raises(ServiceRefused) as caught:
+        client.ask("POST", "/session", {"token": "aff_0_nothing"})
+    assert caught.value.status == (409 if client._space is not None else 401)
+
+
 def test_a_refusal_reads_alike(client: Client, tmp_path: Path) -> None:
     with pytest.raises(ServiceRefused, match="Did you mean 'digits'") as caught:
         client.tasks.get("digit")
