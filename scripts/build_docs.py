@@ -25,7 +25,14 @@ SECTIONS = (
     ("Reference", "reference"),
     ("Decisions", "decisions"),
 )
-EXPLANATION = ("method.md", "no-forgetting.md", "architecture.md", "performance.md", "results.md")
+EXPLANATION = (
+    "method.md",
+    "no-forgetting.md",
+    "architecture.md",
+    "performance.md",
+    "results.md",
+    "results-colour.md",
+)
 LINK = re.compile(r"(!?)\[((?:[^\]\[]|\[[^\]]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 NOT_PAGES = frozenset(("template.md",))
 

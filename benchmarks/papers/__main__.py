@@ -218,7 +218,9 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
         f"{profile.mask_ratio:.0%} of a transformer's tokens masked where a table does not say otherwise."
     )
     said = args.words.read_text(encoding="utf-8") if args.words else ""
-    return Facts(" ".join(words), name, device, how, about, listed, said)
+    images = f"{profile.size} × {profile.size}, {'colour' if profile.channels == 3 else 'grey'}"
+    title = "The papers' tables" + ("" if profile.local else f" at small scale: {images}")
+    return Facts(" ".join(words), name, device, how, about, listed, said, title)
 
 
 def _backbone(profile: Profile, arch: str, file: Path) -> str:

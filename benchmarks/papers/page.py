@@ -46,6 +46,7 @@ class Facts:
     backbones: Mapping[str, str]
     datasets: Mapping[str, str]
     words: str = ""
+    title: str = "The papers' tables at small scale"
 
 
 def sheet(rows: Sequence[tuple[str, Path]]) -> bytes:
@@ -84,7 +85,7 @@ def page(
     steps.
     """
     lines = [
-        "# The papers' tables" if facts.profile == "paper" else "# The papers' tables at small scale",
+        f"# {facts.title}",
         "",
         ABOUT,
         "",
