@@ -7,7 +7,7 @@ Members are named by their place in the composition, so that renaming a task cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +74,12 @@ def merges_of(recipe: Mapping[str, Any], members: int) -> tuple[Merge, ...]:
         if not places or not known or len(set(places)) < len(places):
             raise ValueError(f"{merge.name!r} is no sum of members of this composition")
     return found
+
+
+def in_words(parts: Iterable[Mapping[str, Any]], members: Sequence[str]) -> str:
+    """What a recipe's sum is of: 0.6 · digits@1 (qkv: 0.2) + …"""
+    shares = []
+    for part in parts:
+        own = ", ".join(f"{target}: {weight:g}" for target, weight in part.get("layers", ()))
+        shares.append(f"{part['weight']:g} · {members[part['member']]}" + (f" ({own})" if own else ""))
+    return " + ".join(shares)

@@ -11,6 +11,28 @@ from orchestration.specs import spec_of
 from registry.records import BackboneRecord, DatasetRecord
 
 Condition = Mapping[str, Any] | None
+NONE = "none"
+
+
+def conditions_of(
+    names: Sequence[str], low: int | None, high: int | None, model: Path | None
+) -> list[dict[str, Any] | None]:
+    """The record of each. Thresholds are canny's, the model is the others'. Raises ConfigInvalid …"""
+    from trainers.conditions import condition_record
+
+    found: list[dict[str, Any] | None] = []
+    for name in names:
+        if name == NONE:
+            found.append(None)
+        elif name == "canny":
+            found.append(condition_record(name, low, high))
+        else:
+            found.append(condition_record(name, model=model))
+    if (low is not None or high is not None) and "canny" not in names:
+        raise ConfigInvalid("--canny-low, --canny-high", "no task is told edges.")
+    if model is not None and not set(names) - {"canny", NONE}:
+        raise ConfigInvalid("--condition-model", "no task is told what a model draws.")
+    return found
 
 
 def one_each(names: Sequence[str], conditions: Sequence[Condition]) -> list[Condition]:

@@ -56,6 +56,8 @@ def compose(
     as_json: JsonOption = False,
 ) -> None:
     """Put adapters of one backbone together: a model whose batches may mix their tasks, and sums of them."""
+    from affinery.merge_recipe import in_words
+
     sums = _sums(merge or [], layer_weight or [])
     with place(url, workspace) as where:
         record = where.compose(name, task or [], sums)
@@ -112,15 +114,6 @@ def _number(option: str, text: str, weight: str) -> float:
 
 def _recipe(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     return list(recipe.get("merges", ()))
-
-
-def in_words(parts: Iterable[dict[str, Any]], members: tuple[str, ...]) -> str:
-    """0.6 · digits@1 (qkv: 0.2) + …"""
-    shares = []
-    for part in parts:
-        own = ", ".join(f"{target}: {weight:g}" for target, weight in part.get("layers", ()))
-        shares.append(f"{part['weight']:g} · {members[part['member']]}" + (f" ({own})" if own else ""))
-    return " + ".join(shares)
 
 
 def export(

@@ -1,14 +1,11 @@
-"""What `affinery task add` is told of conditions: from options to a record a task."""
+"""The options that say what conditions tasks are told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-NONE = "none"
 
 ConditionOption = Annotated[
     list[str] | None,
@@ -35,25 +32,3 @@ SizeOption = Annotated[
     int | None,
     typer.Option("--image-size", help="The images' side in pixels.", show_default="the backbone's"),
 ]
-
-
-def conditions_of(
-    names: Sequence[str], low: int | None, high: int | None, model: Path | None
-) -> list[dict[str, Any] | None]:
-    """Each condition's record. Thresholds are canny's, the model is the others'. Raises ConfigInvalid …"""
-    from affinery.errors import ConfigInvalid
-    from trainers.conditions import condition_record
-
-    found: list[dict[str, Any] | None] = []
-    for name in names:
-        if name == NONE:
-            found.append(None)
-        elif name == "canny":
-            found.append(condition_record(name, low, high))
-        else:
-            found.append(condition_record(name, model=model))
-    if (low is not None or high is not None) and "canny" not in names:
-        raise ConfigInvalid("--canny-low, --canny-high", "no task is told edges.")
-    if model is not None and not set(names) - {"canny", NONE}:
-        raise ConfigInvalid("--condition-model", "no task is told what a model draws.")
-    return found

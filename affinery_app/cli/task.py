@@ -15,7 +15,6 @@ from affinery_app.cli.condition_options import (
     LowOption,
     ModelOption,
     SizeOption,
-    conditions_of,
 )
 from affinery_app.cli.job_options import (
     AfterOption,
@@ -120,6 +119,7 @@ def add(
     from affinery_app.cli.rehearsal import Rehearsal
     from affinery_app.plan_file import read_plan, wanted_of
     from orchestration.additions import Wanted
+    from orchestration.conditions import conditions_of
     from trainers.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}

@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 from affinery.errors import ConfigInvalid
 from affinery.formats import formats
-from affinery.merge_recipe import LARGEST, Weight
-from affinery_app.cli.compose import in_words
+from affinery.merge_recipe import LARGEST, Weight, in_words
 from affinery_app.dashboard.amounts import number
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores, exports, mlflow_models

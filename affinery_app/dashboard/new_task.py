@@ -9,14 +9,13 @@ from starlette.responses import Response
 
 from affinery.adapters import kinds
 from affinery.errors import ConfigInvalid, UserError
-from affinery_app.cli.condition_options import NONE, conditions_of
-from affinery_app.cli.kind_options import kind_values
 from affinery_app.cli.rehearsal import Rehearsal
 from affinery_app.dashboard.amounts import whole, wholes
 from affinery_app.dashboard.datasets import sheet_of
 from affinery_app.dashboard.visit import Visit, status_of
 from affinery_app.wiring import Workspace
 from orchestration.additions import Wanted, schedule_all
+from orchestration.conditions import NONE, conditions_of
 from registry import backbones, datasets, pages, tasks
 from registry.records import DatasetRecord
 from trainers.conditions import CHANNELS
@@ -151,7 +150,7 @@ def _wanted(filled: dict[str, str], by: str) -> Wanted:
         (filled["dataset"],),
         filled["backbone"],
         (filled.get("kind") or USUAL["kind"],),
-        kind_values(given.get("rank"), None, None, None),
+        {"rank": given["rank"]} if "rank" in given else {},
         recipe=recipe,
         conditions=tuple(conditions_of(condition, given.get("low"), given.get("high"), None)),
         image_size=given.get("image_size"),

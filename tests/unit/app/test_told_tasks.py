@@ -15,7 +15,7 @@ from affinery.backbones.contract import Backbone
 from affinery.backbones.files import inspect_backbone, save_backbone
 from affinery.bundle_writing import BundleTask, write_bundle
 from affinery.errors import ConfigInvalid, UnknownName
-from affinery_app.cli.condition_options import conditions_of
+from orchestration.conditions import conditions_of
 from tests import tiny_models as tiny
 from tests import tiny_unets
 from tests.command_line import typed
