@@ -54,9 +54,12 @@ class Backbones(Noun):
 class Datasets(Noun):
     PLACE = "/v1/datasets"
 
-    def add(self, name: str, source: str | Path, **options: Any) -> Json:
-        """Register a folder of images, an archive of one, or a Parquet file. options: licence, split …"""
-        with files.as_file(Path(source)) as file:
+    def add(self, name: str, images: str | Path, /, **options: Any) -> Json:
+        """Register a folder of images, an archive of one, or a Parquet file.
+
+        options: licence, source (where they come from, in words), split ….
+        """
+        with files.as_file(Path(images)) as file:
             sent = files.upload(self._client, file)
         return self._ask("POST", body={"name": name, **sent, **options})
 

@@ -201,9 +201,10 @@ def test_images_are_sent_and_learnt_from_elsewhere(
         (folder / settings.FILE).write_text(settings.HEADER)
     there, here = ("--url", f"http://127.0.0.1:{learnable.port}"), ("--workspace", folder)
     images = learning_world.image_folder(tmp_path / "images", "x", "y", seed=5)
-    sent = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", *there)
+    sent = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", "--source", "a walk", *there)
+    assert sent["source"] == "a walk"
     assert told(capfd, "dataset", "show", "sent", *here) | {"notes": sent["notes"]} == sent
-    again = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", *here)
+    again = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", "--source", "a walk", *here)
     assert again["digest"] == sent["digest"]
 
     short = ("--backbone", "tiny", "--steps", "8", "--batch", "4", "--set", "warmup=2")
