@@ -155,7 +155,9 @@ def _judged(
     settings = default_settings(model, steps)
     images = of.images(services, model)
     found = judge(model, of.task.name, images, settings, of.source.digest, measuring, services.cache)
-    return replace(found, images=found.images[:0], draws=(), twins=None)  # the figures are what is kept
+    return replace(
+        found, images=found.images[:0].clone(), draws=(), twins=None
+    )  # the figures are what is kept
 
 
 def _before(
