@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from registry.columns import utc_now
 from registry.digests import plain
 from registry.models import Event
 from registry.records import EventRecord
+from registry.session import Sessions
 
-RECENT, LATE_SECONDS = 5_000, 60.0
+RECENT = 5_000  # numbers; a gap further back is of nobody
+CLOCKS_DIFFER = timedelta(seconds=10)
 _APPEND = insert(Event.rows()).inline()  # nobody asks for the number it was given
+_NEWEST = select(func.coalesce(func.max(Event.id), 0)).scalar_subquery()
+# When the first began of those who write events now; long ago where it is hidden, null where there is none.
+# An insert holds this lock from before it takes its number until after it is committed.
+_WRITER = text("""(
+    SELECT min(coalesce(xact_start, timestamptz '1970-01-01'))
+    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'relation' AND relation = 'event'::regclass
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND mode = 'RowExclusiveLock' AND granted
+)""")
 
 
 def append(session: Session, kind: str, subject: int | None, payload: dict[str, Any]) -> None:
@@ -27,34 +38,48 @@ def append(session: Session, kind: str, subject: int | None, payload: dict[str, 
 def list_after(
     session: Session, after: int = 0, *, limit: int = 100, kind: str | None = None, subject: int | None = None
 ) -> list[EventRecord]:
-    """The events after this number, oldest first: a page whose last id asks for the next.
-
-    Who goes on from there misses none: what follows a number that may still be committed is not told yet.
-    """
+    """The events after this number, oldest first, as the session sees them. Who comes again uses follow."""
     query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
-    if (open_from := _open_from(session, after)) is not None:
-        query = query.where(Event.id < open_from)
     return _records(session, query, kind, subject)
 
 
-def _open_from(session: Session, after: int) -> int | None:
-    """The first number that was given to an event which may still be committed; None where there is none.
+def follow(
+    made: Sessions, after: int = 0, *, limit: int = 100, kind: str | None = None, subject: int | None = None
+) -> list[EventRecord]:
+    """The events after this number, oldest first: a page whose last id asks for the next.
 
-    PostgreSQL gives numbers in one order and commits in another. A number that nobody has was taken back, or
-    is of somebody who writes now; only while somebody does, and for a while, it is waited for.
+    Who goes on from there misses none. PostgreSQL gives numbers in one order and commits in another, so what
+    follows a number that may still be committed is not told yet.
     """
-    if session.get_bind().dialect.name != "postgresql":
-        return None
-    now = func.pg_current_snapshot()
-    begin = max(after, (session.scalar(select(func.max(Event.id))) or 0) - RECENT)
-    before = func.coalesce(func.lag(Event.id).over(order_by=Event.id), begin).label("before")
-    recent = select(Event.id, Event.at, before).where(Event.id > begin).subquery()
-    missing = select(func.min(recent.c.before) + 1).where(
-        recent.c.id > recent.c.before + 1,
-        recent.c.at > utc_now() - timedelta(seconds=LATE_SECONDS),
-        func.pg_snapshot_xmin(now) != func.pg_snapshot_xmax(now),
+    begun = None
+    query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
+    if made.engine.dialect.name == "postgresql":
+        # In this order: whoever has a number below upto, and has not committed it by now, still writes.
+        with made.at_once() as connection:
+            upto, begun = connection.execute(select(_NEWEST, _WRITER)).one()
+        if upto <= after:
+            return []
+        query = query.where(Event.id <= upto)
+    with made.read() as session:
+        if begun is not None and (number := _missing(session, after, upto, begun)) is not None:
+            query = query.where(Event.id < number)
+        return _records(session, query, kind, subject)
+
+
+def _missing(session: Session, after: int, upto: int, begun: datetime) -> int | None:
+    """The first number between these two that a transaction which began then, or later, may still commit.
+
+    A number that nobody has was taken back, or is of one who writes now: who began after the next number was
+    given has another. Their clocks, by which that is told, may differ by CLOCKS_DIFFER.
+    """
+    after = max(after, upto - RECENT)
+    before = func.coalesce(func.lag(Event.id).over(order_by=Event.id), after).label("before")
+    recent = select(Event.id, Event.at, before).where(Event.id > after, Event.id <= upto).subquery()
+    return session.scalar(
+        select(func.min(recent.c.before) + 1).where(
+            recent.c.id > recent.c.before + 1, recent.c.at > begun - CLOCKS_DIFFER
+        )
     )
-    return session.scalar(missing)
 
 
 def newest(

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from registry import asking, errors, guards
 from registry.digests import canonical
+from registry.turns import Turns
 
 HEAD = "0012"
 KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
@@ -153,11 +154,12 @@ class Sessions:
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if alone else engine
         self._write = sessionmaker(engine, expire_on_commit=False)
         self._read = sessionmaker(reader, expire_on_commit=False)
+        self._writers = Turns()
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """A writing transaction: committed when the block ends, rolled back when it raises."""
-        with asking.noted() as note, speaking(self._where), self._write.begin() as session:
+        with asking.noted() as note, self._turn(), speaking(self._where), self._write.begin() as session:
             yield session
             note(session)
 
@@ -170,8 +172,19 @@ class Sessions:
     @contextmanager
     def at_once(self) -> Iterator[Connection]:
         """For one statement that is all there is to a use case: on PostgreSQL one trip, not three."""
-        with speaking(self._where), self._alone.begin() as connection:
+        with self._turn(), speaking(self._where), self._alone.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Those who write to SQLite wait here: it has one writer, and lets them in as luck has it."""
+        if self.engine.dialect.name != "sqlite":
+            yield
+            return
+        with self._writers.turn(BUSY_SECONDS) as came:
+            if not came:
+                raise errors.RegistryBusy(self._where, BUSY_SECONDS)
+            yield
 
 
 def sessions(engine: Engine) -> Sessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,6 +51,7 @@ from registry.tokens import any_live
 # As many as the engine's pool gives connections: nobody waits for one in vain.
 AT_ONCE = 15
 GRACE_SECONDS = 10
+M_ARENA_MAX, HEAPS = -8, 2  # of glibc's malloc.h
 NOUNS = (
     *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
     *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, events, overview),
@@ -147,6 +149,7 @@ def bound(host: str, port: int, *, known: bool) -> socket.socket:
 
 def server(app: Guard) -> uvicorn.Server:
     """What serves the application, until it is told to stop; requests that run then are finished."""
+    _share_heaps()
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -159,3 +162,13 @@ def server(app: Guard) -> uvicorn.Server:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+
+
+def _share_heaps() -> None:
+    """Let this process's threads share two of the C library's heaps, where it is glibc.
+
+    Each thread has one of its own otherwise, eight a processor, and what was once asked for stays in each:
+    under load that is some 40 MiB that nobody uses.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_ARENA_MAX, HEAPS)

@@ -31,8 +31,7 @@ def list_events(
     """The events after this one, oldest first. With `Accept: text/event-stream`, those to come too."""
     if MEDIA_TYPE in accept:
         return stream(_Happening(space, _number(last_event_id, after), limit, kind, subject).look)
-    with space.sessions.read() as session:
-        found = events.list_after(session, after, limit=limit + 1, kind=kind, subject=subject)
+    found = events.follow(space.sessions, after, limit=limit + 1, kind=kind, subject=subject)
     return paged(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
 
@@ -48,8 +47,7 @@ class _Happening:
         self.asked: dict[str, Any] = {"kind": kind, "subject": subject}
 
     def look(self) -> tuple[list[Message], bool]:
-        with self.space.sessions.read() as session:
-            found = events.list_after(session, self.after, limit=self.limit, **self.asked)
+        found = events.follow(self.space.sessions, self.after, limit=self.limit, **self.asked)
         if found:
             self.after = found[-1].id
         return [Message("happened", each.to_json(), str(each.id)) for each in found], False

@@ -267,7 +267,7 @@ class Here:
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry import events
 
-        return self._read(lambda session: events.list_after(session, after, limit=limit, kind=kind))
+        return events.follow(self.space.sessions, after, limit=limit, kind=kind)
 
     def _read(self, find: Callable[[Session], Found]) -> Found:
         with self.space.sessions.read() as session:

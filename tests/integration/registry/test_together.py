@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -259,3 +260,36 @@ def bring_in(session: Session, task: str, patience: str) -> None:
     file = world.sha("from afar")
     blobs.commit(session, file, 10)
     adapters.bring_in(session, task=task, blob_digest=file, parameters=1, provenance={}, metrics={})
+
+
+def test_threads_write_to_sqlite_in_the_order_in_which_they_came(sqlite_url: str) -> None:
+    ledger = sessions(connect(sqlite_url))
+    wrote: list[int] = []
+
+    def write(number: int) -> None:
+        with ledger.begin() as session:
+            world.backbone(session, f"backbone {number}")
+            wrote.append(number)
+
+    with ThreadPoolExecutor(8) as pool, ledger.begin():
+        for number in range(8):
+            pool.submit(write, number)
+            while len(ledger._writers._line) < number + 2:
+                time.sleep(0.001)
+    assert wrote == [*range(8)]
+
+
+def test_who_waited_too_long_to_write_stands_in_nobodys_way(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.session.BUSY_SECONDS", 0.1)
+    ledger = sessions(connect(sqlite_url))
+
+    def write(number: int) -> str:
+        with ledger.begin() as session:
+            return world.backbone(session, f"backbone {number}").name
+
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.begin(), pytest.raises(errors.RegistryBusy, match="run this again"):
+            pool.submit(write, 1).result()
+        assert pool.submit(write, 2).result() == "backbone 2"
