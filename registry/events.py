@@ -51,19 +51,18 @@ def follow(
     Who goes on from there misses none. PostgreSQL gives numbers in one order and commits in another, so what
     follows a number that may still be committed is not told yet.
     """
-    begun = None
     query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
-    if made.engine.dialect.name == "postgresql":
-        # In this order: whoever has a number below upto, and has not committed it by now, still writes.
-        with made.at_once() as connection:
-            upto, begun = connection.execute(select(_NEWEST, _WRITER)).one()
-        if upto <= after:
-            return []
-        query = query.where(Event.id <= upto)
+    if made.engine.dialect.name != "postgresql":
+        with made.read() as session:
+            return _records(session, query, kind, subject)
+    # In this order: whoever has a number below upto, and has not committed it by now, still writes.
+    with made.at_once() as connection:
+        upto, begun = connection.execute(select(_NEWEST, _WRITER)).one()
+    if upto <= after:
+        return []
     with made.read() as session:
-        if begun is not None and (number := _missing(session, after, upto, begun)) is not None:
-            query = query.where(Event.id < number)
-        return _records(session, query, kind, subject)
+        number = None if begun is None else _missing(session, after, upto, begun)
+        return _records(session, query.where(Event.id < (number or upto + 1)), kind, subject)
 
 
 def _missing(session: Session, after: int, upto: int, begun: datetime) -> int | None:
