@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 680, 290, 56, 34, 22, 16
+# Its margins hold the larger letters of a narrow screen too.
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 680, 304, 64, 44, 30, 16
 COLOURS = 6  # of the page: --line-0 …
 SHADES = 10  # of a heat table
 POINTS = 400  # of a line: more than that are not seen
@@ -23,6 +24,7 @@ STYLE = (
         for i in range(SHADES + 1)
     )
     + """.chart { width: 100%; height: auto; } .chart text { fill: var(--faint); font-size: 11px; }
+@media (max-width: 40rem) { .chart text { font-size: 19px; } }
 .grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.6; }
 .bars .bar { width: 16rem; } .bar svg { width: 100%; height: .8rem; } .bar rect { fill: var(--accent); }
 .heat td, .heat th { padding: .35rem .7rem; } .heat td { text-align: right; }
@@ -56,10 +58,10 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, 
     for x in (x for x in ticks(low_x, high_x) if not whole or x == round(x)):
         at_x, _ = place(x, low_y)
         shown = f"{x:,.0f}" if x == round(x) else f"{x:.4g}"
-        parts.append(f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown}</text>')
+        parts.append(f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{shown}</text>')
     parts += [
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(across)}</text>',
-        f'<text x="{LEFT - 6}" y="10" text-anchor="end">{escape(up)}</text>',
+        f'<text x="{LEFT - 6}" y="15" text-anchor="end">{escape(up)}</text>',
     ]
     for i, line in enumerate(lines.values()):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in thinned(line)))
