@@ -18,7 +18,7 @@ from typing import Any
 
 from affinery_app.errors import DemoIncomplete
 from affinery_app.wiring import Workspace
-from orchestration import additions, exports, queue
+from orchestration import additions, composing, exports, queue, scheduling
 from orchestration.services import Listener
 from orchestration.tracking import compositions
 from registry import adapters, tasks
@@ -83,7 +83,7 @@ def schedule_tasks(space: Workspace, recipe: Mapping[str, Any]) -> list[str]:
             before = live
             continue
         if not set(group) & known.keys():
-            job = additions.schedule(
+            job = scheduling.schedule(
                 space.sessions,
                 group,
                 group,
@@ -94,7 +94,7 @@ def schedule_tasks(space: Workspace, recipe: Mapping[str, Any]) -> list[str]:
                 after=before,
             )
         elif again := [name for name in group if name not in known or known[name].state != "learnt"]:
-            job = additions.schedule_again(space.sessions, again, recipe)
+            job = scheduling.schedule_again(space.sessions, again, recipe)
         else:
             continue
         before = [job.id]
@@ -116,7 +116,7 @@ def learn(space: Workspace, listener: Listener) -> None:
 
 def ship(space: Workspace) -> ExportRecord:
     """Composes the three tasks, has MLflow know them together, and writes the bundle."""
-    record = additions.compose_tasks(space.sessions, COMPOSITION, TASKS)
+    record = composing.compose_tasks(space.sessions, COMPOSITION, TASKS)
     compositions.tell(space.tracking, space.sessions, record)
     space.tracking.flush_all()
     return exports.export(space.sessions, space.store, exports.Asked(record.ref), space.exports)[0]

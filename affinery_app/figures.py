@@ -27,5 +27,15 @@ def signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "−", 1) if value else "0"
 
 
+def size(count: int) -> str:
+    """Bytes, in the unit that fits."""
+    amount = float(count)
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:.0f} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from orchestration.additions import Wanted
 from orchestration.errors import PlanInvalid
 from orchestration.queue.amounts import LONGEST_KEY, key_of
+from orchestration.scheduling import Wanted
 
 LARGEST_BYTES = 1 << 20
 _Place = tuple[int | str, ...]

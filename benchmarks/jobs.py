@@ -21,7 +21,7 @@ from typing import Any
 
 import migrations
 from benchmarks.timing import Figure, Spread, show, write
-from orchestration import additions, queue
+from orchestration import queue, scheduling
 from orchestration.certificates import Certificate
 from orchestration.jobs import JobRecord
 from orchestration.planner import processors
@@ -86,7 +86,7 @@ def bare(services: Services, recipe: dict[str, Any], rounds: int) -> Spread:
 
 
 def schedule(services: Services, recipe: dict[str, Any]) -> str:
-    return additions.schedule_again(services.sessions, [NAME], recipe).id
+    return scheduling.schedule_again(services.sessions, [NAME], recipe).id
 
 
 def figures(services: Services, steps: int, jobs: int, settle: float) -> list[Figure]:

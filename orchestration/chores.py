@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from affinery.merge_recipe import merges_of
 from orchestration import queue
-from orchestration.additions import Scheduled
 from orchestration.errors import JobInvalid, KeyTaken, NothingLearnt
 from orchestration.jobs import JobRecord, Order
+from orchestration.scheduling import Scheduled
 from registry import adapters, backbones, compositions, names, refs, search, tasks, verification
 from registry.errors import RefInvalid, Renamed
 from registry.session import Sessions

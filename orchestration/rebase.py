@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from affinery.errors import AffineryError, ConfigInvalid, near
 from orchestration import admission, queue
-from orchestration.additions import full_recipe
 from orchestration.conditions import check_architecture, facts
+from orchestration.recipes import full_recipe
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of, started_fresh
 from orchestration.specs import spec_of
 from registry import backbones, beginnings, renaming, tasks

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from affinery.errors import AffineryError
 from orchestration import admission, queue
-from orchestration.additions import full_recipe
+from orchestration.recipes import full_recipe
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of
 from registry import backbones, beginnings, datasets, tasks
 from registry.beginnings import Beginning

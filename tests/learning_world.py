@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from orchestration import additions, queue
+from orchestration import additions, queue, scheduling
 from orchestration.certificates import Certificate
 from orchestration.datasets import init_data
 from orchestration.driver import Order, run
@@ -199,7 +199,7 @@ def schedule(
     **recipe: Any,
 ) -> JobRecord:
     """Tasks that learn the datasets of their own names, together where they are several."""
-    return additions.schedule(
+    return scheduling.schedule(
         services.sessions,
         names,
         names,

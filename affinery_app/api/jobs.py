@@ -309,7 +309,7 @@ def _etag(job: Mapping[str, Any]) -> str:
 
 
 def _train(space: Workspace, who: Who, new: Train, key: str | None) -> JSONResponse:
-    from orchestration.additions import schedule_again
+    from orchestration.scheduling import schedule_again
 
     with space.sessions.read() as session:
         who.check_tasks(session, new.tasks)

@@ -53,7 +53,7 @@ def get_schedule(space: Space, name: Name) -> JSONResponse:
 @router.post("", status_code=201, response_model=Schedule)
 def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Posting) -> JSONResponse:
     """Train tasks again and again; workers see to it."""
-    from orchestration.additions import repeated_recipe
+    from orchestration.scheduling import repeated_recipe
 
     asked = new.model_dump()
     with space.sessions.read() as session:

@@ -15,7 +15,7 @@ from affinery_app.api.orders import Training
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Word, pages, shape
 from affinery_app.wiring import Workspace
-from orchestration.additions import Wanted
+from orchestration.scheduling import Wanted
 from registry import tasks
 from registry.records import TaskRecord
 
@@ -107,7 +107,7 @@ def list_tasks(space: Space, after: After = 0, limit: Limit = 50) -> JSONRespons
 @router.post("", status_code=201, response_model=Scheduled)
 def create_tasks(space: Space, who: Caller, new: NewTasks, posting: Posting) -> JSONResponse:
     """Register tasks, each with its class rows, and schedule their training: all of it, or nothing."""
-    from orchestration.additions import schedule_all
+    from orchestration.scheduling import schedule_all
 
     wanted, notes = _checked(space, who, new, posting.key), list[str]()
     made = schedule_all(space.sessions, wanted, data=space.data, on_note=notes.append)
@@ -121,8 +121,8 @@ def create_tasks(space: Space, who: Caller, new: NewTasks, posting: Posting) -> 
 @router.post("/estimate", response_model=Estimate)
 def estimate_tasks(space: Space, who: Caller, new: NewTasks) -> JSONResponse:
     """What these tasks would cost in parameters, memory and time; nothing is kept."""
-    from affinery_app.cli.rehearsal import Rehearsal
-    from orchestration.additions import schedule_all
+    from orchestration.rehearsal import Rehearsal
+    from orchestration.scheduling import schedule_all
 
     rehearsal, notes = Rehearsal(), list[str]()
     wanted = _checked(space, who, new, None)

@@ -9,8 +9,9 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.adapter_files import export
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from registry.records import EvaluationRecord

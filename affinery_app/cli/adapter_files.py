@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say, size
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
+from affinery_app.figures import size
 
 
 def export(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affinery.errors import ConfigInvalid
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
 from affinery_app.cli.place import UrlOption, place
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
-    from orchestration.additions import Sum
+    from orchestration.composing import Sum
 
 FormatOption = Annotated[
     str,
@@ -76,7 +77,7 @@ def compose(
 def _sums(merges: Iterable[str], layer_weights: Iterable[str]) -> list[Sum]:
     """What `--merge` and `--layer-weight` mean. Raises ConfigInvalid."""
     from affinery.merge_recipe import Weight
-    from orchestration.additions import Sum
+    from orchestration.composing import Sum
 
     layers: dict[str, list[tuple[str, float]]] = {}
     for text in layer_weights:

@@ -17,16 +17,10 @@ from affinery_app.cli.dataset_added import (
     tell_added,
     tell_balance,
 )
-from affinery_app.cli.output import (
-    JsonOption,
-    WorkspaceOption,
-    emit,
-    fields,
-    size,
-    table,
-)
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, table
 from affinery_app.cli.place import UrlOption, place
 from affinery_app.cli.progress import stages
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace

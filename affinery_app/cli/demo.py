@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say, table
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace

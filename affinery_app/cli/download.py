@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
 from affinery_app.cli.place import UrlOption, address
+from affinery_app.figures import size
 
 
 def download(

@@ -14,7 +14,8 @@ from affinery_app.cli.kind_options import (
     kind_values,
     parsed,
 )
-from affinery_app.cli.output import JsonOption, emit, fields, following, say, size, table
+from affinery_app.cli.output import JsonOption, emit, fields, following, say, table
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from affinery.estimate import Cost, Estimator, Step

@@ -11,11 +11,12 @@ from affinery_app.cli.job_options import submitter
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from affinery_app.cli.rehearsal import Rehearsal
     from affinery_app.wiring import Workspace
     from orchestration.about import AboutJob
-    from orchestration.additions import Scheduled, Sum, Wanted
+    from orchestration.composing import Sum
     from orchestration.jobs import AttemptRecord, JobRecord
+    from orchestration.rehearsal import Rehearsal
+    from orchestration.scheduling import Scheduled, Wanted
     from registry.about import AboutAdapter
     from registry.graph import Direction, LineageGraph, LineagePage
     from registry.records import (
@@ -97,7 +98,7 @@ class Here:
         rehearsal: Rehearsal | None,
     ) -> list[Scheduled]:
         """All of it, or nothing; with a rehearsal nothing is kept. together: each of them in one job."""
-        from orchestration.additions import schedule_all
+        from orchestration.scheduling import schedule_all
 
         apart = wanted if together else [one for each in wanted for one in each.apart()]
         return schedule_all(
@@ -113,7 +114,7 @@ class Here:
         terms: Mapping[str, Any],
     ) -> JobRecord:
         """older: the adapters to begin from; empty for the latest of each, None for none."""
-        from orchestration.additions import schedule_again
+        from orchestration.scheduling import schedule_again
 
         return schedule_again(
             self.space.sessions, list(names), dict(recipe), older, after=list(after), **terms
@@ -252,7 +253,7 @@ class Here:
 
     def compose(self, name: str, members: Sequence[str], sums: Sequence[Sum]) -> CompositionRecord:
         """Put adapters together, and tell MLflow."""
-        from orchestration.additions import compose_tasks
+        from orchestration.composing import compose_tasks
         from orchestration.tracking import compositions
 
         record = compose_tasks(self.space.sessions, name, list(members), list(sums))

@@ -88,13 +88,3 @@ def short(value: Any) -> str:
     """One part of a result; what is long stands in --json."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONG else f"{text[: LONG - 1]}… (all of it: --json)"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    amount = float(count)
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while amount >= 1024 and len(units) > 1:
-        amount /= 1024
-        units.pop(0)
-    return f"{amount:.0f} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
 from affinery_app.cli.progress import bar
+from affinery_app.figures import size
 
 app = typer.Typer(help="Move a part of the registry, with its bytes, to another.", no_args_is_help=True)
 

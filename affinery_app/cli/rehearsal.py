@@ -1,139 +1,59 @@
-"""What `affinery task add --dry-run` shows: every job as it would be, in the order in which it would run."""
+"""What `affinery task add --dry-run` shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from graphlib import TopologicalSorter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from affinery_app.cli.output import emit, fields, say, size, table
+from affinery_app.cli.output import emit, fields, say, table
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from orchestration.additions import Scheduled
-    from orchestration.jobs import JobRecord
-    from registry.records import TaskRecord
+    from orchestration.rehearsal import Rehearsal
 
 
-class Rehearsal:
-    """Sees what would be scheduled, while it is there, and shows it afterwards."""
-
-    def __init__(self) -> None:
-        self.jobs: list[dict[str, Any]] = []
-        self.seconds: float | None = 0.0
-
-    def __call__(self, session: Session, found: list[Scheduled]) -> None:
-        from registry import tasks
-
-        places: dict[str, int] = {}
-        waiting = sum(each.new and each.job.strategy is None for each in found)
-        for place, each in enumerate(_in_order(found), 1):
-            places[each.job.id] = place
-            learners = [tasks.get(session, name) for name in each.job.tasks]
-            job = _described(session, each.job, learners, waiting)
-            after = [str(places.get(need, f"job {need[:8]}")) for need in each.job.needs]
-            self.jobs.append({"place": place, "new": each.new} | job | {"after": after})
-        times = [job["seconds"] for job in self.jobs if job["new"]]
-        self.seconds = None if None in times else sum(times)
-
-    def show(self, as_json: bool) -> None:
-        if as_json:
-            emit({"jobs": self.jobs, "seconds": self.seconds, "kept": False})
-            return
-        table(
-            ["", "tasks", "after", "strategy", "steps", "parameters", "memory", "time"],
-            [
-                (
-                    job["place"],
-                    job["tasks"],
-                    job["after"] or None,
-                    job["strategy"] if job["new"] else "there already",
-                    job["steps"],
-                    f"{job['parameters']:,}",
-                    size(job["memory_bytes"]),
-                    _time(job["seconds"]),
-                )
-                for job in self.jobs
-            ],
-            "",
-            numbers=("steps", "parameters", "memory", "time"),
-        )
-        reasons = {job["strategy"]: f"{job['because']} (on this machine)" for job in self.jobs if job["new"]}
-        macs = sum(job["macs"] for job in self.jobs if job["new"])
-        fields(
-            [
-                *reasons.items(),
-                ("multiplications", f"{macs:.3g} in all"),
-                ("time", f"{_time(self.seconds)}, one after another{self._whence()}"),
-            ]
-        )
-        for job in self.jobs:
-            if job["refused"]:
-                say(f"{', '.join(job['tasks'])}: {job['refused']}")
-        say("\nNothing was kept. Without --dry-run it is scheduled.")
-
-    def _whence(self) -> str:
-        if self.seconds is None:
-            return "; no training on this backbone is done yet to measure it by"
-        count = max((job["seconds_from_jobs"] for job in self.jobs), default=0)
-        return f", by {count} that are done here"
+def show_rehearsal(rehearsal: Rehearsal, as_json: bool) -> None:
+    """Every job as it would be, in the order in which it would run."""
+    if as_json:
+        emit({"jobs": rehearsal.jobs, "seconds": rehearsal.seconds, "kept": False})
+        return
+    table(
+        ["", "tasks", "after", "strategy", "steps", "parameters", "memory", "time"],
+        [
+            (
+                job["place"],
+                job["tasks"],
+                job["after"] or None,
+                job["strategy"] if job["new"] else "there already",
+                job["steps"],
+                f"{job['parameters']:,}",
+                size(job["memory_bytes"]),
+                _time(job["seconds"]),
+            )
+            for job in rehearsal.jobs
+        ],
+        "",
+        numbers=("steps", "parameters", "memory", "time"),
+    )
+    reasons = {job["strategy"]: f"{job['because']} (on this machine)" for job in rehearsal.jobs if job["new"]}
+    macs = sum(job["macs"] for job in rehearsal.jobs if job["new"])
+    fields(
+        [
+            *reasons.items(),
+            ("multiplications", f"{macs:.3g} in all"),
+            ("time", f"{_time(rehearsal.seconds)}, one after another{_whence(rehearsal)}"),
+        ]
+    )
+    for job in rehearsal.jobs:
+        if job["refused"]:
+            say(f"{', '.join(job['tasks'])}: {job['refused']}")
+    say("\nNothing was kept. Without --dry-run it is scheduled.")
 
 
-def _in_order(found: Sequence[Scheduled]) -> list[Scheduled]:
-    """As a single worker would take them: needs first, then priority, then as they were given."""
-    by_id = {each.job.id: each for each in found}
-    rank = {each.job.id: (-each.job.priority, each.job.number) for each in found}
-    graph = TopologicalSorter({each.job.id: [n for n in each.job.needs if n in by_id] for each in found})
-    graph.prepare()
-    ready, order = list(graph.get_ready()), []
-    while ready:
-        ready.sort(key=rank.__getitem__)
-        job_id = ready.pop(0)
-        order.append(by_id[job_id])
-        graph.done(job_id)
-        ready += graph.get_ready()
-    return order
-
-
-def _described(
-    session: Session, job: JobRecord, learners: Sequence[TaskRecord], waiting: int
-) -> dict[str, Any]:
-    """What it does, what it takes, how it would be trained here, and how long such jobs took here."""
-    from orchestration import needs, planner
-    from orchestration.errors import TooLarge
-    from orchestration.obstacles import obstacles
-    from orchestration.queue.history import pace
-    from registry import backbones
-
-    backbone, recipe, here = backbones.by_id(session, learners[0].backbone_id), job.recipe, planner.machine()
-    need = needs.of_training(backbone, learners, recipe)
-    choice = planner.foreseen(job, waiting, need.memory_bytes, here)
-    refused = None
-    try:
-        if not here.gpus:
-            needs.check_fits(need, recipe, here.memory_bytes, "this machine")
-    except TooLarge as error:
-        refused = str(error)
-    refused = refused or obstacles(session, [job], here).get(job.id)
-    known = pace(session, backbone.node_id)
-    return {
-        "tasks": [task.name for task in learners],
-        "datasets": [task.dataset for task in learners],
-        "kinds": [task.kind for task in learners],
-        "backbone": backbone.ref,
-        "class_rows": [list(task.block) for task in learners],
-        "priority": job.priority,
-        "strategy": choice.strategy,
-        "because": choice.why,
-        "refused": refused,
-        "steps": recipe["steps"],
-        "parameters": need.parameters,
-        "memory_bytes": need.memory_bytes,
-        "macs": need.macs * recipe["steps"],
-        "seconds": None if known is None else known.seconds * recipe["steps"] * len(learners),
-        "seconds_from_jobs": 0 if known is None else known.jobs,
-    }
+def _whence(rehearsal: Rehearsal) -> str:
+    if rehearsal.seconds is None:
+        return "; no training on this backbone is done yet to measure it by"
+    count = max((job["seconds_from_jobs"] for job in rehearsal.jobs), default=0)
+    return f", by {count} that are done here"
 
 
 def _time(seconds: float | None) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, size
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
+from affinery_app.figures import size
 
 
 def report(

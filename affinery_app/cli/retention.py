@@ -16,7 +16,8 @@ from affinery_app.cli.evaluate import (
     put_off,
 )
 from affinery_app.cli.job_options import AfterOption
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, size, table
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from orchestration.chores import Retention

@@ -37,7 +37,7 @@ def add(
 ) -> None:
     """Train tasks again and again; workers see to it. What was missed while none was there is done once."""
     from affinery_app.wiring import open_workspace
-    from orchestration.additions import schedule_repeatedly
+    from orchestration.scheduling import schedule_repeatedly
 
     given: dict[str, Any] = {} if steps is None else {"steps": steps}
     record = schedule_repeatedly(

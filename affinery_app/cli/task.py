@@ -116,10 +116,11 @@ def add(
 ) -> None:
     """Add tasks and schedule their training; several at once train together on the one frozen backbone."""
     from affinery.errors import ConfigInvalid
-    from affinery_app.cli.rehearsal import Rehearsal
+    from affinery_app.cli.rehearsal import show_rehearsal
     from affinery_app.plan_file import read_plan, wanted_of
-    from orchestration.additions import Wanted
     from orchestration.conditions import conditions_of
+    from orchestration.rehearsal import Rehearsal
+    from orchestration.scheduling import Wanted
     from trainers.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "batch": batch, "seed": seed}
@@ -154,7 +155,7 @@ def add(
     with place(url, workspace) as where:
         found = where.schedule(wanted, together, lambda note: say(f"note: {note}"), rehearsal)
     if rehearsal is not None:
-        rehearsal.show(as_json)
+        show_rehearsal(rehearsal, as_json)
     elif as_json:
         jobs = [each.job.to_json() | {"new": each.new} for each in found]
         emit(jobs if plan is not None or not together else jobs[0])

@@ -14,11 +14,12 @@ from affinery.errors import ConfigInvalid
 from affinery_app.client.client import path
 
 if TYPE_CHECKING:
-    from affinery_app.cli.rehearsal import Rehearsal
     from affinery_app.client import Client
     from orchestration.about import AboutJob
-    from orchestration.additions import Scheduled, Sum, Wanted
+    from orchestration.composing import Sum
     from orchestration.jobs import AttemptRecord, JobRecord
+    from orchestration.rehearsal import Rehearsal
+    from orchestration.scheduling import Scheduled, Wanted
     from registry.about import AboutAdapter
     from registry.graph import Direction, LineageGraph, LineagePage
     from registry.records import (
@@ -114,7 +115,7 @@ class There:
             on_note(note)
         if rehearsal is not None:
             return []
-        from orchestration.additions import Scheduled
+        from orchestration.scheduling import Scheduled
 
         return [Scheduled(_job(each), each["new"]) for each in told["jobs"]]
 

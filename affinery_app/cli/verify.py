@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say, size
+from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say
 from affinery_app.cli.progress import bar
+from affinery_app.figures import size
 
 
 def verify(

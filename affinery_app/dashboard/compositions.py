@@ -12,7 +12,7 @@ from affinery.merge_recipe import LARGEST, Weight, in_words
 from affinery_app.dashboard.amounts import number
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores, exports, mlflow_models
-from orchestration.additions import Sum, compose_tasks
+from orchestration.composing import Sum, compose_tasks
 from orchestration.tracking import compositions as tracked
 from registry import adapters, compositions, pages, retirement, search
 from registry import exports as written_exports

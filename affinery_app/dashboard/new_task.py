@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from affinery.adapters import kinds
 from affinery.errors import ConfigInvalid, UserError
-from affinery_app.cli.rehearsal import Rehearsal
 from affinery_app.dashboard.amounts import whole, wholes
 from affinery_app.dashboard.datasets import sheet_of
 from affinery_app.dashboard.visit import Visit, status_of
 from affinery_app.wiring import Workspace
-from orchestration.additions import Wanted, schedule_all
 from orchestration.conditions import NONE, conditions_of
+from orchestration.rehearsal import Rehearsal
+from orchestration.scheduling import Wanted, schedule_all
 from registry import backbones, datasets, pages, tasks
 from registry.records import DatasetRecord
 from trainers.conditions import CHANNELS

@@ -14,7 +14,7 @@ from affinery_app.dashboard.visit import Visit
 from affinery_app.figures import figures
 from affinery_app.task_report import TaskReport, gather
 from orchestration import queue
-from orchestration.additions import schedule_again
+from orchestration.scheduling import schedule_again
 from registry import aliases, retirement, tasks
 from registry.metrics import HEADLINES, numbers
 

@@ -20,11 +20,10 @@ from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES
 from affinery_app.charts import heat_key
-from affinery_app.cli.output import size
 from affinery_app.dashboard.beginning import next_step
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
-from affinery_app.figures import signed
+from affinery_app.figures import signed, size
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ import pytest
 
 from affinery.backbones.files import load_backbone, save_backbone
 from affinery_app.wiring import create_workspace
-from orchestration import additions
+from orchestration import additions, composing, scheduling
 from orchestration.services import Services
 from registry import adapters, evaluations
 from tests import learning_world as world
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     additions.add_backbone(space.sessions, space.store, here / "dit.safetensors", "dit")
     for seed, name in enumerate(("digits", "faces")):
         world.add_dataset(services, world.image_folder(here / name, "x", "y", seed=seed), name)
-        additions.schedule(
+        scheduling.schedule(
             space.sessions,
             [name],
             [name],
@@ -56,10 +56,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             recipe={"steps": 2},
         )
         learn(services, here / "learnt", SEEN)
-    additions.schedule_again(space.sessions, ["digits"], {"steps": 2})
+    scheduling.schedule_again(space.sessions, ["digits"], {"steps": 2})
     learn(services, here / "learnt", SEEN)
     for version, member in ((1, "digits@1"), (2, "digits@2")):
-        made = additions.compose_tasks(space.sessions, "everything", [member, "faces@1"])
+        made = composing.compose_tasks(space.sessions, "everything", [member, "faces@1"])
         assert made.version == version
     with space.sessions.begin() as session:
         for version, kid in ((1, 0.03), (2, 0.01)):

@@ -9,7 +9,7 @@ import pytest
 
 from affinery.backbones.files import save_backbone
 from affinery.errors import BackboneFileInvalid, ConfigInvalid, UnknownName
-from orchestration import additions, queue
+from orchestration import additions, composing, queue, scheduling
 from orchestration.errors import NeedNotMet, TaskIsBusy
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
@@ -38,7 +38,7 @@ def jobs(space: Services) -> list[str]:
 
 
 def keyed(space: Services, *names: str, key: str) -> str:
-    return additions.schedule(
+    return scheduling.schedule(
         space.sessions, names, names, backbone="tiny", kind="affiner", config={}, recipe={}, key=key
     ).id
 
@@ -79,7 +79,7 @@ def test_a_refused_schedule_leaves_no_task(space: Services) -> None:
             "recipe": {},
         }
         with pytest.raises(refused):
-            additions.schedule(space.sessions, **(request | given))  # type: ignore[arg-type]
+            scheduling.schedule(space.sessions, **(request | given))  # type: ignore[arg-type]
     assert known(space) == ["shades"]
     assert jobs(space) == [ended.id]
 
@@ -87,10 +87,10 @@ def test_a_refused_schedule_leaves_no_task(space: Services) -> None:
 def test_a_task_that_waits_is_not_scheduled_again_but_one_that_was_cancelled_is(space: Services) -> None:
     job = world.schedule(space, "shapes")
     with pytest.raises(TaskIsBusy):
-        additions.schedule_again(space.sessions, ["shapes"], world.RECIPE)
+        scheduling.schedule_again(space.sessions, ["shapes"], world.RECIPE)
     with space.sessions.begin() as session:
         queue.cancel(session, job.id)
-    assert additions.schedule_again(space.sessions, ["shapes"], world.RECIPE).state == "queued"
+    assert scheduling.schedule_again(space.sessions, ["shapes"], world.RECIPE).state == "queued"
 
 
 def test_a_backbone_file_that_is_none_is_refused_and_no_byte_is_stored(
@@ -116,15 +116,15 @@ def test_the_same_backbone_twice_is_one_version(space: Services, tiny_backbone: 
 def test_a_composition_of_nothing_or_of_what_was_not_learnt_is_refused(space: Services) -> None:
     world.schedule(space, "shapes")
     with pytest.raises(ConfigInvalid, match="name one adapter or more"):
-        additions.compose_tasks(space.sessions, "all", [])
+        composing.compose_tasks(space.sessions, "all", [])
     with pytest.raises(NotFound):
-        additions.compose_tasks(space.sessions, "all", ["shapes"])
+        composing.compose_tasks(space.sessions, "all", ["shapes"])
 
 
 def asked(space: Services, *names: str, **given: Any) -> JobRecord:
     """Tasks scheduled on the tiny backbone, as the command line does it."""
     usual: dict[str, Any] = {"backbone": "tiny", "kind": "affiner", "config": {}, "recipe": {}}
-    return additions.schedule(space.sessions, names, names, **(usual | given))
+    return scheduling.schedule(space.sessions, names, names, **(usual | given))
 
 
 def configs(space: Services) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -172,34 +172,34 @@ def test_a_backbone_without_tokens_trains_unmasked_and_its_affiners_have_rank_32
 
 
 def test_a_plan_is_accepted_whole_and_the_second_time_only_what_is_new(space: Services) -> None:
-    def wanted(*names: str, after: tuple[int, ...] = ()) -> additions.Wanted:
-        return additions.Wanted(names, names, "tiny", after=after, key=f"plan:{'+'.join(names)}")
+    def wanted(*names: str, after: tuple[int, ...] = ()) -> scheduling.Wanted:
+        return scheduling.Wanted(names, names, "tiny", after=after, key=f"plan:{'+'.join(names)}")
 
     first = wanted("shapes")
     with pytest.raises(NotFound):
-        additions.schedule_all(space.sessions, [first, wanted("nothing")])
+        scheduling.schedule_all(space.sessions, [first, wanted("nothing")])
     assert (known(space), jobs(space)) == ([], [])
     seen: list[str] = []
-    additions.schedule_all(
+    scheduling.schedule_all(
         space.sessions, [first], rehearse=lambda _, found: seen.extend(each.job.state for each in found)
     )
     assert (seen, known(space), jobs(space)) == (["queued"], [], [])
-    (one,) = additions.schedule_all(space.sessions, [first])
-    again, two = additions.schedule_all(space.sessions, [first, wanted("shades", after=(0,))])
+    (one,) = scheduling.schedule_all(space.sessions, [first])
+    again, two = scheduling.schedule_all(space.sessions, [first, wanted("shades", after=(0,))])
     assert (one.new, again.new, two.new) == (True, False, True)
     assert again.job.id == one.job.id
     assert two.job.needs == (one.job.id,)
     assert jobs(space) == [one.job.id, two.job.id]
 
 
-def planned(*names: str, **given: Any) -> additions.Wanted:
+def planned(*names: str, **given: Any) -> scheduling.Wanted:
     key = f"plan:{'+'.join(names)}"
-    return additions.Wanted(names, names, given.pop("backbone", "tiny"), key=key, adopt=True, **given)
+    return scheduling.Wanted(names, names, given.pop("backbone", "tiny"), key=key, adopt=True, **given)
 
 
 def test_a_task_that_was_scheduled_by_hand_counts_as_there_for_a_plan(space: Services) -> None:
     by_hand = world.schedule(space, "shapes")
-    there, new = additions.schedule_all(
+    there, new = scheduling.schedule_all(
         space.sessions, [planned("shapes"), planned("shades", after=(0,))], data=space.data
     )
     assert (there.job.id, there.new, new.new) == (by_hand.id, False, True)
@@ -215,18 +215,18 @@ def test_another_task_of_the_same_name_is_told_and_nothing_of_the_plan_is_kept(s
         (planned("shapes", "shades"), "'shapes' beside it is there already"),
     ):
         with pytest.raises(ConfigInvalid, match=why):
-            additions.schedule_all(space.sessions, [planned("shades"), wanted])
+            scheduling.schedule_all(space.sessions, [planned("shades"), wanted])
     assert (known(space), jobs(space)) == (["shapes"], before)
 
 
 def test_a_recipe_that_changed_under_a_known_key_is_told_and_changes_nothing(space: Services) -> None:
-    first = additions.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})])[0].job
+    first = scheduling.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})])[0].job
     notes: list[str] = []
-    (again,) = additions.schedule_all(
+    (again,) = scheduling.schedule_all(
         space.sessions, [planned("shapes", recipe={"steps": 9})], on_note=notes.append
     )
     assert (again.job.id, again.job.recipe["steps"], again.new) == (first.id, 5, False)
     assert len(notes) == 1
     assert "stays as it is: steps 5 and not 9" in notes[0]
-    additions.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})], on_note=notes.append)
+    scheduling.schedule_all(space.sessions, [planned("shapes", recipe={"steps": 5})], on_note=notes.append)
     assert len(notes) == 1

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from affinery_app.wiring import create_workspace
-from orchestration import additions, needs, queue
+from orchestration import additions, needs, queue, recipes, scheduling
 from orchestration.errors import OverLimit
 from orchestration.jobs import Order
 from orchestration.queue import clock, limits, schedules
@@ -50,7 +50,7 @@ def least(space: Services, name: str) -> int:
     with space.sessions.read() as session:
         task = tasks.get(session, name)
         backbone = backbones.by_id(session, task.backbone_id)
-    recipe = additions.full_recipe(backbone, world.RECIPE)
+    recipe = recipes.full_recipe(backbone, world.RECIPE)
     return needs.of_training(backbone, [task], recipe).least_bytes(recipe)
 
 
@@ -72,9 +72,9 @@ def test_a_training_that_can_never_pass_the_limit_is_refused_and_nothing_of_it_i
     with space.sessions.begin() as session:
         queue.cancel(session, first.id)
     with pytest.raises(OverLimit):
-        additions.schedule_again(space.sessions, ["shapes"], world.RECIPE)
+        scheduling.schedule_again(space.sessions, ["shapes"], world.RECIPE)
     with pytest.raises(OverLimit):
-        additions.schedule_repeatedly(space.sessions, "nightly", "0 3 * * *", ["shapes"], world.RECIPE)
+        scheduling.schedule_repeatedly(space.sessions, "nightly", "0 3 * * *", ["shapes"], world.RECIPE)
     assert kept(space) == (["shapes"], [first.id])
     with space.sessions.read() as session:
         assert schedules.list_all(session) == []
@@ -86,7 +86,7 @@ def test_what_a_schedule_fires_counts_under_a_limit_that_was_set_after_it(space:
     for name in ("shapes", "shades"):
         with space.sessions.begin() as session:
             queue.cancel(session, world.schedule(space, name).id)
-    made = additions.schedule_repeatedly(
+    made = scheduling.schedule_repeatedly(
         space.sessions, "nightly", "0 3 * * *", ["shapes", "shades"], world.RECIPE
     )
     assert made.memory_bytes == least(space, "shapes")
@@ -102,7 +102,7 @@ def test_what_a_training_says_itself_stands_where_the_limit_holds_it(space: Serv
     limited(space.sessions, 1000)
 
     def asked(size_bytes: int) -> int | None:
-        return additions.schedule(
+        return scheduling.schedule(
             space.sessions,
             ["shapes"],
             ["shapes"],
@@ -165,7 +165,7 @@ def test_a_plan_with_one_training_too_large_is_refused_whole_with_code_2(
             recorded.dataset(session, name)
     (tmp_path / "plan.yaml").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(additions, "check_dataset", lambda *given: None)  # their files are not there
+    monkeypatch.setattr(scheduling, "check_dataset", lambda *given: None)  # their files are not there
     assert typed("queue", "limit", "set", "resource", "memory_bytes", 10_000_000) == 0
     for words in (["--from", "plan.yaml"], ["--from", "plan.yaml", "--dry-run"]):
         capfd.readouterr()

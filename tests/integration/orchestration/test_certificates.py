@@ -14,7 +14,7 @@ from affinery.adapters.files import read_adapter
 from affinery.bundle import load_bundle
 from affinery.composed import ComposedModel
 from affinery.errors import AffineryError
-from orchestration import additions, exports, publishing, queue
+from orchestration import composing, exports, publishing, queue, scheduling
 from orchestration.certificates import prove
 from orchestration.environment import environment_fingerprint
 from orchestration.errors import OlderTaskDisturbed, StageMoved
@@ -121,7 +121,7 @@ def test_an_older_task_under_a_new_name_is_proved_composed_and_shipped_under_it(
     assert [entry["task"] for entry in certificate.results["replay"]] == ["lines"]
     with space.sessions.begin() as session:
         renaming.rename(session, "task:new", "old-fashioned")
-    record = additions.compose_tasks(space.sessions, "both", ["lines", "old-fashioned"])
+    record = composing.compose_tasks(space.sessions, "both", ["lines", "old-fashioned"])
     exports.write_composition(space.sessions, space.store, record, tmp_path / "bundle")
     model = load_bundle(tmp_path / "bundle")
     assert list(model.slots) == ["lines", "old-fashioned"]
@@ -189,7 +189,7 @@ def test_after_the_blob_is_restored_the_task_is_published_from_its_checkpoint(sp
     assert world.worker_here(space, world.Heard()).drain() == 0
     path.write_bytes(whole)
     recipe = _jobs(space)[-1].recipe
-    again = additions.schedule_again(space.sessions, ["new"], recipe)
+    again = scheduling.schedule_again(space.sessions, ["new"], recipe)
     world.train_here(space, again.id)
     heard = world.Heard()
     assert world.worker_here(space, heard).drain() == 1

@@ -23,7 +23,7 @@ from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
 from affinery.tensor_files import read_header
-from orchestration import additions, exports, publishing
+from orchestration import additions, composing, exports, publishing, scheduling
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
 from registry import adapters, tasks
@@ -113,11 +113,11 @@ def published(services: Services) -> world.Heard:
 
 def schedule(services: Services, names: list[str], sources: list[str], **given: Any) -> JobRecord:
     settings: dict[str, Any] = {"kind": "affiner", "config": {"rank": 2}, "recipe": RECIPE}
-    return additions.schedule(services.sessions, names, sources, data=services.data, **settings | given)
+    return scheduling.schedule(services.sessions, names, sources, data=services.data, **settings | given)
 
 
 def bundle(services: Services, folder: Path, *members: str) -> ComposedModel:
-    record = additions.compose_tasks(services.sessions, "all", members)
+    record = composing.compose_tasks(services.sessions, "all", members)
     exports.write_composition(services.sessions, services.store, record, folder)
     return load_bundle(folder)
 
@@ -178,7 +178,7 @@ def test_a_latent_backbone_encodes_once_and_draws_pictures(space: Services, tmp_
     headers = [read_header(path) for path in kept if path.parent == space.cache]
     dtypes = sorted(entry.dtype for header in headers for entry in header.tensors.values() if entry.shape[1:])
     assert dtypes == ["F32", "U8", "U8"]  # latents; the images and their depth, decoded
-    world.train_here(space, additions.schedule_again(space.sessions, ["shapes"], RECIPE).id)
+    world.train_here(space, scheduling.schedule_again(space.sessions, ["shapes"], RECIPE).id)
     published(space)
     assert {path: path.stat().st_mtime_ns for path in space.cache.rglob("*.safetensors")} == kept
     model = bundle(space, tmp_path / "bundle", "shapes@2")

@@ -16,7 +16,7 @@ from affinery.errors import ConfigInvalid
 from affinery.interchange import read_lora
 from affinery_app import wiring
 from affinery_app.cli import adapter as commands
-from orchestration import additions
+from orchestration import scheduling
 from orchestration.exchange import export_lora
 from orchestration.services import Services
 from registry import adapters
@@ -36,7 +36,7 @@ def learnt_loras(
     services = world.make_space(folder, sqlite_template, mlflow_template, tiny_backbone)
     for name, kind in (("styles", "lora"), ("others", "affiner")):
         world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y"), name)
-        job = additions.schedule(
+        job = scheduling.schedule(
             services.sessions,
             [name],
             [name],

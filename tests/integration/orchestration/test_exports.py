@@ -16,8 +16,8 @@ import affinery
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery.merge_recipe import Weight
 from affinery.serving.engine import Ask, Engine
-from orchestration import additions, exports
-from orchestration.additions import Sum
+from orchestration import composing, exports, scheduling
+from orchestration.composing import Sum
 from orchestration.errors import ExportRefused
 from orchestration.exports import Asked
 from orchestration.services import Services
@@ -46,7 +46,7 @@ def learnt(
         world.add_dataset(services, world.image_folder(folder.parent / name, "x", "y", seed=seed), name)
     world.schedule(services, "shapes", "shades", steps=2)
     learn(services, folder.parent / "one")
-    additions.schedule(
+    scheduling.schedule(
         services.sessions,
         ["low"],
         ["low"],
@@ -70,7 +70,7 @@ def space(tmp_path: Path, learnt: Path) -> Iterator[Services]:
 
 
 def compose(space: Services, *members: str, sums: tuple[Sum, ...] = ()) -> CompositionRecord:
-    return additions.compose_tasks(space.sessions, "all", members, sums)
+    return composing.compose_tasks(space.sessions, "all", members, sums)
 
 
 def ship(space: Services, **asked: Any) -> exports.Written:

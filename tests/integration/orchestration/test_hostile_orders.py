@@ -10,7 +10,7 @@ import pytest
 
 from affinery.errors import ConfigInvalid
 from affinery_app.wiring import Workspace, create_workspace
-from orchestration import additions, queue
+from orchestration import additions, queue, scheduling
 from orchestration.errors import KeyTaken, LimitInvalid, ScheduleInvalid
 from orchestration.queue import limits, schedules
 from registry import renaming, tasks
@@ -33,13 +33,13 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
             recorded.dataset(session, name)
     add(made, "digits", key="first")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(additions, "check_dataset", lambda *_: None)  # their files are not there
+        patch.setattr(scheduling, "check_dataset", lambda *_: None)  # their files are not there
         yield made
     made.sessions.engine.dispose()
 
 
 def add(space: Workspace, name: str, source: str | None = None, **given: object) -> str:
-    return additions.schedule(
+    return scheduling.schedule(
         space.sessions,
         [name],
         [source or name],
@@ -133,7 +133,7 @@ def test_a_key_of_one_job_schedules_no_other_tasks_and_says_so(space: Workspace)
 def test_what_stands_differently_beside_a_key_that_is_known_is_told(space: Workspace) -> None:
     notes: list[str] = []
     asked = {"backbone": "tiny", "kind": "lora", "config": {}, "recipe": {"steps": 9}, "key": "first"}
-    additions.schedule(space.sessions, ["digits"], ["digits"], on_note=notes.append, **asked)  # type: ignore[arg-type]
+    scheduling.schedule(space.sessions, ["digits"], ["digits"], on_note=notes.append, **asked)  # type: ignore[arg-type]
     assert "stays as it is: steps" in notes[0]
     assert notes[0].endswith("digits as affiner and not lora")
 
@@ -159,7 +159,7 @@ def test_a_schedule_is_of_one_backbone_whose_recipe_it_has(space: Workspace) -> 
         recorded.backbone(session, "other")
         recorded.task(session, "elsewhere", "other")
     with pytest.raises(ScheduleInvalid, match="several backbones; make a schedule for each"):
-        additions.schedule_repeatedly(space.sessions, "nightly", "0 3 * * *", ["digits", "elsewhere"], {})
+        scheduling.schedule_repeatedly(space.sessions, "nightly", "0 3 * * *", ["digits", "elsewhere"], {})
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_strategy_that_would_not_be_followed_is_refused(
 ) -> None:
     before = known(space.sessions)
     with pytest.raises(ConfigInvalid, match=told):
-        additions.schedule(
+        scheduling.schedule(
             space.sessions,
             ["one", "two"],
             ["digits", "letters"],

@@ -12,7 +12,7 @@ import pytest
 
 import affinery
 from affinery.backbones.files import load_backbone, save_backbone
-from orchestration import additions, chores, driver, failpoints, hearts, queue
+from orchestration import additions, chores, composing, driver, failpoints, hearts, queue
 from orchestration import worker as supervision
 from orchestration.errors import LeaseLost, NothingLearnt, TimedOut
 from orchestration.jobs import Capacity, JobRecord, Order
@@ -55,7 +55,7 @@ def published(
     world.add_dataset(services, world.image_folder(folder.parent / "shapes", "x", "y"), "shapes")
     world.schedule(services, "shapes", steps=2)
     learn(services, folder.parent / "learnt")
-    additions.compose_tasks(services.sessions, "alone", ["shapes"])
+    composing.compose_tasks(services.sessions, "alone", ["shapes"])
     newer = load_backbone(tiny_backbone)
     with torch.no_grad():
         for parameter in newer.parameters():

@@ -12,7 +12,7 @@ import pytest
 
 from affinery.backbones.files import load_backbone, save_backbone
 from affinery.errors import ConfigInvalid
-from orchestration import additions, chores, queue
+from orchestration import additions, chores, queue, scheduling
 from orchestration.rebase import plan_rebase, rebase
 from orchestration.services import Services
 from orchestration.upgrades import changed_classes, upgrade
@@ -168,7 +168,7 @@ def test_a_task_moves_to_the_new_version_of_its_dataset_when_it_is_learnt(
         assert tasks.get(session, "shapes").dataset == "shapes@2"
         assert adapters.get(session, "shapes@1").dataset == "shapes@1"
         assert evaluations.list_for(session, "shapes") == []
-    again = additions.schedule_again(space.sessions, ["shapes"], world.RECIPE)
+    again = scheduling.schedule_again(space.sessions, ["shapes"], world.RECIPE)
     assert json.loads(json.dumps(again.recipe))["steps"] == 8
     assert learn(space, tmp_path / "again")[0].dataset == "shapes@2"
 
@@ -186,10 +186,10 @@ def test_a_dataset_version_of_other_classes_is_refused_with_what_changed(
 
 def test_a_task_is_trained_again_from_an_adapter_that_is_named(space: Services, tmp_path: Path) -> None:
     learn(space, tmp_path / "shades")
-    additions.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ["shapes@1"])
+    scheduling.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ["shapes@1"])
     (record,) = learn(space, tmp_path / "again")
     assert (record.ref, record.warm_start) == ("shades@2", "shapes@1")
-    additions.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ())
+    scheduling.schedule_again(space.sessions, ["shades"], {"steps": 2, "mask_ratio": 0.25}, ())
     assert learn(space, tmp_path / "last")[0].warm_start == "shades@2"
 
 
