@@ -112,7 +112,8 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         with self._speaking():
-            return boto3.client("s3", endpoint_url=self._endpoint, region_name=self._region, config=config)
+            own = boto3.Session()  # the one that boto3 shares may not be used by two threads at once
+            return own.client("s3", endpoint_url=self._endpoint, region_name=self._region, config=config)
 
     # --- putting ---
 
