@@ -96,10 +96,10 @@ def bounds(bench: Bench, profile: Profile) -> Bounds:
     methods = Methods(profile)
     names = sorted({name for order in profile.orders for name in order})
     found = Bounds([], [], [])
-    for seed in range(profile.seeds):
+    for seed in range(profile.beside):
 
         def cell(name: str, method: str, seed: int = seed) -> Cell:
-            return methods.cells(methods.by_name[method], name, profile.seeds)[seed]
+            return methods.cells(methods.by_name[method], name, profile.beside)[seed]
 
         for order in profile.orders:
             say(f"{SEQUENCES}: {' → '.join(order)}, seed {seed}")
@@ -156,7 +156,7 @@ def main() -> None:
     args = arguments()
     name = "quick" if args.quick else args.profile
     given = {"steps": args.steps, "seeds": args.seeds, "pretraining_steps": args.pretraining_steps}
-    given |= {"later_seeds": args.seeds, "later_steps": args.steps}
+    given |= {"costly_seeds": args.seeds, "later_seeds": args.seeds, "later_steps": args.steps}
     profile = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
     wanted = chosen(profile, args.only, args.row)
     own = Own(args.data, {"dit": args.dit, "sd": args.sd}, args.extractor)
@@ -213,8 +213,9 @@ def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -
     later = f" ({profile.later_steps:,} beyond the methods)" if profile.later_steps else ""
     how = (
         f"{profile.steps:,} steps of {profile.batch}{later}; {profile.seeds} seed(s) of methods × "
-        f"datasets and of sequences, {profile.later_seeds} of everything else; {profile.samples} samples, "
-        f"DDIM {profile.sampler_steps} steps, guidance {bench.sampling.guidance:g}; "
+        f"datasets, {profile.beside} of the CNN and of sequences, {profile.later_seeds} of "
+        f"everything else; {profile.samples} samples, DDIM {profile.sampler_steps} steps, "
+        f"guidance {bench.sampling.guidance:g}; "
         f"{profile.mask_ratio:.0%} of a transformer's tokens masked where a table does not say otherwise."
     )
     said = args.words.read_text(encoding="utf-8") if args.words else ""

@@ -16,13 +16,13 @@ class Profile:
 
     rank: the Affiner's d, ranks: those of its ablation; prompted: blocks with VPT's tokens. rates: learning
     rates by kind, that of all others under the empty name; class_lr: of the class rows. seeds: of methods ×
-    datasets and of the sequences, later_seeds: of the ablations. ablated: their dataset; detailed: that of
-    the spatial condition and of the higher resolution; mapped: that with maps; compared: those of the
-    baselines, all where none is named; masked: those of the masking ratios, the ablated one where none is
-    named. mask_ratio: of everything else without a condition, on transformers. gamma: (first block,
-    blocks). told_steps, told_batch: of a spatial condition. pretraining: the dataset that the backbones are
-    pretrained on; shipped: the transformer is the one that comes with Affinery instead; local: backbones and
-    datasets are folders of the user's.
+    datasets; costly_seeds: of the sequences and of the CNN, where they are others; later_seeds: of the
+    ablations. ablated: their dataset; detailed: that of the spatial condition and of the higher resolution;
+    mapped: that with maps; compared: those of the baselines, all where none is named; masked: those of the
+    masking ratios, the ablated one where none is named. mask_ratio: of everything else without a condition,
+    on transformers. gamma: (first block, blocks). told_steps, told_batch: of a spatial condition.
+    pretraining: the dataset that the backbones are pretrained on; shipped: the transformer is the one that
+    comes with Affinery instead; local: backbones and datasets are folders of the user's.
     """
 
     steps: int
@@ -40,6 +40,7 @@ class Profile:
     pretraining: str = ""
     pretraining_steps: int = 0
     pretraining_batch: int = 128
+    costly_seeds: int | None = None
     later_seeds: int = 1
     later_steps: int | None = None
     compared: tuple[str, ...] = ()
@@ -57,6 +58,11 @@ class Profile:
     local: bool = False
     told_steps: int | None = None
     told_batch: int | None = None
+
+    @property
+    def beside(self) -> int:
+        """Seeds of the sequences and of the CNN."""
+        return self.costly_seeds or self.seeds
 
     def rate(self, kind: str) -> float:
         rates = self.rates or SMALL_RATES
@@ -84,7 +90,8 @@ PROFILES = {
     ),
     # On the transformer that comes with Affinery: all tables in about two hours of one processor.
     "short": Profile(
-        *(400, 32, 256, 10, 2),
+        *(400, 32, 256, 10, 4),
+        costly_seeds=2,
         later_steps=120,
         datasets=("twemoji", "animals", "letters", "digits"),
         ablated="digits",

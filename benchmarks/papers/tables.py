@@ -110,12 +110,11 @@ class Methods:
             for seed in range(seeds)
         ]
 
-    def first(self, name: str) -> Row:
+    def first(self, name: str, seeds: int) -> Row:
         """Of methods × datasets."""
         method, profile = self.by_name[name], self.profile
         return Row(
-            name,
-            {each: self.cells(method, each, profile.seeds, steps=profile.steps) for each in profile.datasets},
+            name, {each: self.cells(method, each, seeds, steps=profile.steps) for each in profile.datasets}
         )
 
     def baseline(self, name: str) -> Row:
@@ -143,7 +142,12 @@ def tables(profile: Profile) -> list[Table]:
     """Everything that the run computes, a table after the other."""
     methods = Methods(profile)
     one = [
-        Table("methods", "Methods × datasets", "DiffScaler, Table 1", [methods.first(n) for n in FIRST]),
+        Table(
+            "methods",
+            "Methods × datasets",
+            "DiffScaler, Table 1",
+            [methods.first(n, profile.seeds) for n in FIRST],
+        ),
         Table(
             "baselines", "Baselines", "DiffFit, Table 1", [methods.baseline(n) for n in (FULL, *BASELINES)]
         ),
@@ -172,7 +176,12 @@ def tables(profile: Profile) -> list[Table]:
             ("segmentation.miou", "segmentation.real", "FD", "KD"),
         ),
         Table("resolution", "Twice the resolution", "DiffFit, §3.3", list(_resolution(methods))),
-        Table("cnn", "On a CNN", "DiffScaler, Table 1", [methods.first(n) for n in (FULL_CNN, OURS_CNN)]),
+        Table(
+            "cnn",
+            "On a CNN",
+            "DiffScaler, Table 1",
+            [methods.first(n, profile.beside) for n in (FULL_CNN, OURS_CNN)],
+        ),
     ]
 
 
