@@ -92,7 +92,7 @@ def test_every_table_of_every_profile_names_kinds_and_settings_that_exist() -> N
         for table in tables(profile):
             for row in table.rows:
                 for cells in row.cells.values():
-                    assert len(cells) in (profile.seeds, profile.later_seeds)
+                    assert len(cells) in (profile.seeds, profile.beside, profile.later_seeds)
                     for cell in cells:
                         kind(cell.kind).config(cell.config)
                         Recipe.from_dict(cell.recipe)
