@@ -12,8 +12,6 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from affinery.errors import ConfigInvalid, UnknownName
 from affinery_app.errors import UrlNotTaken, WorkspaceInvalid, WorkspaceMissing
 
@@ -88,12 +86,10 @@ schema = 1
 """
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True)
+class Settings:
     """The workspace's addresses, as the file and the environment give them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_: int = SCHEMA
     registry_url: str | None = None
     store_url: str | None = None
     tracking_uri: str | None = None
@@ -128,11 +124,12 @@ def read(folder: Path) -> Settings:
     for name, variable in VARIABLES.items():
         if os.environ.get(variable):
             values[name] = os.environ[variable]
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise WorkspaceInvalid(str(path), f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for name, value in values.items():
+        if name not in VARIABLES:
+            raise WorkspaceInvalid(str(path), f"it sets {name!r}; there are {', '.join(VARIABLES)}")
+        if not isinstance(value, str):
+            raise WorkspaceInvalid(str(path), f"{name} is to be a text in quotes, and is {value}")
+    return Settings(**values)
 
 
 def in_file(folder: Path) -> dict[str, str]:

@@ -148,9 +148,7 @@ def _fill(where: Path, path: Path) -> None:
     from affinery import tensor_files
     from orchestration.datasets import init_data
 
-    space = Workspace(
-        where, settings_file.read(where) if path.exists() else Settings.model_validate(_environment())
-    )
+    space = Workspace(where, settings_file.read(where) if path.exists() else Settings(**_environment()))
     migrations.upgrade(space.registry_url)
     for sub in ("runs", "exports", "mlflow/artifacts"):
         (where / sub).mkdir(parents=True, exist_ok=True)

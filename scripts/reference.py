@@ -45,7 +45,7 @@ def index() -> Iterator[str]:
 
 def commands() -> Iterator[tuple[str, TyperCommand]]:
     """Every command that can be typed, by its words."""
-    root = typer.main.get_command(import_module("affinery_app.cli.main").app)
+    root = typer.main.get_command(import_module("affinery_app.cli.commands").command_line())
     yield from _below(root, "affinery")
 
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 @cache
 def root_command() -> TyperGroup:
     """The whole command line of Affinery, as it parses what people type."""
-    command = typer.main.get_command(import_module("affinery_app.cli.main").app)
+    command = typer.main.get_command(import_module("affinery_app.cli.commands").command_line())
     assert isinstance(command, TyperGroup)
     return command
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affinery_app.cli import completion
+from affinery_app.cli import completion, retirement
 from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
@@ -198,3 +198,7 @@ def _measured(evaluation: EvaluationRecord) -> str:
     found = [f"{name} {number:.4g}" for name, number in list(numbers(evaluation.results).items())[:8]]
     how = f"protocol {evaluation.protocol_digest[:12]}, against {evaluation.reference}"
     return f"{', '.join(found)}; {how}"
+
+
+app.command("retire")(retirement.retire)
+app.command("restore")(retirement.restore)

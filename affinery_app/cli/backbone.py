@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from affinery_app.cli import completion
+from affinery_app.cli import completion, rebase
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
 from affinery_app.figures import size
@@ -156,3 +156,6 @@ def _captions(text: Mapping[str, Any] | None) -> str:
         return "none"
     encoder = "its text encoder" if text.get("encoder") else "a text encoder that its file does not hold"
     return f"{text['length']} tokens of {encoder}"
+
+
+app.command("rebase")(rebase.rebase)

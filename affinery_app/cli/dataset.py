@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affinery_app.cli import completion, dataset_copies
+from affinery_app.cli import completion, dataset_adopt, dataset_copies, rebase
 from affinery_app.cli.dataset_added import (
     LicenceOption,
     OriginOption,
@@ -160,3 +160,5 @@ app.add_typer(dataset_copies.remote, name="remote")
 app.command("verify")(dataset_copies.verify)
 app.command("pull")(dataset_copies.pull)
 app.command("push")(dataset_copies.push)
+app.command("upgrade")(rebase.upgrade)
+app.command("adopt")(dataset_adopt.adopt)

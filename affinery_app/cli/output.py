@@ -53,17 +53,10 @@ def table(
     if not listed:
         say(empty)
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from affinery_app.cli.tables import drawn
 
-    sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0 if numbers else 1))
-    for column in columns:
-        sheet.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
-    for row in listed:
-        sheet.add_row(*(Text(cell) for cell in row))
-    Console(soft_wrap=False, highlight=False).print(sheet)
+    for line in drawn(columns, listed, [column in numbers for column in columns], gap=1 if numbers else 3):
+        print(line)
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> None:

@@ -7,16 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from affinery_app.cli.main import _meant, app
+import pytest
+
+from affinery_app.cli.commands import PANELS, command_line
 from affinery_app.settings import FILE, HEADER
 from registry import aliases
 from registry.session import connect, sessions
 from tests import registry_world as world
 
 READS = (
-    "--version",
     "task list",
     "task show digits",
     "adapter list",
@@ -32,10 +34,14 @@ READS = (
 )
 HEAVY = ("torch", "numpy", "PIL", "ray", "mlflow", "dvc", "diffusers", "timm", "transformers")
 SERVING = ("fastapi", "starlette", "uvicorn", "httpx", "requests", "alembic", "migrations", "jinja2")
+DRAWING = ("rich.console", "rich.table")
+OTHERS = ("demo", "doctor", "run", "serve", "serve_model", "verify", "webhook")
 CODE = """
-import contextlib, io, json, sys
+import atexit, contextlib, gc, io, json, sys
 from affinery_app.cli.main import main
+atexit.register(lambda: print(json.dumps([found, looked, gc.get_freeze_count()])))
 found = {}
+before = sum(each["collections"] for each in gc.get_stats())
 for line in sys.argv[1].split(";"):
     sys.argv = ["affinery", *line.split()]
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -44,12 +50,29 @@ for line in sys.argv[1].split(";"):
         except SystemExit as end:
             assert not end.code, line
     assert len(said.getvalue()) > 5, line
-    found[line] = sorted({name.partition(".")[0] for name in sys.modules})
-print(json.dumps(found))
+    if not found:
+        looked = sum(each["collections"] for each in gc.get_stats()) - before
+    found[line] = sorted(sys.modules)
 """
 
 
-def test_a_read_imports_nothing_that_it_does_not_need(tmp_path: Path, sqlite_template: Path) -> None:
+def loaded(lines: Iterable[str], folder: Path, first: str = "") -> tuple[dict[str, list[str]], int, int]:
+    """→ modules loaded after each; collections of garbage in the first; objects frozen at the end"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{first}\n{CODE}", ";".join(lines)],
+        env=os.environ | {"AFFINERY_WORKSPACE": str(folder), "AFFINERY_URL": ""},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    modules, collections, frozen = json.loads(done.stdout)
+    return modules, collections, frozen
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sqlite_template: Path) -> Path:
     shutil.copy(sqlite_template, tmp_path / "registry.db")
     (tmp_path / FILE).write_text(HEADER)
     engine = connect(f"sqlite:///{tmp_path / 'registry.db'}")
@@ -58,22 +81,36 @@ def test_a_read_imports_nothing_that_it_does_not_need(tmp_path: Path, sqlite_tem
         world.learnt(session, "digits")
         aliases.point(session, "champion", "digits@1")
     engine.dispose()
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, ";".join(READS)],
-        env=os.environ | {"AFFINERY_WORKSPACE": str(tmp_path), "AFFINERY_URL": ""},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for line, loaded in json.loads(done.stdout).items():
-        assert not set(loaded) & {*HEAVY, *SERVING}, line
-    assert "sqlalchemy" not in json.loads(done.stdout)["--version"]
+    return tmp_path
+
+
+def test_a_read_imports_nothing_that_it_does_not_need(folder: Path) -> None:
+    found, _, _ = loaded(READS, folder)
+    assert len(found) == len(READS)
+    for line, modules in found.items():
+        packages = {name.partition(".")[0] for name in modules}
+        assert not packages & {*HEAVY, *SERVING}, line
+        assert not {*modules} & {*DRAWING, *(f"affinery_app.cli.{name}" for name in OTHERS)}, line
+
+
+def test_the_version_is_told_without_a_registry(tmp_path: Path) -> None:
+    found, _, _ = loaded(["--version"], tmp_path)
+    assert not {*found["--version"]} & {"sqlalchemy", "registry", "pydantic"}
+
+
+def test_a_read_looks_for_no_garbage_neither_while_it_runs_nor_when_it_ends(folder: Path) -> None:
+    _, collections, frozen = loaded(["task list"], folder)
+    assert collections == 0
+    assert frozen > 50_000  # what is frozen is passed over
+
+
+def test_what_came_with_torch_is_collected_before_the_end(folder: Path) -> None:
+    _, _, frozen = loaded(["--version"], folder, first="import torch")
+    assert frozen < 1_000
 
 
 def test_only_the_command_that_is_called_is_made() -> None:
-    called = _meant(app, ["job", "add", "export", "--help"])
+    called = command_line(["job", "add", "export", "--help"])
     assert called.registered_commands == []
     (job,) = called.registered_groups
     assert job.typer_instance is not None
@@ -84,9 +121,11 @@ def test_only_the_command_that_is_called_is_made() -> None:
 
 
 def test_all_commands_are_made_where_the_words_name_none() -> None:
+    every = {name for panel in PANELS.values() for name in panel}
+    words: list[str]
     for words in ([], ["--help"], ["jbo", "list"]):
-        assert _meant(app, words) is app
-    misspelt = _meant(app, ["job", "lst"]).registered_groups[0].typer_instance
+        made = command_line(words)
+        assert {each.name for each in [*made.registered_commands, *made.registered_groups]} == every
+    misspelt = command_line(["job", "lst"]).registered_groups[0].typer_instance
     assert misspelt is not None
     assert len(misspelt.registered_commands) > 5
-    assert len(app.registered_groups) > 5

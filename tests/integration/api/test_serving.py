@@ -80,7 +80,8 @@ def test_a_registry_of_a_newer_schema_is_unhealthy_and_says_so(service: Service)
 
 def test_commands_that_serve_nothing_load_nothing_that_serves_and_what_serves_no_torch() -> None:
     code = (
-        "import sys; from affinery_app.cli import main; import typer.main; typer.main.get_command(main.app);"
+        "import sys, typer.main; from affinery_app.cli.commands import command_line;"
+        "typer.main.get_command(command_line());"
         "heavy = {'torch', 'ray', 'mlflow', 'dvc'}; web = {'fastapi', 'uvicorn', 'starlette'};"
         "found = [sorted((heavy | web) & sys.modules.keys())]; import affinery_app.api.application;"
         "print([*found, sorted(heavy & sys.modules.keys())])"

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import blobs, collection, compositions, errors, events, retirement
 from registry.collection import collect
 from registry.columns import utc_now
@@ -292,24 +292,31 @@ def test_the_command_shows_what_would_go_and_then_takes_it(
     command: CliRunner, ledger: Sessions, store: LocalStore
 ) -> None:
     row = unneeded(ledger, store, "row and bytes")
-    shown = command.invoke(app, ["gc", "--dry-run"])
+    shown = command.invoke(command_line(), ["gc", "--dry-run"])
     assert shown.exit_code == 0
     assert "golden images of adapter:digits@2" in " ".join(shown.stdout.split())
     assert row[:12] in shown.stdout
-    said = json.loads(command.invoke(app, ["gc", "--dry-run", "--json"]).stdout)
+    said = json.loads(command.invoke(command_line(), ["gc", "--dry-run", "--json"]).stdout)
     assert [each["digest"] for each in said["gone"]] == [row]
     assert said["dry_run"]
     assert store.exists(row)
-    assert "freed      13 B" in command.invoke(app, ["gc"]).stdout
+    assert "freed      13 B" in command.invoke(command_line(), ["gc"]).stdout
     assert not store.exists(row)
 
 
 def test_the_commands_retire_and_restore_a_version(command: CliRunner) -> None:
-    retired = command.invoke(app, ["adapter", "retire", "digits@1", "--reason", "superseded", "--json"])
+    retired = command.invoke(
+        command_line(), ["adapter", "retire", "digits@1", "--reason", "superseded", "--json"]
+    )
     assert json.loads(retired.stdout)["reason"] == "superseded"
-    assert "digits@1" in command.invoke(app, ["adapter", "retire", "digits@1", "--reason", "again"]).stdout
-    assert json.loads(command.invoke(app, ["adapter", "restore", "digits@1", "--json"]).stdout) == {
+    assert (
+        "digits@1"
+        in command.invoke(command_line(), ["adapter", "retire", "digits@1", "--reason", "again"]).stdout
+    )
+    assert json.loads(
+        command.invoke(command_line(), ["adapter", "restore", "digits@1", "--json"]).stdout
+    ) == {
         "ref": "digits@1",
         "retired": None,
     }
-    assert "restored  digits@1" in command.invoke(app, ["adapter", "restore", "digits@1"]).stdout
+    assert "restored  digits@1" in command.invoke(command_line(), ["adapter", "restore", "digits@1"]).stdout

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from orchestration.tensor_differences import tensor_differences
 from registry import compositions, errors, refs
 from registry.diff import diff
@@ -135,7 +135,9 @@ def test_diff_from_the_command_line(told: Sessions, tmp_path: Path, registry_url
     (tmp_path / "affinery.toml").write_text(f'registry_url = "{registry_url}"\n')
 
     def run(*words: str) -> str:
-        done = CliRunner().invoke(app, ["diff", *words, "-w", str(tmp_path)], catch_exceptions=False)
+        done = CliRunner().invoke(
+            command_line(), ["diff", *words, "-w", str(tmp_path)], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
         return done.stdout
 

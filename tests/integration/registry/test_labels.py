@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import adapters, aliases, errors, events, metrics, notes, refs, tags
 from registry.session import Sessions
 from tests import registry_world as world
@@ -249,13 +249,17 @@ class Shell:
 
     def run(self, *words: str) -> Any:
         """What a command that succeeds prints, with --json."""
-        done = CliRunner().invoke(app, [*words, "--workspace", self.folder, "--json"], catch_exceptions=False)
+        done = CliRunner().invoke(
+            command_line(), [*words, "--workspace", self.folder, "--json"], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
     def read(self, *words: str) -> str:
         """What a command that succeeds prints for people."""
-        done = CliRunner().invoke(app, [*words, "--workspace", self.folder], catch_exceptions=False)
+        done = CliRunner().invoke(
+            command_line(), [*words, "--workspace", self.folder], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
         return done.stdout
 

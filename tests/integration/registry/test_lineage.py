@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from affinery.errors import ConfigInvalid
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import compositions, errors, invariants, lineage
 from registry.models import Edge, Node
 from registry.records import NodeRecord
@@ -245,7 +245,9 @@ def test_lineage_from_the_command_line(told: Sessions, tmp_path: Path, registry_
     (tmp_path / "affinery.toml").write_text(f'registry_url = "{registry_url}"\n')
 
     def run(*words: str) -> str:
-        done = CliRunner().invoke(app, ["lineage", *words, "-w", str(tmp_path)], catch_exceptions=False)
+        done = CliRunner().invoke(
+            command_line(), ["lineage", *words, "-w", str(tmp_path)], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
         return done.stdout
 
@@ -265,7 +267,7 @@ def test_lineage_from_the_command_line(told: Sessions, tmp_path: Path, registry_
         with pytest.raises(ConfigInvalid, match="Did you mean"):
             run("dit", "--down", *odd)
     beyond = ["lineage", "dit", "--after", str(2**63), "-w", str(tmp_path)]
-    assert CliRunner().invoke(app, beyond).exit_code == 2
+    assert CliRunner().invoke(command_line(), beyond).exit_code == 2
 
 
 def test_every_role_that_the_record_writes_can_be_asked_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import adapters, aliases, certificates, compositions, errors, retirement, search, tags
 from registry.columns import utc_now
 from registry.models import Node
@@ -192,7 +192,7 @@ def test_searching_from_the_command_line(told: Sessions, tmp_path: Path, registr
 
     def run(*words: str) -> str:
         command = ["adapter", "search", *words, "-w", str(tmp_path)]
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        done = CliRunner().invoke(command_line(), command, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.stdout
 

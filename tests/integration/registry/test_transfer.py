@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from affinery.errors import ConfigInvalid
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import (
     adapters,
     aliases,
@@ -475,21 +475,23 @@ def test_the_commands_move_a_selection_and_say_what_is_new(
     monkeypatch.setenv("AFFINERY_REGISTRY_URL", stored_url)
     monkeypatch.setenv("AFFINERY_STORE_URL", str(store.root))
     out = str(tmp_path / "out.tar")
-    made = json.loads(CliRunner().invoke(app, ["registry", "export", out, "both", "--json"]).stdout)
+    made = json.loads(
+        CliRunner().invoke(command_line(), ["registry", "export", out, "both", "--json"]).stdout
+    )
     assert made["things"] == 13
-    again = CliRunner().invoke(app, ["registry", "export", out])
+    again = CliRunner().invoke(command_line(), ["registry", "export", out])
     assert again.exception is not None
     assert "there is a file of that name" in str(again.exception)
     monkeypatch.setenv("AFFINERY_REGISTRY_URL", sqlite_url)
     monkeypatch.setenv("AFFINERY_STORE_URL", str(tmp_path / "other"))
     with pytest.raises(ConfigInvalid, match="no such archive"):
-        CliRunner().invoke(app, ["registry", "import", "nowhere.tar"], catch_exceptions=False)
-    shown = CliRunner().invoke(app, ["registry", "import", out, "--dry-run"])
+        CliRunner().invoke(command_line(), ["registry", "import", "nowhere.tar"], catch_exceptions=False)
+    shown = CliRunner().invoke(command_line(), ["registry", "import", out, "--dry-run"])
     assert "would be new" in shown.stdout
-    brought = CliRunner().invoke(app, ["registry", "import", out])
+    brought = CliRunner().invoke(command_line(), ["registry", "import", out])
     assert brought.exit_code == 0
     assert "composition:both@1" in brought.stdout
-    twice = json.loads(CliRunner().invoke(app, ["registry", "import", out, "--json"]).stdout)
+    twice = json.loads(CliRunner().invoke(command_line(), ["registry", "import", out, "--json"]).stdout)
     assert twice["new"] == []
     assert twice["digest"] == made["digest"]
     with sessions(connect(sqlite_url)).read() as session:

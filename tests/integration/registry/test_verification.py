@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from affinery.adapters import files as adapter_files
 from affinery.backbones import files as backbone_files
-from affinery_app.cli.main import app
+from affinery_app.cli.commands import command_line
 from registry import adapters, backbones, contents, errors
 from registry.findings import Finding, Report
 from registry.session import connect, sessions
@@ -571,15 +571,15 @@ def test_the_command_says_what_is_wrong_and_exits_1_and_0_where_nothing_is(
     monkeypatch.setenv("AFFINERY_REGISTRY_URL", stored_url)
     monkeypatch.setenv("AFFINERY_WORKSPACE", str(tmp_path))
     monkeypatch.setenv("AFFINERY_STORE_URL", str(store.root))
-    sound = CliRunner().invoke(app, ["verify"])
+    sound = CliRunner().invoke(command_line(), ["verify"])
     assert sound.exit_code == 0
     assert "adapters      4" in sound.stdout
     store.path(blob_of(stored_url, "birds")).unlink()
-    found = CliRunner().invoke(app, ["verify", "birds", "--json"])
+    found = CliRunner().invoke(command_line(), ["verify", "birds", "--json"])
     assert found.exit_code == 1
     said = json.loads(found.stdout)
     assert not said["sound"]
     assert [finding["what"] for finding in said["findings"]] == ["its bytes are not in the store"]
-    shown = CliRunner().invoke(app, ["verify"])
+    shown = CliRunner().invoke(command_line(), ["verify"])
     assert shown.exit_code == 1
     assert "(file of adapter:birds@1): its bytes are not in the store" in shown.stdout

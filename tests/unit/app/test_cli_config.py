@@ -109,3 +109,23 @@ def test_without_a_workspace_it_says_how_to_make_one(
     monkeypatch.setenv("AFFINERY_WORKSPACE", str(tmp_path / "nowhere"))
     assert typed("config", "list") == 2
     assert "affinery init" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('ray_adress = "auto"', ("'ray_adress'", "ray_address")),
+        ("store_url = 7", ("store_url", "in quotes")),
+        ("schema = 99", ("99", "newer Affinery")),
+        ("schema = ", (FILE,)),
+    ],
+)
+def test_a_file_that_says_what_nobody_understands_is_refused(
+    folder: Path, capfd: pytest.CaptureFixture[str], text: str, told: tuple[str, ...]
+) -> None:
+    (folder / FILE).write_text(f"{text}\n")
+    assert typed("task", "list") == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert all(each in said.err for each in told)

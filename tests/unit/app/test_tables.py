@@ -1,0 +1,72 @@
+"""Tables of the command line: they fit, they lose nothing, and their columns stand one below the other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from affinery_app.cli import tables
+from affinery_app.cli.output import table
+
+CELLS = st.text("ab 漢é–", max_size=60)
+ROWS = st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6)
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_a_table_that_fits_is_as_wide_as_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["task", "steps"], [("digits", 10), ("漢字", 2000)], "", numbers=["steps"])
+    table(["task", "steps"], [("digits", None)], "")
+    assert capsys.readouterr().out.splitlines() == [
+        "task   steps",
+        "────────────",
+        "digits    10",
+        "漢字    2000",
+        "task     steps",
+        "──────────────",
+        "digits   –",
+    ]
+
+
+def test_the_widest_columns_give_way_and_words_stay_whole_where_they_can(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    table(["a", "words", "file"], [("x", "one two three four", "0123456789abcdef")], "")
+    assert capsys.readouterr().out.splitlines() == [
+        "a   words       file",
+        "────────────────────────",
+        "x   one two     01234567",
+        "    three       89abcdef",
+        "    four",
+    ]
+
+
+@given(rows=ROWS, width=st.integers(20, 90), gap=st.sampled_from([1, 3]), right=st.booleans())
+def test_every_table_fits_and_shows_every_character(
+    rows: list[tuple[str, str, str]], width: int, gap: int, right: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        lines = list(tables.drawn(["a", "b", "c"], rows, [False, right, False], gap))
+    assert max(map(cell_len, lines)) <= width
+    assert sorted("".join(lines[2:]).replace(" ", "")) == sorted("".join(map("".join, rows)).replace(" ", ""))
+
+
+def test_the_heading_is_bold_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    drawn = [list(tables.drawn(["task"], [["digits"]], [False], 3))]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    drawn.append(list(tables.drawn(["task"], [["digits"]], [False], 3)))
+    monkeypatch.setenv("TERM", "dumb")
+    drawn.append(list(tables.drawn(["task"], [["digits"]], [False], 3)))
+    assert drawn == [
+        ["task", "──────", "digits"],
+        ["\x1b[1mtask\x1b[0m", "──────", "digits"],
+        ["task", "──────", "digits"],
+    ]
