@@ -125,7 +125,8 @@ def test_all_commands_are_made_where_the_words_name_none() -> None:
     words: list[str]
     for words in ([], ["--help"], ["jbo", "list"]):
         made = command_line(words)
-        assert {each.name for each in [*made.registered_commands, *made.registered_groups]} == every
+        commands = {each.name for each in made.registered_commands}
+        assert commands | {each.name for each in made.registered_groups} == every
     misspelt = command_line(["job", "lst"]).registered_groups[0].typer_instance
     assert misspelt is not None
     assert len(misspelt.registered_commands) > 5
