@@ -15,7 +15,7 @@ from typing import Any
 from affinery import tensor_files
 from affinery.adapters.meta import read_meta
 from affinery.bundle import BACKBONE, CARD, MANIFEST, SAMPLES, SCHEMA, Manifest, read_manifest, verify_bundle
-from affinery.errors import AdapterBackboneMismatch, BundleInvalid, ConfigInvalid
+from affinery.errors import AdapterBackboneMismatch, BundleInvalid, PlaceInvalid
 from affinery.merge_recipe import Weight
 from affinery.sample_grid import sample_grid
 
@@ -152,7 +152,7 @@ def _put_in_place(part: Path, folder: Path, body: bytes) -> None:
                 raise
             # somebody else has written it in this very moment
     if _manifest_bytes(folder) != body:
-        raise ConfigInvalid(str(folder), "something else is there already; choose another folder.")
+        raise PlaceInvalid("the folder", str(folder), "is taken: something else is there already", "")
     verify_bundle(folder)
 
 

@@ -10,18 +10,23 @@
     │   ├── BundleInvalid              a bundle whose bytes are not those that were exported
     │   ├── UnknownName                a kind, backbone, task or class that does not exist
     │   └── ConfigInvalid              a configuration value out of its range
+    │       └── PlaceInvalid           a file or a folder that was named and cannot serve
     ├── affinery.serving.engine        QueueFull, TooLate, Stopped: what a server answers
     ├── registry.errors.RegistryError  what the registry refuses (see registry/errors.py)
     ├── trainers.errors                data that changed, training that diverged
     └── orchestration.errors           the queue, Ray, MLflow and DVC
 
 Constructors take positional arguments only, so that an error raised in a Ray worker arrives whole.
+
+What names a place of this machine, or is what a library said and may name one, is for whoever sits at it: its
+class says `here=` which arguments these are, and `elsewhere()` gives the words for everybody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Self
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -30,10 +35,33 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+def words_of(error: Exception) -> str:
+    """What an error says, as a part of what another says everywhere: without places of this machine."""
+    if isinstance(error, AffineryError):
+        return error.elsewhere()
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class AffineryError(Exception):
     """Something that was well asked for failed."""
 
     exit_code = 1
+    here: Mapping[int, str] = {}
+
+    def __init_subclass__(cls, here: Mapping[int, str] | None = None) -> None:
+        """here: by position, the arguments that are told on this machine only, and what is said elsewhere."""
+        if here is not None:
+            cls.here = here
+
+    def elsewhere(self) -> str:
+        """What happened, for who asks from elsewhere: without the places of this machine."""
+        return str(type(self)(*(self.here.get(i, each) for i, each in enumerate(self.args))))
+
+    def called(self, place: str, name: str) -> Self:
+        """The same of a file or folder that its reader knows by another name, which is no secret."""
+        made = type(self)(*(str(each).replace(place, name) for each in self.args))
+        made.here = {}
+        return made
 
 
 class UserError(AffineryError):
@@ -53,7 +81,7 @@ class ExportDiffers(AffineryError):
         )
 
 
-class ExportBroken(AffineryError):
+class ExportBroken(AffineryError, here={1: "the log says how"}):
     """An export that could not be made here, or not be loaded back. Args: format, reason."""
 
     def __str__(self) -> str:
@@ -61,7 +89,7 @@ class ExportBroken(AffineryError):
         return f"The {name} export is broken ({reason}); nothing was kept. Export in another format."
 
 
-class BackboneFileInvalid(UserError):
+class BackboneFileInvalid(UserError, here={0: "The file"}):
     """A backbone file that cannot be read as what it claims to be. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -69,7 +97,7 @@ class BackboneFileInvalid(UserError):
         return f"{path} is not a usable backbone: {reason}"
 
 
-class AdapterFileInvalid(UserError):
+class AdapterFileInvalid(UserError, here={0: "The file"}):
     """An adapter file that does not fit what it claims to be. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -88,7 +116,7 @@ class AdapterBackboneMismatch(UserError):
         )
 
 
-class BundleInvalid(UserError):
+class BundleInvalid(UserError, here={0: "The folder"}):
     """A bundle whose files are not those that were exported. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -111,3 +139,11 @@ class ConfigInvalid(UserError):
     def __str__(self) -> str:
         what, reason = self.args
         return f"{what}: {reason}"
+
+
+class PlaceInvalid(ConfigInvalid, here={1: "what it names", 3: ""}):
+    """A file or a folder that was named and cannot serve. Args: what, path, reason, words or nothing."""
+
+    def __str__(self) -> str:
+        what, path, reason, words = self.args
+        return f"{what}: {path} {reason}" + (f" ({words})." if words else ".")

@@ -32,7 +32,7 @@ from affinery.adapters.files import Adapter, AdapterMeta
 from affinery.adapters.layers import Convolution, Linear
 from affinery.adapters.lora import KIND, LoraConfig
 from affinery.backbones.contract import LAYER_ROLES, Backbone, Site
-from affinery.errors import AdapterFileInvalid, ConfigInvalid, near
+from affinery.errors import AdapterFileInvalid, ConfigInvalid, near, words_of
 from affinery.lora_files import (
     DIFFUSERS_CONFIG,
     DIFFUSERS_TENSORS,
@@ -305,7 +305,7 @@ def _class_rows(path: Path, backbone: Backbone, count: int) -> Tensor:
     try:
         tensor_files.read_header(file)
     except (OSError, ValueError) as error:
-        raise AdapterFileInvalid(str(file), f"{error}.") from error
+        raise AdapterFileInvalid(str(file), f"{words_of(error)}.") from error
     rows = load_file(file).get("class_rows")
     if rows is None or list(rows.shape) != [count, table.shape[1]] or not bool(rows.isfinite().all()):
         raise AdapterFileInvalid(

@@ -21,7 +21,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from affinery import tensor_files
-from affinery.errors import AdapterFileInvalid
+from affinery.errors import AdapterFileInvalid, words_of
 
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 DIFFUSERS_TENSORS, DIFFUSERS_CONFIG = "pytorch_lora_weights.safetensors", "lora_adapter_metadata"
@@ -206,7 +206,7 @@ def _read(file: Path, config: Path | None, prefix: str | None) -> tuple[dict[str
         elif DIFFUSERS_CONFIG in header.metadata:
             raw = _unprefixed(tensor_files.read_json(header.metadata[DIFFUSERS_CONFIG]), prefix)
     except (OSError, ValueError) as error:
-        raise AdapterFileInvalid(str(file), f"{error}.") from error
+        raise AdapterFileInvalid(str(file), f"{words_of(error)}.") from error
     for name, entry in header.tensors.items():
         for mark, why in MORE.items():
             if mark in name:

@@ -109,7 +109,7 @@ def learn(space: Workspace, listener: Listener) -> None:
     Worker(space.services(), listener).drain()
     with space.sessions.read() as session:
         lacking = [name for name in TASKS if tasks.get(session, name).state != "learnt"]
-        errors = [job.error for job in queue.list_all(session) if job.error]
+        errors = [job.why for job in queue.list_all(session) if job.why]
     if lacking:
         raise DemoIncomplete(", ".join(lacking), errors[-1] if errors else "its job is another worker's")
 

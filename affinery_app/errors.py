@@ -5,7 +5,7 @@ from __future__ import annotations
 from affinery.errors import AffineryError, UserError
 
 
-class WorkspaceMissing(UserError):
+class WorkspaceMissing(UserError, here={0: "this folder"}):
     """There is no workspace. Args: folder."""
 
     def __str__(self) -> str:
@@ -22,7 +22,7 @@ class UrlNotTaken(UserError):
         )
 
 
-class WorkspaceInvalid(UserError):
+class WorkspaceInvalid(UserError, here={0: "The workspace's file"}):
     """A workspace's settings cannot be read. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class WorkspaceInvalid(UserError):
         return f"{path} cannot be used: {reason}."
 
 
-class WorkspaceUnusable(UserError):
+class WorkspaceUnusable(UserError, here={0: "itself"}):
     """A workspace cannot be made or written. Args: folder, reason."""
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from orchestration import chores, queue
-from orchestration.jobs import AttemptRecord, JobRecord
+from orchestration.jobs import AttemptRecord, JobRecord, without_places
 from orchestration.obstacles import obstacles
 from orchestration.planner import machine
 
@@ -22,10 +22,13 @@ class AboutJob:
     obstacle: str | None
     tries: list[AttemptRecord]
 
-    def to_json(self) -> dict[str, Any]:
-        """The job's fields, and the rest beside them."""
-        tries = [each.to_json() for each in self.tries]
-        return self.record.to_json() | {"asked": self.asked, "obstacle": self.obstacle, "tries": tries}
+    def to_json(self, *, here: bool = False) -> dict[str, Any]:
+        """The job's fields, and the rest beside them. here: with the places of this machine."""
+        tries = [each.to_json(here=here) for each in self.tries]
+        asked = self.asked
+        if asked is not None and not here:
+            asked = without_places(self.record.kind, asked)
+        return self.record.to_json(here=here) | {"asked": asked, "obstacle": self.obstacle, "tries": tries}
 
 
 def job(session: Session, named: str) -> AboutJob:

@@ -101,4 +101,4 @@ def adopt_dataset(
             record, notes = add_dataset(sessions, data, origin, name=name, **options)
             return record, [note.replace(str(origin), md5) for note in notes]
         except DatasetInvalid as error:  # the folder is gone by the time anybody reads of it
-            raise DatasetInvalid(*(str(each).replace(str(origin), md5) for each in error.args)) from error
+            raise error.called(str(origin), md5) from error

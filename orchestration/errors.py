@@ -93,7 +93,7 @@ class JobInvalid(OrchestrationError, UserError):
         return f"A job of the kind {kind} cannot be done as it was asked for: {found}. Schedule it anew."
 
 
-class PlanInvalid(OrchestrationError, UserError):
+class PlanInvalid(OrchestrationError, UserError, here={0: "The file"}):
     """A plan of tasks that cannot be read. Args: file, what is wrong, place by place."""
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ class StageMoved(OrchestrationError):
         )
 
 
-class DataUnwritable(OrchestrationError):
+class DataUnwritable(OrchestrationError, here={0: "The data folder"}):
     """The folder of datasets takes nothing in. Args: folder, reason."""
 
     def __str__(self) -> str:
@@ -151,7 +151,7 @@ class LeaseLost(OrchestrationError):
         return f"Job {job} is no longer this worker's (fence {fence}): it was cancelled, or given to another."
 
 
-class RayUnavailable(OrchestrationError):
+class RayUnavailable(OrchestrationError, here={0: "the address that is set", 1: "the log says why"}):
     """Ray cannot be started or reached. Args: where, reason."""
 
     def __str__(self) -> str:
@@ -159,7 +159,7 @@ class RayUnavailable(OrchestrationError):
         return f"Ray on {where} cannot be used: {reason}"
 
 
-class RayAddressInvalid(OrchestrationError, UserError):
+class RayAddressInvalid(OrchestrationError, UserError, here={0: "what is set"}):
     """An address at which no driver can stand. Args: address."""
 
     def __str__(self) -> str:
@@ -169,14 +169,14 @@ class RayAddressInvalid(OrchestrationError, UserError):
         )
 
 
-class TrainingFailed(OrchestrationError):
+class TrainingFailed(OrchestrationError, here={0: "the log says how"}):
     """A training ended with an error that is not one of ours. Args: reason."""
 
     def __str__(self) -> str:
         return f"The training failed: {self.args[0]}"
 
 
-class DiskFull(OrchestrationError):
+class DiskFull(OrchestrationError, here={0: "the job's folder"}):
     """No room for what a job keeps while it runs. Args: its folder."""
 
     def __str__(self) -> str:
@@ -202,7 +202,7 @@ class OlderTaskDisturbed(OrchestrationError):
         )
 
 
-class DatasetInvalid(OrchestrationError, UserError):
+class DatasetInvalid(OrchestrationError, UserError, here={0: "The dataset"}):
     """A folder or a file that cannot be learnt from. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -210,7 +210,7 @@ class DatasetInvalid(OrchestrationError, UserError):
         return f"{path}: {reason}. Nothing was added."
 
 
-class DatasetUnavailable(OrchestrationError):
+class DatasetUnavailable(OrchestrationError, here={0: "the data folder", 1: "the log says why"}):
     """DVC cannot give back or take in a dataset. Args: where, reason."""
 
     def __str__(self) -> str:
@@ -218,7 +218,7 @@ class DatasetUnavailable(OrchestrationError):
         return f"DVC in {where} failed: {reason}"
 
 
-class DriverDied(OrchestrationError):
+class DriverDied(OrchestrationError, here={1: ""}):
     """The process of an attempt ended without a word. Args: how, its last lines."""
 
     def __str__(self) -> str:
@@ -227,7 +227,7 @@ class DriverDied(OrchestrationError):
         return f"The process of this attempt {how}.{said}"
 
 
-class AttemptFailed(OrchestrationError):
+class AttemptFailed(OrchestrationError, here={0: "An error that is none of ours ended it; see its log."}):
     """An error of an attempt's process that is not one of ours. Args: what it said."""
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery import tensor_files
-from affinery.errors import BundleInvalid, ConfigInvalid
+from affinery.errors import BundleInvalid, PlaceInvalid, words_of
 from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
 from registry import adapters, backbones, certificates, compositions, names, refs, retirement, tasks
@@ -131,7 +131,7 @@ def _write_format(
 
     form = _format(sessions, store, record, asked.format)
     if os.path.lexists(folder):
-        raise ConfigInvalid(str(folder), "something is there already; choose another with --out.")
+        raise PlaceInvalid("--out", str(folder), "is taken: something is there already; choose another", "")
     model = composed(sessions, store, record)
     shipment = Shipment(model, _called(sessions, asked.task), _facts(sessions, record))
     part = folder.with_name(f".{uuid.uuid4().hex}.part")
@@ -297,9 +297,9 @@ def folder_for(record: CompositionRecord, asked: Asked, exports_folder: Path) ->
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigInvalid(str(folder), f"{error.strerror}; choose another with --out.") from error
+        raise PlaceInvalid("--out", str(folder), "cannot be made; choose another", words_of(error)) from error
     if not os.access(folder.parent, os.W_OK):
-        raise ConfigInvalid(str(folder), "its parent folder cannot be written; choose another with --out.")
+        raise PlaceInvalid("--out", str(folder), "lies where nothing can be written; choose another", "")
     return folder
 
 

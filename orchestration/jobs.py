@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from registry.models.jobs import KINDS, STATES, STRATEGIES
 
@@ -48,7 +48,8 @@ class JobRecord:
     needs: jobs that must be done first; waits: how many of them are not. generation: how often it was taken
     up again after it was dead or cancelled; attempts: all tries; failures: those of this generation that
     ended badly. request: what its worker was asked for and has not done yet. progress: step, of, losses by
-    task. cpus, gpus, memory_bytes: None where those of its kind are meant.
+    task. cpus, gpus, memory_bytes: None where those of its kind are meant. error_here: the error with the
+    places of this machine, where it names any.
     """
 
     id: str
@@ -83,6 +84,14 @@ class JobRecord:
     requested_at: datetime | None
     progress: dict[str, Any] | None
     error: str | None
+    error_here: str | None = None
+
+    HERE: ClassVar = frozenset({"error_here"})
+
+    @property
+    def why(self) -> str | None:
+        """Its error, as who sits at this machine is told it."""
+        return self.error_here or self.error
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -99,23 +108,31 @@ class JobRecord:
             own.memory_bytes if self.memory_bytes is None else self.memory_bytes,
         )
 
-    def in_brief(self) -> dict[str, Any]:
+    def in_brief(self, *, here: bool = False) -> dict[str, Any]:
         """What a list says of it: where it stands, not what it was given nor what came of it."""
-        whole = self.to_json()
+        whole = self.to_json(here=here)
         told = {name: value for name, value in (self.progress or {}).items() if name != "result"}
-        return {name: whole[name] for name in BRIEF} | {"progress": told or None, "error": self.error}
+        return {name: whole[name] for name in BRIEF} | {"progress": told or None, "error": whole["error"]}
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON; instants in ISO 8601."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        plain = {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in values.items()
-        }
-        lists = {"tasks": list(self.tasks), "needs": list(self.needs)}
-        return plain | lists
+    def to_json(self, *, here: bool = False) -> dict[str, Any]:
+        """The fields as plain JSON; instants in ISO 8601. here: with the places of this machine."""
+        plain = _plain(self) | {"tasks": list(self.tasks), "needs": list(self.needs)}
+        if here:
+            return plain | {"error": self.why}
+        progress = self.progress
+        if progress is not None and "result" in progress:
+            progress = progress | {"result": without_places(self.kind, progress["result"])}
+        return plain | {"payload": without_places(self.kind, self.payload), "progress": progress}
 
 
+def without_places(kind: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of a job of this kind, or came of it, as it is told elsewhere than on this machine."""
+    places = PLACES.get(kind, ())
+    return {name: value for name, value in facts.items() if name not in places}
+
+
+PLACES = {"export": ("out", "path")}
+"""By kind of job, what in its payload and its result names a place of this machine."""
 BRIEF = (
     *("number", "id", "kind", "state", "tasks", "strategy", "priority", "submitted_by", "needs", "waits"),
     *("created_at", "run_at", "heartbeat_at", "owner", "request", "attempts"),
@@ -154,14 +171,27 @@ class AttemptRecord:
     ended_at: datetime | None
     outcome: str | None
     error: str | None
+    error_here: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON; instants in ISO 8601."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in values.items()
-        }
+    HERE: ClassVar = frozenset({"error_here"})
+
+    @property
+    def why(self) -> str | None:
+        """Its error, as who sits at this machine is told it."""
+        return self.error_here or self.error
+
+    def to_json(self, *, here: bool = False) -> dict[str, Any]:
+        """The fields as plain JSON; instants in ISO 8601. here: with the places of this machine."""
+        return _plain(self) | ({"error": self.why} if here else {})
+
+
+def _plain(record: JobRecord | AttemptRecord) -> dict[str, Any]:
+    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in values.items()
+        if name not in record.HERE
+    }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from affinery.errors import AffineryError, ConfigInvalid, near
+from affinery.errors import AffineryError, ConfigInvalid, near, words_of
 from orchestration import admission, queue
 from orchestration.conditions import check_architecture, facts
 from orchestration.recipes import full_recipe
@@ -127,7 +127,7 @@ def _step(
         fresh = _begins(store, latest, task, new)
         admission.of_tasks(session, new, [task], recipe)
     except AffineryError as error:
-        return Step(task.name, name, "refused", f"it does not fit {new.ref}: {error}")
+        return Step(task.name, name, "refused", f"it does not fit {new.ref}: {words_of(error)}")
     if latest is None or fresh is None or not warm:
         why = (
             "it was never learnt"

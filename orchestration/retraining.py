@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from affinery.adapters.meta import read_meta
-from affinery.errors import AdapterFileInvalid, ConfigInvalid
+from affinery.errors import AdapterFileInvalid, ConfigInvalid, words_of
 from orchestration.specs import spec_of
 from registry import adapters
 from registry.errors import NotFound, StorageError
@@ -84,7 +84,7 @@ def started_fresh(
     try:
         held = read_meta(Path(store.path(older.blob_digest)))[1].tensors
     except (AdapterFileInvalid, StorageError) as error:
-        raise ConfigInvalid("warm start", f"{older.ref} cannot be read: {error}") from error
+        raise ConfigInvalid("warm start", f"{older.ref} cannot be read: {words_of(error)}") from error
     fits = {name for name, shape in wanted.items() if name in held and held[name].shape == shape}
     if not any(name.startswith("layers.") for name in fits):
         raise ConfigInvalid("warm start", f"no layer of {older.ref} has the shape that {backbone.ref} needs.")

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from affinery.errors import AffineryError
+from affinery.errors import AffineryError, words_of
 from orchestration import admission, queue
 from orchestration.recipes import full_recipe
 from orchestration.retraining import BUSY, Step, newest_in_use, recipe_of
@@ -103,7 +103,7 @@ def _step(
         recipe = full_recipe(backbone, recipe_of(latest, given))
         admission.of_tasks(session, backbone, [task], recipe)
     except AffineryError as error:
-        return Step(task.name, task.name, "refused", str(error))
+        return Step(task.name, task.name, "refused", words_of(error))
     start = latest if warm else None
     reason = "begun afresh" if start is None else f"begun from {start.ref}"
     ref = None if start is None else start.ref

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from affinery.errors import words_of
 from orchestration import failpoints, kinds, planner, queue, ray_train, talk
 from orchestration.certificates import Certificate
 from orchestration.driver import Order
@@ -431,10 +432,10 @@ class Worker:
         self.listener.failed(job, error, "lost" if job.state in LIVE else job.state)
 
     def _failed(self, running: Running, error: Exception, *, may_heal: bool) -> None:
-        message = str(error) or type(error).__name__
+        told, here = _both(error)
         try:
             with self.services.sessions.begin() as session:
-                state = queue.fail(session, running.held, message, may_heal=may_heal)
+                state = queue.fail(session, running.held, told, here, may_heal=may_heal)
         except LeaseLost as lost:
             self._lost(running, lost)
             return
@@ -444,11 +445,12 @@ class Worker:
 
     def _given_back(self, running: Running, error: RayUnavailable) -> None:
         """Nothing is wrong with the job: it waits for Ray, and keeps its attempts."""
+        told, here = _both(error)
         delay = min(RAY_LONGEST_SECONDS, RAY_AGAIN_SECONDS * 2.0**self._ray_tries)
         self._without_ray, self._ray_tries = error, self._ray_tries + 1
         try:
             with self.services.sessions.begin() as session:
-                state = queue.release(session, running.held, str(error), delay)
+                state = queue.release(session, running.held, told, delay, here)
         except LeaseLost as lost:
             self._lost(running, lost)
             return
@@ -463,3 +465,9 @@ class Worker:
     def _end_runs(self, job: JobRecord, status: str) -> None:
         held = Claim(job, self.owner, job.fence, 0)
         self.drivers.end_runs(Order.of(self.services, held, Share(1)), status)
+
+
+def _both(error: Exception) -> tuple[str, str | None]:
+    """→ an error's words for everybody, and those for who sits at this machine, where they say more"""
+    told, whole = words_of(error), str(error)
+    return told, whole if whole != told else None

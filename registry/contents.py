@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from affinery import tensor_files
+from affinery.errors import words_of
 from registry.digests import canonical
 from registry.errors import BlobDamaged, BlobMissing, StorageError
 from registry.findings import Finding
@@ -61,7 +62,7 @@ def _fault(store: BlobStore, blob: StoredBlob) -> str | None:
     except BlobDamaged as error:
         return f"its bytes were changed: they hash to {error.args[1][:12]}"
     except (StorageError, OSError) as error:
-        return f"it cannot be read: {error}"
+        return f"it cannot be read: {words_of(error)}"
     if size_bytes != blob.size_bytes:
         return f"it has {size_bytes:,} bytes, and the registry knows {blob.size_bytes:,}"
     return None

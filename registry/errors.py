@@ -39,6 +39,7 @@ RegistryError                      exit code 1
     ├── BlobUnknown                a digest that was never committed to the registry
     ├── StorageFull                no space left for a blob
     ├── StorageReadOnly            a store that may not be written
+    ├── StorageBroken              a store that the system does not let work
     ├── StorageUnreachable         a store that does not answer, or does not let us in
     ├── StorageUrlInvalid          (usage) an address that its store cannot use
     └── StorageUnknown             (usage) no store speaks this URL scheme
@@ -251,7 +252,7 @@ class GateClosed(RegistryError):
         return f"{adapter} {why}, and {wanted} is required. Nothing was changed; see {see}"
 
 
-class ArchiveInvalid(RegistryError, UserError):
+class ArchiveInvalid(RegistryError, UserError, here={0: "The file"}):
     """An archive that is not what it should be. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -291,7 +292,7 @@ class Refused(RegistryError):
         return f"The registry refused the change: {words}. Nothing was written."
 
 
-class RegistryMissing(RegistryError):
+class RegistryMissing(RegistryError, here={0: "the address that is set"}):
     """There is no registry at this address. Args: where."""
 
     def __str__(self) -> str:
@@ -322,7 +323,7 @@ class RegistryTooNew(RegistryError, UserError):
         )
 
 
-class RegistryDamaged(RegistryError):
+class RegistryDamaged(RegistryError, here={0: "the address that is set"}):
     """A registry that can no longer protect its record. Args: where, reason."""
 
     def __str__(self) -> str:
@@ -330,7 +331,7 @@ class RegistryDamaged(RegistryError):
         return f"The registry at {where} is damaged: {reason}. Restore it from a backup; nothing was changed."
 
 
-class RegistryReadOnly(RegistryError):
+class RegistryReadOnly(RegistryError, here={0: "the address that is set"}):
     """A registry that may not be written. Args: where."""
 
     def __str__(self) -> str:
@@ -341,7 +342,7 @@ class RegistryReadOnly(RegistryError):
         )
 
 
-class RegistryFull(RegistryError):
+class RegistryFull(RegistryError, here={0: "the address that is set"}):
     """No space left for the registry. Args: where."""
 
     def __str__(self) -> str:
@@ -351,7 +352,7 @@ class RegistryFull(RegistryError):
         )
 
 
-class RegistryBusy(RegistryError):
+class RegistryBusy(RegistryError, here={0: "the address that is set"}):
     """Another process held the registry longer than we wait. Args: where, seconds waited."""
 
     def __str__(self) -> str:
@@ -362,7 +363,7 @@ class RegistryBusy(RegistryError):
         )
 
 
-class RegistryUnreachable(RegistryError):
+class RegistryUnreachable(RegistryError, here={0: "the address that is set", 1: "the log says why"}):
     """The database does not answer. Args: where, reason."""
 
     def __str__(self) -> str:
@@ -376,7 +377,7 @@ class StorageError(RegistryError):
     """Blobs that cannot be stored or read."""
 
 
-class BlobMissing(StorageError):
+class BlobMissing(StorageError, here={1: "the store"}):
     """Bytes that are not in the store. Args: digest, where."""
 
     def __str__(self) -> str:
@@ -384,7 +385,7 @@ class BlobMissing(StorageError):
         return f"Blob {digest[:12]} is not in {where}. Restore it from a backup or another store."
 
 
-class BlobDamaged(StorageError):
+class BlobDamaged(StorageError, here={2: "the store"}):
     """Bytes that are not what their digest says. Args: digest, found digest, where."""
 
     def __str__(self) -> str:
@@ -406,7 +407,7 @@ class BlobUnknown(StorageError):
         )
 
 
-class StorageFull(StorageError):
+class StorageFull(StorageError, here={0: "the store"}):
     """No space left for a blob. Args: where, size wanted in bytes."""
 
     def __str__(self) -> str:
@@ -417,7 +418,7 @@ class StorageFull(StorageError):
         )
 
 
-class StorageReadOnly(StorageError):
+class StorageReadOnly(StorageError, here={0: "The store"}):
     """A store that may not be written. Args: where."""
 
     def __str__(self) -> str:
@@ -425,6 +426,14 @@ class StorageReadOnly(StorageError):
         return (
             f"{where} may not be written. Nothing was stored; give this user write permission on the folder."
         )
+
+
+class StorageBroken(StorageError, here={0: "The store", 1: "the log says why"}):
+    """A store that the system does not let work. Args: where, reason."""
+
+    def __str__(self) -> str:
+        where, reason = self.args
+        return f"{where} cannot take a blob in: {reason}. Nothing was stored."
 
 
 class StorageUnknown(StorageError, UserError):
@@ -435,7 +444,7 @@ class StorageUnknown(StorageError, UserError):
         return f"No blob store speaks {scheme!r}.{near(scheme, known)} Known: {', '.join(sorted(known))}."
 
 
-class StorageUnreachable(StorageError):
+class StorageUnreachable(StorageError, here={0: "that is set", 1: "the log says why"}):
     """A store that does not answer, or does not let us in. Args: where, reason."""
 
     def __str__(self) -> str:

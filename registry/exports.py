@@ -48,7 +48,7 @@ def record(
     session.add(row)
     session.flush()
     made = by_id(session, node.id)
-    happened = {"ref": made.ref, "digest": digest, "path": path, **seals.of_row("export", row)}
+    happened = {"ref": made.ref, "digest": digest, **seals.of_row("export", row)}
     events.append(session, "export.recorded", node.id, happened)
     return made
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Anything recorded: its place in the lineage, its digest, and when."""
+
+    HERE: ClassVar[frozenset[str]] = frozenset()
+    """The fields that name places of this machine, and are told on it only."""
 
     node_id: int
     digest: str
@@ -20,10 +23,10 @@ class Record:
         """How a person names it."""
         return self.digest
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON, with ref; instants in ISO 8601."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"ref": self.ref} | {key: _plain(value) for key, value in values.items()}
+    def to_json(self, *, here: bool = False) -> dict[str, Any]:
+        """The fields as plain JSON, with ref; instants in ISO 8601. here: with the places of this machine."""
+        names = [field.name for field in fields(self) if here or field.name not in self.HERE]
+        return {"ref": self.ref} | {name: _plain(getattr(self, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
@@ -120,6 +123,13 @@ class TaskRecord(Record):
     def ref(self) -> str:
         return self.name
 
+    def to_json(self, *, here: bool = False) -> dict[str, Any]:
+        """The same; where this machine keeps the model that draws a condition is told on it only."""
+        told = Record.to_json(self, here=here)
+        if self.condition is not None and not here:
+            told["condition"] = {name: value for name, value in self.condition.items() if name != "folder"}
+        return told
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord(Record):
@@ -208,6 +218,8 @@ class CompositionRecord(Versioned):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRecord(Versioned):
     """A bundle that was written; named after its composition and counted by itself."""
+
+    HERE: ClassVar[frozenset[str]] = frozenset({"path"})
 
     composition: str
     composition_id: int

@@ -27,8 +27,22 @@ from registry import asking, errors, guards
 from registry.digests import canonical
 from registry.turns import Turns
 
-HEAD = "0012"
-KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
+HEAD = "0013"
+KNOWN = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0012",
+    "0013",
+)
 BUSY_SECONDS = 30
 RESTED_SECONDS = 1.0
 _READ = "affinery_read"

@@ -12,6 +12,7 @@ from registry.digests import digest_of
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 METRICS = {"digits": {"loss": 0.25}, "faces": {"recognition": {"share": 0.5}, "kid": [1]}}
+WHY = "There is nothing at /srv/data."
 STATES = {
     "learnt-digits": "done",
     "learnt-faces": "done",
@@ -123,10 +124,12 @@ def fill(connection: Connection) -> None:
             lease_owner="me" if state == "running" else None,
             lease_expires_at=noon if state == "running" else None,
             idempotency_key=None if learnt else f"key {job}",
+            error=WHY if state == "failed" else None,
         )
         put("job_task", job_id=job, task_id=task, live=learnt or state in ("queued", "running"))
         outcome = {"done": "done", "failed": "failed"}.get(state)
-        put("attempt", job_id=job, number=1, fence=1, started_at=noon, outcome=outcome)
+        why = WHY if state == "failed" else None
+        put("attempt", job_id=job, number=1, fence=1, started_at=noon, outcome=outcome, error=why)
         if learnt:
             made = {"environment": {}, "config": {}, "seed": 7, "code_version": "abc"}
             told = {"job": job, "task": digest_of(made_of), "mlflow_run": None}

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from affinery.errors import ConfigInvalid, UnknownName
+from affinery.errors import ConfigInvalid, PlaceInvalid, UnknownName
 from affinery.importing import IMPORTING
 from affinery.tensor_files import read_json
 
@@ -61,11 +61,11 @@ def _check_purpose(name: str, folder: Path) -> None:
     try:
         made_for = read_json((folder / "config.json").read_bytes())["architectures"][0]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ConfigInvalid(
-            "condition", f"{folder} is no model folder: its config.json names no architecture."
+        raise PlaceInvalid(
+            "condition", str(folder), "is no model folder: its config.json names no architecture", ""
         ) from error
     if not isinstance(made_for, str) or not made_for.endswith(ARCHITECTURES[name]):
-        raise ConfigInvalid("condition", f"{folder} holds {made_for}, no model that draws {name}.")
+        raise PlaceInvalid("condition", str(folder), f"holds {made_for}, no model that draws {name}", "")
 
 
 def _thresholds(low: int | None, high: int | None) -> dict[str, int]:
@@ -114,7 +114,7 @@ def _pipeline(condition: Mapping[str, Any]) -> Maker:
     """A model of a local folder, whose weights are safetensors. Nothing is ever downloaded."""
     folder = Path(condition["folder"])
     if folder_digest(folder) != condition["digest"]:
-        raise ConfigInvalid("condition", f"the model in {folder} is not the one that the task was given.")
+        raise PlaceInvalid("condition", str(folder), "is not the one that the task was given", "")
     with IMPORTING:
         import transformers
 
@@ -127,7 +127,7 @@ def _pipeline(condition: Mapping[str, Any]) -> Maker:
         )
     except (OSError, ValueError, KeyError) as error:
         name = condition["name"]
-        raise ConfigInvalid("condition", f"{folder} is no model that draws {name}: {error}.") from error
+        raise PlaceInvalid("condition", str(folder), f"is no model that draws {name}", str(error)) from error
     paint = _depth if condition["name"] == "depth" else _segments
     return lambda image: paint(draw, image)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affinery.errors import ConfigInvalid
+from affinery.errors import ConfigInvalid, PlaceInvalid
 from trainers.conditions import maker, published
 from trainers.latents import kept
 from trainers.packs import IMAGES, PackedImage, read_manifest
@@ -96,7 +96,7 @@ def read_square(path: Path, size: int, channels: int, blended: bool = True) -> n
         with Pillow.open(path) as opened:
             return square(opened, size, channels, blended)
     except (OSError, ValueError, Pillow.DecompressionBombError) as error:
-        raise ConfigInvalid(str(path), f"it cannot be read as a picture ({error}).") from error
+        raise PlaceInvalid("the picture", str(path), "cannot be read as a picture", str(error)) from error
 
 
 def _eight_bits(image: Image) -> Image:

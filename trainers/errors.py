@@ -19,7 +19,7 @@ class TrainingDiverged(TrainerError):
         return f"The loss of {task!r} is no number after step {step}. Train it with a lower lr or class_lr."
 
 
-class CheckpointUnreadable(TrainerError):
+class CheckpointUnreadable(TrainerError, here={0: "the job's folder", 1: "the log says why"}):
     """A checkpoint that is torn or belongs to another training. Args: folder, reason."""
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class CheckpointUnreadable(TrainerError):
         )
 
 
-class GoldenUnreadable(TrainerError):
+class GoldenUnreadable(TrainerError, here={0: "the store"}):
     """The golden images of a task cannot be read. Args: path, reason."""
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class GoldenUnreadable(TrainerError):
         return f"The golden images in {path} cannot be read: {reason}"
 
 
-class DatasetChanged(TrainerError):
+class DatasetChanged(TrainerError, here={0: "the data folder"}):
     """A dataset is not what was pinned. Args: pack, what differs."""
 
     lasting = True

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from affinery.errors import words_of
 from affinery.tensor_files import read_json, sha256_file
 from trainers.errors import DatasetChanged
 
@@ -166,7 +167,7 @@ def read_manifest(pack: Path) -> Manifest:
     except FileNotFoundError as error:
         raise DatasetChanged(str(pack), f"{MANIFEST} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetChanged(str(pack), f"{MANIFEST} cannot be read: {error}") from error
+        raise DatasetChanged(str(pack), f"{MANIFEST} cannot be read: {words_of(error)}") from error
 
 
 def verify_pack(pack: Path, digest: str) -> Manifest:
@@ -208,4 +209,4 @@ def differences(pack: Path, manifest: Manifest) -> Iterator[str]:
                     digests = f"its SHA-256 is {found[:12]}, not {image.sha256[:12]}"
                     yield f"{image.source_name} ({name}) was changed: {digests}"
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        yield f"{IMAGES} is damaged: {error}"
+        yield f"{IMAGES} is damaged: {words_of(error)}"

@@ -19,7 +19,7 @@ from torch import Tensor
 from affinery import tensor_files
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
-from affinery.errors import ConfigInvalid
+from affinery.errors import ConfigInvalid, words_of
 from trainers.data import as_bytes, as_unit
 from trainers.errors import GoldenUnreadable
 
@@ -113,7 +113,7 @@ def read_golden(path: Path) -> Golden:
             raw["prompts"] = tuple(raw["prompts"])
         return Golden(**{**raw, "rows": tuple(raw["rows"]), "sampler": sampler})
     except (OSError, ValueError, KeyError, AttributeError, TypeError, ConfigInvalid) as error:
-        raise GoldenUnreadable(str(path), f"{error}.") from error
+        raise GoldenUnreadable(str(path), f"{words_of(error)}.") from error
 
 
 def replay(model: ComposedModel, path: Path, environment_digest: str, task: str | None = None) -> Replay:

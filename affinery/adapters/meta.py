@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from affinery import tensor_files
-from affinery.errors import AdapterFileInvalid
+from affinery.errors import AdapterFileInvalid, words_of
 from affinery.limits import CONDITION_CHANNELS_LIMIT, SIDE_LIMIT
 from affinery.names import can_be_shown
 from affinery.tensor_files import Header
@@ -112,7 +112,7 @@ def read_meta(path: Path, digest: str | None = None) -> tuple[AdapterMeta, Heade
         if digest is not None and tensor_files.sha256_file(path) != digest:
             raise AdapterFileInvalid(str(path), f"its bytes are not those of the digest {digest[:12]}.")
     except (OSError, ValueError) as error:
-        raise AdapterFileInvalid(str(path), f"{error}.") from error
+        raise AdapterFileInvalid(str(path), f"{words_of(error)}.") from error
     if META_KEY not in header.metadata:
         raise AdapterFileInvalid(str(path), f"its metadata has no {META_KEY!r} record.")
     try:

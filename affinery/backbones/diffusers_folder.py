@@ -21,7 +21,7 @@ from affinery.backbones.latent_space import VAE_SETTINGS
 from affinery.backbones.model_folder import OnNote, ReadTensors, read_object, read_weights
 from affinery.backbones.network_config import arguments
 from affinery.backbones.text_encoder import CLIP_DEFAULTS, END, tokenizer
-from affinery.errors import BackboneFileInvalid, ConfigInvalid
+from affinery.errors import BackboneFileInvalid, ConfigInvalid, words_of
 from affinery.importing import IMPORTING
 
 UNETS = {"UNet2DModel": "unet", "UNet2DConditionModel": "unet_condition"}
@@ -49,7 +49,7 @@ def read_folder(
     except ConfigInvalid as error:
         raise BackboneFileInvalid(str(path), str(error)) from error
     except Exception as error:  # what others wrote may be wrong in any way, anywhere in a constructor
-        reason = f"its configs are not as diffusers writes them ({type(error).__name__}: {error})."
+        reason = f"its configs are not as diffusers writes them ({type(error).__name__}: {words_of(error)})."
         raise BackboneFileInvalid(str(path), reason) from error
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from affinery import tensor_files
 from affinery.backbones import architecture
 from affinery.backbones.contract import Backbone, BackboneSpec, on_meta, parameter_count
-from affinery.errors import BackboneFileInvalid, UnknownName
+from affinery.errors import BackboneFileInvalid, UnknownName, words_of
 
 SPEC_KEY = "affinery.backbone"
 DTYPES = {torch.float32: ("F32", "32-bit floats"), torch.uint8: ("U8", "bytes")}
@@ -53,7 +53,7 @@ def _reason(error: Exception) -> str:
         return "there is no such file."
     if isinstance(error, IsADirectoryError):
         return "it is a folder; give the .safetensors file."
-    return f"{error}."
+    return f"{words_of(error)}."
 
 
 def inspect_backbone(path: Path) -> BackboneFile:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from affinery.errors import BackboneFileInvalid
+from affinery.errors import BackboneFileInvalid, words_of
 from affinery.tensor_files import Header, NotSafetensors, read_header, read_json
 
 JSON_LIMIT_BYTES = 64_000_000
@@ -35,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BackboneFileInvalid(str(path), f"it cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise BackboneFileInvalid(str(path), f"it is not readable JSON: {error}.") from error
+        raise BackboneFileInvalid(str(path), f"it is not readable JSON: {words_of(error)}.") from error
     if not isinstance(found, dict):
         raise BackboneFileInvalid(str(path), "it holds no JSON object.")
     return found
@@ -69,7 +69,7 @@ def _header(file: Path) -> Header:
     try:
         return read_header(file)
     except (OSError, NotSafetensors) as error:
-        raise BackboneFileInvalid(str(file), f"{error}.") from error
+        raise BackboneFileInvalid(str(file), f"{words_of(error)}.") from error
 
 
 def _float32(folder: Path, name: str, tensor: Tensor) -> Tensor:

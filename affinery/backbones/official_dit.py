@@ -27,7 +27,7 @@ from affinery.backbones.dit import DiT
 from affinery.backbones.dit_spec import HEADS, PROFILES, DiTConfig, Facts, spec_of
 from affinery.backbones.files import SPEC_KEY
 from affinery.backbones.foreign_tensors import adopt, layout, null_last, with_rows
-from affinery.errors import BackboneFileInvalid, ConfigInvalid
+from affinery.errors import BackboneFileInvalid, ConfigInvalid, words_of
 
 TABLE = "y_embedder.embedding_table.weight"
 # Training keeps the weights beside their moving average, which is the one that draws well.
@@ -149,7 +149,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         said = tensor_files.read_header(path).metadata
     except (OSError, tensor_files.NotSafetensors) as error:
-        raise BackboneFileInvalid(str(path), f"{error}.") from error
+        raise BackboneFileInvalid(str(path), f"{words_of(error)}.") from error
     return _checkpoint(load_file(path), said, str(path))
 
 

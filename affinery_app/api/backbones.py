@@ -52,8 +52,7 @@ def create_backbone(space: Space, new: NewBackbone, posting: Posting) -> JSONRes
     try:
         record, _ = add_backbone(space.sessions, space.store, path, new.name, parent=new.parent)
     except BackboneFileInvalid as error:  # who sent it knows nothing of where it lies here
-        told = (str(each).replace(str(path), "the upload") for each in error.args)
-        raise BackboneFileInvalid(*told) from error
+        raise error.called(str(path), "the upload") from error
     made: dict[str, Any] = record.to_json()
     done = posting.do(space, asked, "/v1/backbones/{ref}", lambda _: made)
     path.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ def create_dataset(space: Space, who: Caller, new: NewDataset, posting: Posting)
     try:
         record, notes = add_dataset(space.sessions, space.data, path, **options)
     except DatasetInvalid as error:  # who sent it knows nothing of where it lies here
-        raise DatasetInvalid(*(_plain(each, str(path)) for each in error.args)) from error
+        raise error.called(str(path), "the upload") from error
     made: dict[str, Any] = record.to_json() | {"notes": [_plain(note, str(path)) for note in notes]}
     done = posting.do(space, asked, "/v1/datasets/{ref}", lambda _: made)
     path.unlink(missing_ok=True)

@@ -203,7 +203,7 @@ def get_job_log(
         int | None, Query(ge=1, lt=2**31, description="The last, where none is named.")
     ] = None,
 ) -> JSONResponse:
-    """What an attempt of a job wrote on this machine: its errors in full, and what libraries said."""
+    """What an attempt of a job wrote on this machine: its errors in full, with the places that they name."""
     with space.sessions.read() as session:
         record = queue.get(session, job)
         tries = {each.number: each for each in queue.attempts(session, record.id)}

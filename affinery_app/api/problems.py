@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from orchestration.errors import DatasetUnavailable, DataUnwritable, JobIsOver, 
 from registry import errors
 
 MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger(__name__)
 # The first that fits counts: the special before the general.
 STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (ScopeMissing, 403),
@@ -110,7 +112,15 @@ def of_error(error: AffineryError) -> Response:
     """The problem that one of our errors is."""
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
     headers = {"Retry-After": RETRY_SECONDS} if isinstance(error, errors.RegistryBusy) else None
-    return problem(status, _title(error), str(error), headers=headers)
+    return problem(status, _title(error), said_of(error), headers=headers)
+
+
+def said_of(error: AffineryError) -> str:
+    """What a caller is told; the server's log has the rest, where that names places of its machine."""
+    told = error.elsewhere()
+    if told != str(error):
+        log.warning("%s", error)
+    return told
 
 
 def _title(error: AffineryError) -> str:

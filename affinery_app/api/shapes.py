@@ -19,7 +19,8 @@ def shape(record: type[Any], **further: Any) -> type[BaseModel]:
     """The model of what a record's to_json gives; further fields by name and type."""
     name = record.__name__.removesuffix("Record")
     hints = get_type_hints(record)
-    given: dict[str, Any] = {field.name: (_told(hints[field.name]), ...) for field in fields(record)}
+    names = [field.name for field in fields(record) if field.name not in getattr(record, "HERE", ())]
+    given: dict[str, Any] = {name: (_told(hints[name]), ...) for name in names}
     if hasattr(record, "ref"):
         given = {"ref": (str, Field(description="How a person names it.")), **given}
     for extra, kind in further.items():

@@ -151,7 +151,7 @@ def export(
 
         sign_bundle(Path(record.path), sign)
     if as_json:
-        emit(record.to_json() | {"difference": written.difference, "notes": list(written.notes)})
+        emit(record.to_json(here=True) | {"difference": written.difference, "notes": list(written.notes)})
         return
     told = [
         (record.format, record.path),

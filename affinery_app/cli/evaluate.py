@@ -124,7 +124,7 @@ def put_off(space: Workspace, asked: Chore, after: list[str] | None, as_json: bo
 
     job = schedule(space.sessions, asked, after=after or (), submitted_by=submitter()).job
     if as_json:
-        emit(job.to_json())
+        emit(job.to_json(here=True))
     else:
         fields([("job", f"{job.number} ({job.id})"), ("kind", job.kind)])
         following("affinery run", f"affinery job show {job.number}")

@@ -71,7 +71,7 @@ def show(
     with place(url, workspace) as where:
         found = where.job(job)
     if as_json:
-        emit(found.to_json())
+        emit(found.to_json(here=True))
         return
     record, tries, room = found.record, found.tries, found.record.resources()
     fields(
@@ -102,7 +102,7 @@ def show(
                 f"{(each.ended_at - each.started_at).total_seconds():.0f} s" if each.ended_at else "…",
                 each.outcome or "running",
                 each.owner,
-                each.error,
+                each.why,
             )
             for each in tries
         ],
@@ -148,8 +148,8 @@ def logs(
         say("No attempt of it was begun yet.")
     else:
         say(f"Attempt {number} wrote nothing" + ("." if path or url else " on this machine."))
-    if not as_json and number and tries[number].error:
-        say(f"It ended: {tries[number].error}")
+    if not as_json and number and tries[number].why:
+        say(f"It ended: {tries[number].why}")
 
 
 def _follow(where: Here | There, found: AboutJob) -> None:
@@ -166,12 +166,12 @@ def _follow(where: Here | There, found: AboutJob) -> None:
             print(text.decode(errors="replace"), end="", flush=True)
             if each.ended_at is not None and each.number not in told:
                 told.add(each.number)
-                say(f"Attempt {each.number}: {each.outcome}" + (f". {each.error}" if each.error else ""))
+                say(f"Attempt {each.number}: {each.outcome}" + (f". {each.why}" if each.why else ""))
         if record.state not in LIVE:
             break
         time.sleep(FOLLOW_SECONDS)
         found = where.job(record.id)
-    say(f"Job {record.number} is {record.state}." + (f" {record.error}" if record.error else ""))
+    say(f"Job {record.number} is {record.state}." + (f" {record.why}" if record.why else ""))
     if record.state != "done":
         raise typer.Exit(1)
 
@@ -261,7 +261,7 @@ def priority(
 
 def _told(records: list[JobRecord], as_json: bool) -> None:
     if as_json:
-        emit([record.to_json() for record in records])
+        emit([record.to_json(here=True) for record in records])
     else:
         table(COLUMNS, [_line(record) for record in records], "")
 

@@ -185,7 +185,7 @@ def _schedule(
         sessions, chore, after=after or (), key=key, priority=priority, submitted_by=submitter(), **room
     )
     if as_json:
-        emit(found.job.to_json() | {"new": found.new})
+        emit(found.job.to_json(here=True) | {"new": found.new})
         return
     fields([("job", f"{found.job.number} ({found.job.id})"), ("kind", found.job.kind)])
     if not found.new:

@@ -50,11 +50,11 @@ def run(
     with space.sessions.read() as session:
         found = queue.list_all(session)
     if as_json:
-        emit([job.in_brief() for job in found])
+        emit([job.in_brief(here=True) for job in found])
     elif listing:
         table(
             ["job", "state", "tasks", "strategy", "attempts", "error"],
-            [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.error) for j in found],
+            [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.why) for j in found],
             "The queue has never held a job.",
         )
     else:

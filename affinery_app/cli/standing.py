@@ -27,7 +27,7 @@ def standing(job: JobRecord, obstacle: str | None = None) -> str:
         if job.waits:
             return f"waits for {job.waits} job{'s' if job.waits > 1 else ''}"
         if job.run_at > datetime.now(UTC):
-            again = f" after: {job.error}" if job.error else ""
+            again = f" after: {job.why}" if job.why else ""
             return f"from {job.run_at:%Y-%m-%d %H:%M:%S} UTC on{again}"
         return "may run"
-    return (job.error or "") if job.state in ("dead", "cancelled") else ""
+    return (job.why or "") if job.state in ("dead", "cancelled") else ""

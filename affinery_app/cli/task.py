@@ -157,7 +157,7 @@ def add(
     if rehearsal is not None:
         show_rehearsal(rehearsal, as_json)
     elif as_json:
-        jobs = [each.job.to_json() | {"new": each.new} for each in found]
+        jobs = [each.job.to_json(here=True) | {"new": each.new} for each in found]
         emit(jobs if plan is not None or not together else jobs[0])
     else:
         table(
@@ -240,7 +240,7 @@ def train(
     with place(url, workspace) as where:
         job = where.train(names, recipe, older, after or (), asked)
     if as_json:
-        emit(job.to_json())
+        emit(job.to_json(here=True))
         return
     strategy = job.strategy or "chosen where it runs"
     fields(
@@ -261,7 +261,7 @@ def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: 
     with place(url, workspace) as where:
         found = where.tasks()
     if as_json:
-        emit([record.to_json() for record in found])
+        emit([record.to_json(here=True) for record in found])
         return
     table(
         ["task", "state", "kind", "backbone", "dataset", "class rows", "versions"],
@@ -295,7 +295,10 @@ def show(
         versions = where.adapters(task=record.name)
     if as_json:
         learnt = [version.to_json() for version in versions]
-        emit(record.to_json() | {"jobs": [job.in_brief() for job in jobs], "adapters": learnt})
+        emit(
+            record.to_json(here=True)
+            | {"jobs": [job.in_brief(here=True) for job in jobs], "adapters": learnt}
+        )
         return
     fields(
         [
@@ -314,7 +317,7 @@ def show(
     print()
     table(
         ["job", "state", "strategy", "attempts", "error"],
-        [(j.id[:8], j.state, j.strategy or "–", j.attempts, j.error) for j in jobs],
+        [(j.id[:8], j.state, j.strategy or "–", j.attempts, j.why) for j in jobs],
         "No job.",
     )
     table(

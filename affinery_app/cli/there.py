@@ -352,7 +352,9 @@ def _records(kind: type[Record], told: Iterable[Json], *by: str) -> list[Record]
 
 def _record(kind: type[Record], told: Json) -> Record:
     """What to_json made of a record, a record again. What this version does not know of is passed over."""
-    return kind(**{each.name: _value(str(each.type), told[each.name]) for each in fields(kind)})
+    own = getattr(kind, "HERE", ())
+    known = {each.name: str(each.type) for each in fields(kind) if each.name not in own}
+    return kind(**{name: _value(declared, told[name]) for name, declared in known.items()})
 
 
 def _value(declared: str, told: Any) -> Any:

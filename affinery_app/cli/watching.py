@@ -101,12 +101,12 @@ class Lines:
 
     def show(self, job: JobRecord) -> None:
         seconds = self.pace(job)
-        facts = (job.state, job.progress, job.request, job.waits, job.error)
+        facts = (job.state, job.progress, job.request, job.waits, job.why)
         if self._told.get(job.id) == facts:
             return
         self._told[job.id] = facts
         if self.as_json:
-            told = job.in_brief() | {"seconds_left": None if seconds is None else round(seconds, 1)}
+            told = job.in_brief(here=True) | {"seconds_left": None if seconds is None else round(seconds, 1)}
             print(json.dumps(told, ensure_ascii=False), flush=True)
         else:
             parts = (progress(job), losses(job), left(seconds), printable(standing(job)))

@@ -283,7 +283,7 @@ class Exports(Noun):
         files.download(self._client, path(self.PLACE, record["ref"], "download"), whole)
         inside = self.files(record["ref"])
         try:
-            if _is_one_file(record, inside):
+            if _is_one_file(whole, inside):
                 whole.rename(target)
             else:
                 files.unpack(whole, target)
@@ -352,8 +352,9 @@ class Webhooks(Noun):
         return self._ask("DELETE", name)
 
 
-def _is_one_file(record: Json, inside: Sequence[Json]) -> bool:
-    return len(inside) == 1 and Path(record["path"]).name == inside[0]["path"]
+def _is_one_file(whole: Path, inside: Sequence[Json]) -> bool:
+    """Whether a file came as it is: an archive of it would be larger."""
+    return len(inside) == 1 and whole.stat().st_size == inside[0]["size_bytes"]
 
 
 def _messages(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, Json]]:

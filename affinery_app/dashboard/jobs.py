@@ -13,7 +13,7 @@ from affinery_app.dashboard.learning import learning
 from affinery_app.dashboard.losses import chart
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores, queue
-from orchestration.jobs import LIVE, STATES
+from orchestration.jobs import LIVE, STATES, without_places
 from registry import search
 from registry.errors import NotFound
 
@@ -42,7 +42,7 @@ def _now(visit: Visit) -> dict[str, Any]:
     with visit.space.sessions.read() as session:
         job = queue.get(session, visit.named())
         tries = queue.attempts(session, job.id)
-        payload = chores.told(session, job.kind, job.payload)
+        payload = without_places(job.kind, chores.told(session, job.kind, job.payload))
         made = search.search(session, f"job={job.id}", limit=20).adapters if job.state == "done" else ()
     now = learning(visit.space, job)
     return {

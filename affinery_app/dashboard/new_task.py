@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from affinery.adapters import kinds
 from affinery.errors import ConfigInvalid, UserError
+from affinery_app.api.problems import said_of
 from affinery_app.dashboard.amounts import whole, wholes
 from affinery_app.dashboard.datasets import sheet_of
 from affinery_app.dashboard.visit import Visit, status_of
@@ -114,7 +115,7 @@ def estimate(visit: Visit) -> Response:
         wanted, data = [_wanted(asked, visit.by)], visit.space.data
         schedule_all(visit.space.sessions, wanted, data=data, on_note=notes.append, rehearse=rehearsal)
     except UserError as error:
-        wrong = str(error)
+        wrong = said_of(error)
     job = rehearsal.jobs[0] if rehearsal.jobs else None
     template = "estimate.html" if asked.get("alone") else "live/estimate.html"
     return visit.answer(template, job=job, wrong=wrong, notes=notes, about=_about(asked.get("kind", "")))
@@ -134,7 +135,7 @@ def schedule(visit: Visit) -> Response:
         wanted = [_wanted(form, visit.by)]
         job = schedule_all(visit.space.sessions, wanted, data=visit.space.data)[0].job
     except UserError as error:
-        return _form(visit, form, str(error), status_of(error))
+        return _form(visit, form, said_of(error), status_of(error))
     return visit.on_to("jobs", job.id, said="scheduled")
 
 

@@ -49,8 +49,10 @@ READ: dict[str, Page] = {
     "/new/estimate": new_task.estimate,
     "/search": finding.page,
     "/events": happenings.events_page,
-    "/health": happenings.health,
 }
+OPERATE: dict[str, Page] = {"/health": happenings.health}
+"""What names places of the service's machine: for tokens of the scope admin."""
+
 CHANGE: dict[str, tuple[Page, str]] = {
     "/tasks/{ref}/train": (tasks.train, "schedule"),
     "/adapters/{ref}/alias": (adapters.alias, "promote"),
@@ -88,6 +90,7 @@ def routes() -> list[BaseRoute]:
     return [
         Route("/login", shown(login, None), methods=["GET"]),
         *(Route(path, shown(page, "read"), methods=["GET"]) for path, page in READ.items()),
+        *(Route(path, shown(page, "admin"), methods=["GET"]) for path, page in OPERATE.items()),
         *(Route(path, shown(page, scope), methods=["POST"]) for path, (page, scope) in CHANGE.items()),
         Mount("/static", Assets(directory=HERE / "static")),
     ]

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from affinery.errors import AffineryError
 from affinery_app.api.access import Who
-from affinery_app.api.problems import STATUSES
+from affinery_app.api.problems import STATUSES, said_of
 from affinery_app.charts import heat_key
 from affinery_app.dashboard.beginning import next_step
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
@@ -150,7 +150,7 @@ def _answered(page: Page, scope: str | None, visit: Visit) -> Response:
             visit.check(scope)
         return page(visit)
     except AffineryError as error:
-        return told(visit, status_of(error), str(error))
+        return told(visit, status_of(error), said_of(error))
 
 
 def status_of(error: AffineryError) -> int:

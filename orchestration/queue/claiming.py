@@ -131,6 +131,7 @@ def _taking(engine: str, wanted: Sequence[Condition], *, often: bool = False) ->
             heartbeat_at=clock.now(),
             lease_expires_at=clock.later(bindparam("lease_seconds", type_=Float)),
             error=None,
+            error_here=None,
         )
     )
 

@@ -119,7 +119,8 @@ def _revive(session: Session, row: Job, by: str | None) -> None:
         if need.state in DEAD:
             lost = get(session, need.id)
             raise NeedNotMet(lost.id, lost.tasks, lost.state, lost.error)
-    fresh = {"failures": 0, "error": None, "progress": None, "lost_need_id": None, "run_at": clock.now()}
+    fresh = {"failures": 0, "progress": None, "lost_need_id": None, "run_at": clock.now()}
+    fresh |= {"error": None, "error_here": None}
     _set(session, row, state="queued", generation=Job.generation + 1, **fresh)
     # Who waits for it and was not ended yet may hope again, unless another of its needs is lost too.
     other = aliased(Job)

@@ -73,17 +73,20 @@ def finish(ledger: Sessions, held: Claim, progress: Mapping[str, Any] | None = N
         complete(session, held, progress)
 
 
-def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
+def fail(session: Session, held: Claim, error: str, here: str | None = None, *, may_heal: bool) -> str:
     """Ends an attempt badly. → the job's state: dead, or queued with a growing delay. Raises LeaseLost.
 
-    A job that was asked to end or to pause meanwhile does that.
+    A job that was asked to end or to pause meanwhile does that. here: the error for who sits at this machine,
+    where it names places of it.
     """
     failures = held.failures + 1
     again = may_heal and failures < held.job.max_attempts
     delay = _delay(held.failures) if again else 0.0
     end = {"state": _left("queued" if again else "dead"), "run_at": clock.later(delay)}
-    state, _ = _write(session, held, {**end, "failures": failures, "error": error, **FREE})
-    end_attempt(session, held.job.id, "failed", error)
+    state, _ = _write(
+        session, held, {**end, "failures": failures, "error": error, "error_here": here, **FREE}
+    )
+    end_attempt(session, held.job.id, "failed", error, here)
     word = "retried" if state == "queued" else state
     events.append(session, f"job.{word}", None, {"job": held.job.id, "error": error})
     if state in ("dead", "cancelled"):
@@ -91,15 +94,22 @@ def fail(session: Session, held: Claim, error: str, *, may_heal: bool) -> str:
     return state
 
 
-def release(session: Session, held: Claim, error: str | None = None, delay_seconds: float = 0.0) -> str:
+def release(
+    session: Session,
+    held: Claim,
+    error: str | None = None,
+    delay_seconds: float = 0.0,
+    here: str | None = None,
+) -> str:
     """Gives a job back unfinished, as after Ctrl-C: the next resumes it. → its state. Raises LeaseLost.
 
-    error: what is wrong with the worker, not the job, which keeps its attempts and waits for that.
+    error: what is wrong with the worker, not the job, which keeps its attempts and waits for that; here: as
+    `fail` takes it.
     """
     why = {} if error is None else {"error": error}
     end = {"state": _left("queued"), "run_at": clock.later(delay_seconds)}
-    state, _ = _write(session, held, {**end, **why, **FREE})
-    end_attempt(session, held.job.id, "interrupted", error)
+    state, _ = _write(session, held, {**end, **why, "error_here": here, **FREE})
+    end_attempt(session, held.job.id, "interrupted", error, here)
     word = "released" if state == "queued" else state
     ring(session)
     events.append(session, f"job.{word}", None, {"job": held.job.id, **why})
@@ -123,12 +133,14 @@ def paused(session: Session, held: Claim) -> None:
     events.append(session, "job.paused", None, {"job": held.job.id})
 
 
-def end_attempt(session: Session, job_id: str, outcome: str, error: str | None) -> None:
+def end_attempt(
+    session: Session, job_id: str, outcome: str, error: str | None, here: str | None = None
+) -> None:
     """Ends the attempt of a job that has not ended."""
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
-        .values(ended_at=clock.now(), outcome=outcome, error=error)
+        .values(ended_at=clock.now(), outcome=outcome, error=error, error_here=here)
         .execution_options(synchronize_session=False)
     )
 

@@ -99,6 +99,7 @@ def attempts(session: Session, job_id: str) -> list[AttemptRecord]:
             row.ended_at,
             row.outcome,
             row.error,
+            row.error_here,
         )
         for row in rows
     ]

@@ -76,7 +76,16 @@ def _recover(session: Session) -> list[GivenUp]:
             state, error = "dead", WorkersDied(1 + _lost(session, row))
         why = LOST if error is None else str(error)
         owner = row.lease_owner
-        _set(session, [row.id], state=state, failures=failures, error=why, run_at=clock.now(), **FREE)
+        _set(
+            session,
+            [row.id],
+            state=state,
+            failures=failures,
+            error=why,
+            error_here=None,
+            run_at=clock.now(),
+            **FREE,
+        )
         end_attempt(session, row.id, "lost", why)
         events.append(session, "job.lost", None, {"job": row.id, "owner": owner, "state": state})
         if state in DEAD:
@@ -111,7 +120,7 @@ def _end_hopeless(session: Session) -> list[GivenUp]:
         for cause, job_ids in by_cause.items():
             need = get(session, cause)
             error = NeedNotMet(need.id, need.tasks, need.state, need.error)
-            _set(session, job_ids, state="dead", error=str(error))
+            _set(session, job_ids, state="dead", error=str(error), error_here=None)
             ended += [(job, error) for job in by_ids(session, job_ids)]
             for chunk in chunks(job_ids):
                 payloads = ({"job": job_id, "error": str(error)} for job_id in chunk)

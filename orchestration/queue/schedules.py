@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from affinery.errors import AffineryError
+from affinery.errors import AffineryError, words_of
 from orchestration.errors import ScheduleInvalid, TaskIsBusy
 from orchestration.jobs import JobRecord, Order
 from orchestration.queue import clock
@@ -178,7 +178,7 @@ def fire_due(session: Session) -> list[JobRecord]:
             following = next_time(row.name, row.cron, row.timezone, moment)
         except ScheduleInvalid as error:  # written by another version of the cron library, or of the zones
             _set(session, row.id, paused=True)
-            events.append(session, "schedule.paused", None, {"schedule": row.name, "error": str(error)})
+            events.append(session, "schedule.paused", None, {"schedule": row.name, "error": words_of(error)})
             continue
         _set(session, row.id, next_run_at=following, last_run_at=moment)
         fired += _fire(session, row, row.next_run_at)
@@ -205,7 +205,7 @@ def _fire(session: Session, row: Schedule, at: datetime) -> list[JobRecord]:
             with session.begin_nested():
                 fired += enqueue_all(session, [order])
         except AffineryError as error:
-            why = "it is busy still" if isinstance(error, TaskIsBusy) else str(error)
+            why = "it is busy still" if isinstance(error, TaskIsBusy) else words_of(error)
             told = {"schedule": row.name, "tasks": list(order.tasks), "error": why}
             events.append(session, "schedule.skipped", None, told)
     events.append(session, "schedule.fired", None, {"schedule": row.name, "jobs": [job.id for job in fired]})

@@ -45,7 +45,7 @@ class Job(Base):
     number: the order in which jobs were accepted. waits: how many of its needs are not done; awaited:
     whether another ever waited for it; lost_need_id: a need that never will be. generation: rises when a dead
     or cancelled job is tried anew; failures counts within it. cpus, gpus and memory_bytes are NULL where
-    those of its kind are meant.
+    those of its kind are meant. error_here: the error with the places of this machine, where it names any.
     """
 
     __tablename__ = "job"
@@ -117,6 +117,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[str | None]
     idempotency_key: Mapped[str | None]
+    error_here: Mapped[str | None]
 
 
 class JobTask(Base):
@@ -171,6 +172,7 @@ class Attempt(Base):
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     error: Mapped[str | None]
+    error_here: Mapped[str | None]
 
 
 class Schedule(Base):

@@ -17,7 +17,14 @@ from uuid import uuid4
 
 from affinery.tensor_files import make_durable
 from registry.digests import checked_digest
-from registry.errors import BlobDamaged, BlobMissing, StorageError, StorageFull, StorageReadOnly
+from registry.errors import (
+    BlobDamaged,
+    BlobMissing,
+    StorageBroken,
+    StorageError,
+    StorageFull,
+    StorageReadOnly,
+)
 from registry.storage.contract import Leftover
 
 _CHUNK_BYTES = 1 << 20
@@ -83,7 +90,7 @@ class LocalStore:
             return StorageFull(str(self.root), size_bytes)
         if error.errno in _READ_ONLY:
             return StorageReadOnly(str(self.root))
-        return StorageError(f"{self.root}: {error}")
+        return StorageBroken(str(self.root), str(error))
 
     def path_of(self, digest: str) -> Path:
         """Where a blob lies, or would lie."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affinery import tensor_files
-from affinery.errors import ConfigInvalid, UnknownName
+from affinery.errors import PlaceInvalid, UnknownName
 from affinery.importing import IMPORTING
 from trainers.conditions import folder_digest
 from trainers.data import Images, as_bytes, as_unit
@@ -79,9 +79,7 @@ def extractor_of(
         raise UnknownName("extractor", asked, FORMS)
     path = Path(where).expanduser()
     if not path.exists():
-        raise ConfigInvalid(
-            "extractor", f"there is nothing at {path}; name weights that are on this machine."
-        )
+        raise PlaceInvalid("extractor", str(path), "is not there; name weights that are on this machine", "")
     if family == "inception":
         return Inception(path)
     return Clip(path) if family == "clip" else Timm(model, path)
@@ -207,8 +205,8 @@ class Inception:
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
             ).to(device())
         except Exception as error:
-            raise ConfigInvalid(
-                "extractor", f"{path} holds no weights of Inception v3 ({_first(error)})."
+            raise PlaceInvalid(
+                "extractor", str(path), "holds no weights of Inception v3", _first(error)
             ) from error
 
     def see(self, images: Tensor) -> Seen:
@@ -233,8 +231,8 @@ class Timm:
                 timm.create_model(model, pretrained=False, checkpoint_path=str(path)).eval().to(device())
             )
         except Exception as error:
-            raise ConfigInvalid(
-                "extractor", f"{path} is no checkpoint of timm's {model} ({_first(error)})."
+            raise PlaceInvalid(
+                "extractor", str(path), f"is no checkpoint of timm's {model}", _first(error)
             ) from error
         about = timm.data.resolve_model_data_config(self.model)
         self.width = int(self.model.num_features)
@@ -271,7 +269,7 @@ class Clip:
             self.model = models.from_pretrained(folder, local_files_only=True, use_safetensors=True)
             self.processor = processors.from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise ConfigInvalid("extractor", f"{folder} is no CLIP model ({_first(error)}).") from error
+            raise PlaceInvalid("extractor", str(folder), "is no CLIP model", _first(error)) from error
         self.model.eval().to(device())
         self.name = f"clip-{self.digest[:8]}"
         self.width = int(self.model.config.projection_dim)

@@ -235,7 +235,7 @@ def test_a_disk_that_has_no_room_for_a_checkpoint_is_told_and_the_job_goes_on_on
     filler.unlink()
     assert process.wait(200) == 0, workers.talk()
     with made.services.sessions.read() as session:
-        told = {row.error for row in session.query(Attempt).filter_by(outcome="failed")}
+        told = {row.error_here for row in session.query(Attempt).filter_by(outcome="failed")}
     assert told == {str(DiskFull(str(runs / made.job_id)))}, workers.talk()
     assert list(runs.glob("*/attempt-1/progress.jsonl")), "it was to fail at a checkpoint"
     made.assert_published_once()

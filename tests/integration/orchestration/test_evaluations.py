@@ -107,7 +107,7 @@ def test_a_matrix_may_be_scheduled_now_or_with_all_options_of_jobs(
     ("words", "told"),
     [
         (("first", "--extractor", "fid"), "Known: clip=FOLDER"),
-        (("first", "--extractor", "inception=absent.pth"), "there is nothing at"),
+        (("first", "--extractor", "inception=absent.pth"), "is not there; name weights"),
         (("first", "--condition-model", "."), "told no condition"),
         (("first", "--after", "1"), "add --later"),
         (("nothing",), "nothing"),

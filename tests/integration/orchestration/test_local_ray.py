@@ -54,7 +54,7 @@ def test_a_ray_that_cannot_be_reached_is_told_and_costs_the_job_none_of_its_trie
     assert [state for _, _, state in heard.failures] == ["queued", "queued"]
     left = world.job(services, job.id)
     assert (left.state, left.failures, left.attempts) == ("queued", 0, 2)
-    assert "127.0.0.1:1" in str(left.error)
+    assert "127.0.0.1:1" in str(left.why)
     with services.sessions.read() as session:
         assert [attempt.outcome for attempt in queue.attempts(session, job.id)] == ["interrupted"] * 2
 

@@ -88,7 +88,7 @@ def test_a_dataset_that_was_changed_fails_its_job_for_good_with_the_reason_while
     assert (job.tasks, state, job.attempts) == (("spoilt",), "dead", 1)
     assert isinstance(error, DatasetChanged)
     assert "manifest.json was edited" in str(error)
-    assert learnt.jobs["spoilt"].error == str(error)
+    assert (learnt.jobs["spoilt"].error, learnt.jobs["spoilt"].why) == (error.elsewhere(), str(error))
 
 
 def test_a_second_drain_finds_nothing_to_do(learnt: Learnt) -> None:

@@ -23,7 +23,7 @@ from registry import (
     protection,
     tasks,
 )
-from registry.models import Base, Job, Metric
+from registry.models import Attempt, Base, Job, Metric
 from registry.session import HEAD, KNOWN, Sessions, check_schema, connect, sessions
 from tests import first_schema
 from tests import registry_world as world
@@ -292,6 +292,9 @@ def _means_what_it_meant(session: Session, revision: str) -> None:
         (f"{whole}@1", (f"{first}@1",))
     ]
     assert exports.get(session, whole).path == "/all"
+    for kind in (Job, Attempt):
+        [(told, here)] = session.execute(select(kind.error, kind.error_here).where(kind.error.is_not(None)))
+        assert ("/srv" in str(told), here) == (False, first_schema.WHY)
     awaited = session.scalars(select(Job.id).where(Job.awaited))
     assert set(awaited) == {need for _, need in first_schema.NEEDS}
     if revision >= "0002":
