@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,6 @@ def test_the_bar_of_a_job_that_is_over_goes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _job(number: int) -> JobRecord:
-    known: dict[str, Any] = dict.fromkeys(JobRecord.__dataclass_fields__)
+    known: dict[str, Any] = dict.fromkeys(each.name for each in fields(JobRecord))
     known |= {"id": f"job-{number}", "number": number, "kind": "train", "tasks": ("digits",)}
     return JobRecord(**known | {"strategy": "sequential", "payload": {"recipe": {"steps": 10}}})
