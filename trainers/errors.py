@@ -1,4 +1,4 @@
-"""What training refuses or finds out: data that is not what it was, a loss that is no number."""
+"""What training refuses or finds out: data that is not what it was, a loss or a sample that is no number."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ class TrainingDiverged(TrainerError):
     def __str__(self) -> str:
         task, step = self.args
         return f"The loss of {task!r} is no number after step {step}. Train it with a lower lr or class_lr."
+
+
+class SamplesNotNumbers(TrainerError):
+    """What a task draws is no image. Args: task, how many samples are no numbers, how many were drawn."""
+
+    lasting = True  # the same seeds would draw the same
+
+    def __str__(self) -> str:
+        task, broken, count = self.args
+        return (
+            f"{task!r} draws no numbers: {broken} of {count} samples are no images, so nothing was "
+            f"measured. Its training diverged; train it with a lower lr or class_lr."
+        )
 
 
 class CheckpointUnreadable(TrainerError, here={0: "the job's folder", 1: "the log says why"}):

@@ -42,14 +42,14 @@ class _Seen(nn.Module):
 
 
 def frechet_distance(real: Tensor, drawn: Tensor) -> float:
-    """‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½). real: (n, D); drawn: (m, D)"""
+    """‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½), NaN where a feature is. real: (n, D); drawn: (m, D)"""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     with _quiet():
         metric = FrechetInceptionDistance(feature=_Seen(real.shape[1]))
         metric.update(real.double(), real=True)
         metric.update(drawn.double(), real=False)
-        return max(0.0, float(metric.compute()))
+        return float(metric.compute().clamp(min=0))  # rounding may fall below; NaN stays NaN
 
 
 def inception_score(logits: Tensor) -> float:

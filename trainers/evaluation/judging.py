@@ -13,6 +13,7 @@ from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings
 from trainers.conditions import published
 from trainers.data import Split, as_unit
+from trainers.errors import SamplesNotNumbers
 from trainers.evaluation.distances import (
     NEIGHBOURS,
     frechet_distance,
@@ -84,11 +85,12 @@ def judge(
     """Draws samples, all classes alike, and measures them against the images that the task learnt from.
 
     cache: where extractors trained here and features of real images are kept.
-    Raises ConfigInvalid or UnknownName for an extractor that cannot be had.
+    Raises ConfigInvalid or UnknownName for an extractor that cannot be had, SamplesNotNumbers.
     """
     train, names = split.train, model.task(task).meta.class_names
     extractor = extractor_of(asked.extractor, dataset_digest, train, len(names), cache, asked.seed)
     samples = draw_samples(model, task, split, settings, asked.samples, asked.seed)
+    _check_numbers(task, samples.images)
     rows = compared_with(len(train.labels))
     size = model.image_size(task)
     protocol: dict[str, Any] = {
@@ -131,6 +133,13 @@ def judge(
             "by_class": list(recognised.by_class),
         }
     return Judgement(samples.images, samples.labels, recognised, samples.draws, protocol, results, twins)
+
+
+def _check_numbers(task: str, images: Tensor) -> None:
+    """Raises SamplesNotNumbers: no figure of such samples says anything."""
+    broken = int((~images.isfinite()).flatten(1).any(dim=1).sum())
+    if broken:
+        raise SamplesNotNumbers(task, broken, len(images))
 
 
 def _fidelity(condition: Mapping[str, Any], samples: Samples) -> dict[str, Any]:

@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "UnknownName": ("task", "digts", ("digits", "letters")),
     "AdapterBackboneMismatch": ("digits", "a" * 64, "b" * 64),
     "TrainingDiverged": ("digits", 17),
+    "SamplesNotNumbers": ("digits", 3, 200),
     "ExportDiffers": ("onnx", 0.5, 0.25),
     "ExportBroken": ("onnx", "no memory"),
 }

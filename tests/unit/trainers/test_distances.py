@@ -49,6 +49,12 @@ def test_images_are_at_no_distance_from_themselves_even_where_there_are_fewer_th
     assert precision_recall(real, real) == (1.0, 1.0)
 
 
+def test_features_that_are_no_numbers_are_at_no_distance_at_all() -> None:
+    drawn = gaussian(20, 5, seed=1)
+    drawn[3, 2] = math.nan
+    assert math.isnan(frechet_distance(gaussian(20, 5, seed=0), drawn))
+
+
 def test_the_kernel_distance_is_torchmetrics_own_where_both_sides_are_as_many() -> None:
     real, drawn = gaussian(25, 4, seed=0), gaussian(25, 4, seed=1, mean=0.4)
     assert kernel_distance(real, drawn).mean == pytest.approx(float(poly_mmd(real, drawn)), rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from registry.metrics import numbers
 from tests import tiny_models as tiny
 from trainers.data import Images, Split
+from trainers.errors import SamplesNotNumbers
 from trainers.evaluation import samples as drawing
 from trainers.evaluation.judging import Judgement, Measuring, judge
 from trainers.evaluation.recogniser import (
@@ -171,6 +173,19 @@ def test_one_class_alone_has_nothing_to_be_told_apart_from_and_is_measured_all_t
     assert found.recognition is None
     assert found.images.shape == (4, 1, 8, 8)
     assert found.results["FD[recogniser]"] >= 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_task_that_draws_no_numbers_is_refused_in_words_instead_of_measured(
+    cache: Path, value: float
+) -> None:
+    digits, letters = tiny.two_tasks()
+    broken = {name: torch.full_like(tensor, value) for name, tensor in letters.tensors.items()}
+    model = tiny.composed(digits, replace(letters, tensors=broken))
+    with pytest.raises(SamplesNotNumbers, match="9 of 9 samples") as raised:
+        judged(model, "letters", split(3, 6), 9, cache)
+    assert raised.value.lasting  # a job that is tried again would draw the same
+    assert "FD[recogniser]" in judged(model, "digits", split(2, 6), 6, cache).results
 
 
 def test_samples_that_are_training_images_are_told_as_copies(
