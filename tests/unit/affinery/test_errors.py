@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "AdapterBackboneMismatch": ("digits", "a" * 64, "b" * 64),
     "TrainingDiverged": ("digits", 17),
     "SamplesNotNumbers": ("digits", 3, 200),
+    "PlaceInvalid": ("extractor", "weights.pth", "is not there", "No such file"),
     "ExportDiffers": ("onnx", 0.5, 0.25),
     "ExportBroken": ("onnx", "no memory"),
 }
