@@ -37,9 +37,10 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an adapter, not yet recorded."""
+    """What was measured of an adapter against a dataset version, not yet recorded."""
 
     adapter: AdapterRecord
+    reference: DatasetRecord
     judgement: Judgement
 
     def record(
@@ -50,7 +51,7 @@ class Measured:
             session,
             # By their numbers: either may have another name by now.
             adapter=refs.fixed(self.adapter.node_id),
-            reference=refs.fixed(self.adapter.dataset_id),
+            reference=refs.fixed(self.reference.node_id),
             protocol=self.judgement.protocol,
             results=self.judgement.results,
             job_id=job_id,
@@ -124,6 +125,7 @@ def measure(
     images = found.images(services, model)
     return Measured(
         found.adapter,
+        found.source,
         judge(model, found.task.name, images, settings, found.source.digest, measuring, services.cache),
     )
 

@@ -1,8 +1,9 @@
 """The matrix R[stage, task] of a backbone, measured: what every task draws after every addition.
 
 A stage is a job that added tasks. After each, the model holds the adapters that were newest then, and every
-task in it is measured anew under one protocol. What is measured of an adapter is recorded as its evaluation:
-at a later stage the same figures are the same record, and other figures would be another.
+task in it is measured anew. All figures of a task are of one protocol: each of its adapters is measured
+against the images that its newest one learnt from. What is measured of an adapter is recorded as its
+evaluation: at a later stage the same figures are the same record, and other figures would be another.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from orchestration.services import Services
 from orchestration.tracking import Tracking
 from orchestration.tracking.trainings import EXPERIMENT
 from registry import adapters, backbones, runs
+from registry.digests import digest_of
 from registry.metrics import find
 from registry.records import AdapterRecord, BackboneRecord
 
@@ -111,6 +113,7 @@ def measure(
     done, of = 0, sum(map(len, listed)) + len(listed[-1])
     tasks = list(dict.fromkeys(each.task for each in listed[-1]))
     subjects = {each.ref: evaluations.subject(services, each.ref) for stage in listed for each in stage}
+    newest = {each.task: subjects[each.ref] for each in listed[-1]}
     rows: list[dict[str, Judgement]] = []
     measured: list[Measured] = []
     for number, stage in enumerate(listed, 1):
@@ -120,8 +123,9 @@ def measure(
         row = {}
         for each in stage:
             told(done, of, f"stage {number} of {len(listed)}: {each.ref}")
-            row[each.task] = _judged(services, model, subjects[each.ref], measuring, asked.steps)
-            measured.append(Measured(each, row[each.task]))
+            against = newest[each.task]
+            row[each.task] = _judged(services, model, against, measuring, asked.steps)
+            measured.append(Measured(each, against.source, row[each.task]))
             done += 1
         rows.append(row)
     before: dict[str, Judgement] = {}
@@ -136,7 +140,7 @@ def measure(
         record.ref,
         _matrix(f"{figure}.mean", names, tasks, rows, before, more_is_better=False),
         _matrix("recognition", names, tasks, rows, before, more_is_better=True) if recognised else None,
-        {task: _digest(rows[-1][task]) for task in tasks},
+        {task: _protocol(task, [*rows, before]) for task in tasks},
         {each.task: _cost(services, each) for each in listed[-1]},
         tuple(measured),
     )
@@ -149,6 +153,7 @@ def _judged(
     measuring: Measuring,
     steps: int | None,
 ) -> Judgement:
+    """What the model draws of a task, measured against the images of the adapter that is named."""
     from affinery.diffusion.sampling import default_settings
     from trainers.evaluation.judging import judge
 
@@ -206,10 +211,11 @@ def _matrix(
     return Matrix(figure, names, tuple(tasks), listed, figures(before), more_is_better)
 
 
-def _digest(judgement: Judgement) -> str:
-    from registry.digests import digest_of
-
-    return digest_of(judgement.protocol)
+def _protocol(task: str, rows: Sequence[dict[str, Judgement]]) -> str:
+    """The digest of the protocol of a task's column: there is one, or none could be subtracted."""
+    found = {digest_of(row[task].protocol) for row in rows if task in row}
+    assert len(found) == 1, (task, found)
+    return found.pop()
 
 
 def _cost(services: Services, record: AdapterRecord) -> Cost:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from affinery_app.wiring import create_workspace
+from affinery_app.wiring import Workspace, create_workspace
 from orchestration import additions, queue
 from orchestration.retention import stages
 from orchestration.services import Services
+from orchestration.upgrades import upgrade
 from registry import adapters, evaluations
 from registry.records import AdapterRecord
 from registry.session import Sessions
@@ -139,6 +140,38 @@ def test_frozen_adapters_forget_nothing_after_later_additions(
     assert None not in found["step_0"]
     assert found["costs"]["third"]["adapter"] == "third@1"
     assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with `grow` learnt, and learnt again after its dataset had grown."""
+    here = tmp_path_factory.mktemp("grown")
+    made, _ = create_workspace(here / "affinery-workspace")
+    services = Services(made.sessions, made.store, made.tracking, made.data, made.runs, store_url="")
+    world.tiny_backbone(here / "dit.safetensors")
+    additions.add_backbone(services.sessions, services.store, here / "dit.safetensors", "tiny")
+    world.add_dataset(services, world.image_folder(here / "few", "x", "y"), "grow")
+    world.schedule(services, "grow", steps=2)
+    learn(services, here / "learnt")
+    world.add_dataset(services, world.image_folder(here / "more", "x", "y", each=12, seed=3), "grow")
+    upgrade(services.sessions)
+    learn(services, here / "learnt")
+    return made
+
+
+def test_all_figures_of_a_task_are_measured_against_the_images_of_its_newest_adapter(
+    grown: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = ("--workspace", str(grown.folder))
+    found = run(capfd, "retention", "tiny", *QUICK, *there)
+    assert found["stages"] == ["grow@1", "grow@2"]
+    with grown.sessions.read() as session:
+        measured = [evaluations.list_for(session, ref) for ref in ("grow@1", "grow@2")]
+    assert [[each.reference for each in of] for of in measured] == [["grow@2"], ["grow@2"]]
+    assert [[each.protocol_digest for each in of] for of in measured] == 2 * [[found["protocols"]["grow"]]]
+    one, two = run(capfd, "compare", "grow@1", "grow@2", *there)["figures"]["KD[recogniser].mean"].values()
+    assert [row[0] for row in found["matrix"]] == [one, two]
+    assert found["forgetting_first_last"]["grow"] == two - one
 
 
 def test_a_backbone_without_adapters_has_nothing_to_forget(
