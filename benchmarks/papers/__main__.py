@@ -33,6 +33,7 @@ from benchmarks.papers.profiles import PROFILES, Profile
 from benchmarks.papers.sequences import Bounds, figure, joint, sequence
 from benchmarks.papers.tables import FIRST, FULL, OURS, Methods, Table, tables
 from benchmarks.timing import write
+from trainers.errors import TrainingDiverged
 from trainers.packs import read_manifest
 
 SEQUENCES, STEPS = "forgetting", "steps"
@@ -67,8 +68,10 @@ def chosen(profile: Profile, only: list[str] | None, rows: list[str] | None) -> 
     return Wanted(meant, not only or SEQUENCES in only, not only or STEPS in only)
 
 
-def computed(bench: Bench, wanted: list[Table]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """By table, row and dataset, the cells."""
+def computed(
+    bench: Bench, wanted: list[Table]
+) -> tuple[dict[tuple[str, str, str], list[dict[str, Any]]], list[str]]:
+    """→ by table, row and dataset, the cells; and in words, those whose training diverged"""
     listed = [
         (table.name, row.name, dataset, cell)
         for table in wanted
@@ -80,15 +83,21 @@ def computed(bench: Bench, wanted: list[Table]) -> dict[tuple[str, str, str], li
     orders = {table.name: number for number, table in enumerate(wanted)}
     listed.sort(key=lambda each: (orders[each[0]], each[3].recipe["seed"], each[2]))
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    diverged = []
     for number, (table, row, dataset, cell) in enumerate(listed, 1):
         began = time.perf_counter()
-        one = bench.asked(partial(bench.measured, cell))
+        try:
+            one = bench.asked(partial(bench.measured, cell))
+        except TrainingDiverged as error:
+            diverged.append(f"{table}: {row} on {dataset}, seed {cell.recipe['seed']}: {error}")
+            say(f"[{number}/{len(listed)}] {diverged[-1]}")
+            continue
         if one is None:
             continue
         if not bench.frozen:
             say(f"[{number}/{len(listed)}] {table}: {row} on {dataset}, {time.perf_counter() - began:.1f} s")
         found.setdefault((table, row, dataset), []).append(one)
-    return found
+    return found, diverged
 
 
 def bounds(bench: Bench, profile: Profile) -> Bounds:
@@ -154,22 +163,27 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    try:
+        print(written(args))
+    except AffineryError as error:
+        raise SystemExit(str(error)) from error
+
+
+def written(args: argparse.Namespace) -> Path:
+    """Everything that was asked for, computed and written. → the page"""
     name = "quick" if args.quick else args.profile
     given = {"steps": args.steps, "seeds": args.seeds, "pretraining_steps": args.pretraining_steps}
     given |= {"costly_seeds": args.seeds, "later_seeds": args.seeds, "later_steps": args.steps}
     profile = replace(PROFILES[name], **{key: value for key, value in given.items() if value is not None})
     wanted = chosen(profile, args.only, args.row)
     own = Own(args.data, {"dit": args.dit, "sd": args.sd}, args.extractor)
-    try:
-        bench = (
-            there(args.out, profile, name, own)
-            if args.kept
-            else made(args.out, profile, name, wanted.tables, wanted.beside(profile), own)
-        )
-    except AffineryError as error:
-        raise SystemExit(str(error)) from error
-    found = computed(bench, wanted.tables)
-    target = args.page or args.out / "results.md"
+    bench = (
+        there(args.out, profile, name, own)
+        if args.kept
+        else made(args.out, profile, name, wanted.tables, wanted.beside(profile), own)
+    )
+    found, diverged = computed(bench, wanted.tables)
+    target: Path = args.page or args.out / "results.md"
     pictures = target.with_name(f"{target.stem}-pictures")
     for (table, dataset), content in sheets(wanted.tables, found, bench.out / "cells").items():
         tensor_files.write_whole(pictures / f"{table}-{dataset}.png", content)
@@ -184,11 +198,12 @@ def main() -> None:
         beside,
         pictures.name,
         [] if over_steps is None else [f"steps-{profile.ablated}.png"],
+        diverged,
     )
     tensor_files.write_whole(target, text.encode())
     if args.json:
         write(args.json, {"profile": name} | asdict(profile), figures(wanted.tables, found, beside))
-    print(target)
+    return target
 
 
 def facts(args: argparse.Namespace, name: str, profile: Profile, bench: Bench) -> Facts:

@@ -81,13 +81,15 @@ class Cell:
 class Bench:
     """Where cells are computed: files of backbones and packs by name, how they are measured, what is kept.
 
-    frozen: nothing is computed any more.
+    looks: the digest of the weights that look, where they are of the user's. frozen: nothing is computed any
+    more.
     """
 
     out: Path
     backbones: dict[str, Path]
     packs: dict[str, Path]
     sampling: Sampling
+    looks: str | None = None
     frozen: bool = False
 
     @property
@@ -101,7 +103,7 @@ class Bench:
         facts = {
             "version": VERSION,
             "cell": cell.facts(),
-            "sampling": asdict(self.sampling),
+            "sampling": asdict(self.sampling) | ({} if self.looks is None else {"extractor": self.looks}),
             "backbone": inspect_backbone(self.backbones[cell.backbone]).fingerprint,
             "dataset": read_manifest(self.packs[cell.dataset]).digest,
         }

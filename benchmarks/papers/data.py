@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from affinery.errors import ConfigInvalid
 from benchmarks.papers.folders import LAYOUTS, Picture, listed
 from benchmarks.papers.silhouettes import silhouette
 from trainers.packs import IMAGES, MANIFEST, Manifest, PackWriter, read_manifest
@@ -80,14 +81,14 @@ def _written(
     source: str,
     mapped: bool = False,
 ) -> Manifest:
-    """images: class by class, one in memory at a time."""
+    """images: class by class, one in memory at a time. Raises ConfigInvalid for what is no picture."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as scratch:
         whole = Path(scratch) / "pack"
         whole.mkdir()
         with PackWriter(whole, classes, licence, source) as writer:
             for picture, content in images:
-                with Image.open(io.BytesIO(content)) as opened:
+                with _opened(content, picture.name) as opened:
                     (width, height), mode = opened.size, opened.mode
                     extension = (opened.format or "png").lower()
                     map_of = (silhouette(opened), "png", picture.name) if mapped else None
@@ -105,6 +106,13 @@ def _written(
             writer.finish()
         whole.rename(out)
     return read_manifest(out)
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except OSError as error:
+        raise ConfigInvalid("data", f"{name} is no picture that can be read: {error}.") from error
 
 
 def pack_folder(out: Path, data: Path, name: str) -> Manifest:

@@ -6,7 +6,7 @@
     caltech    101_ObjectCategories/ a folder a class; BACKGROUND_Google is left out
     coco       coco/                 train2017/, annotations/captions_train2017.json
 
-Only the parts to learn from are read where a dataset says which they are. Nothing is downloaded.
+All of a dataset is read, whatever its makers keep apart. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from affinery.errors import ConfigInvalid
 
@@ -39,8 +42,6 @@ def cub(folder: Path) -> Iterator[Picture]:
 
 def flowers(folder: Path) -> Iterator[Picture]:
     """Oxford Flowers 102: a class number an image, in a file of MATLAB's."""
-    from scipy.io import loadmat
-
     labels = loadmat(_there(folder / "imagelabels.mat"))["labels"].ravel()
     for number, label in enumerate(labels, 1):
         yield Picture(f"{int(label):03d}", f"jpg/image_{number:05d}.jpg")
@@ -78,7 +79,7 @@ def _pairs(path: Path) -> dict[str, str]:
 
 def _pictures(folder: Path) -> Iterator[str]:
     for path in sorted(_there(folder).rglob("*")):
-        if path.suffix.lower() in PICTURES:
+        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
             yield path.relative_to(folder).as_posix()
 
 
@@ -111,7 +112,11 @@ def listed(data: Path, name: str) -> tuple[list[tuple[Picture, Path]], Layout]:
     """A dataset's pictures, class by class, and where they lie. Raises ConfigInvalid."""
     layout = LAYOUTS[name]
     folder = _there(data / layout.folder)
-    found = sorted(layout.read(folder), key=lambda picture: (picture.label, picture.name))
+    try:
+        found = sorted(layout.read(folder), key=lambda picture: (picture.label, picture.name))
+    except (LookupError, TypeError, ValueError, MatReadError) as error:
+        told = f"{folder} is not as {layout.source} is given out: {type(error).__name__}: {error}."
+        raise ConfigInvalid("data", told) from error
     if not found:
         raise ConfigInvalid("data", f"{folder} holds no picture.")
     return [(picture, _there(folder / picture.name)) for picture in found], layout

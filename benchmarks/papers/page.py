@@ -78,11 +78,12 @@ def page(
     bounds: Bounds | None = None,
     pictures: str | None = None,
     steps: Sequence[str] = (),
+    diverged: Sequence[str] = (),
 ) -> str:
     """The whole page as Markdown.
 
     pictures: the folder, seen from the page, with TABLE-DATASET.png; steps: those in it of the distance over
-    steps.
+    steps; diverged: trainings without figures, in words.
     """
     lines = [
         f"# {facts.title}",
@@ -111,6 +112,9 @@ def page(
     if steps:
         lines += ["## Distance over steps", "", f"`{facts.command} --only steps`", "", STEPS, ""]
         lines += [line for name in steps for line in (f"![distance over steps]({pictures}/{name})", "")]
+    if diverged:
+        lines += ["## Diverged", "", "Trainings that ended without a figure:", ""]
+        lines += [*(f"- {each}" for each in diverged), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

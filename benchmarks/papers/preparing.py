@@ -8,6 +8,8 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from affinery.backbones.files import save_backbone
 from affinery.backbones.imports import import_backbone
 from benchmarks.papers.backbones import pretrain
@@ -15,6 +17,8 @@ from benchmarks.papers.cells import Bench, Sampling
 from benchmarks.papers.data import prepare
 from benchmarks.papers.profiles import Profile
 from benchmarks.papers.tables import Table
+from trainers.data import Images
+from trainers.evaluation.extractors import RECOGNISER, extractor_of
 from trainers.packs import MANIFEST
 
 BACKBONES = {"dit": "DiT-XL/2, 256 × 256", "sd": "Stable Diffusion 1.5"}
@@ -34,7 +38,11 @@ def say(text: str) -> None:
 
 
 def made(out: Path, profile: Profile, name: str, wanted: list[Table], beside: set[str], own: Own) -> Bench:
-    """What these tables need, as far as it is not there. beside: datasets that more than tables need."""
+    """What these tables need, as far as it is not there. beside: datasets that more than tables need.
+
+    Raises ConfigInvalid and UnknownName, before anything is made where it is the extractor that is wrong.
+    """
+    looks = _looking(own.extractor)
     cells = [cell for table in wanted for row in table.rows for each in row.cells.values() for cell in each]
     archs = {cell.backbone for cell in cells} | ({"dit"} if beside else set())
     pretrained = set() if profile.local else archs - ({"dit"} if profile.shipped else set())
@@ -47,7 +55,15 @@ def made(out: Path, profile: Profile, name: str, wanted: list[Table], beside: se
         else:
             backbones[arch] = shipped_backbone()
     sampling = Sampling(profile.samples, profile.sampler_steps, profile.guidance, own.extractor)
-    return Bench(out / name, backbones, packs, sampling)
+    return Bench(out / name, backbones, packs, sampling, looks)
+
+
+def _looking(extractor: str) -> str | None:
+    """The digest of the weights that are meant; None for the recogniser: each dataset has its own."""
+    if extractor == RECOGNISER:
+        return None
+    nothing = Images(torch.empty(0), torch.empty(0))
+    return extractor_of(extractor, "", nothing, 0).digest
 
 
 def there(out: Path, profile: Profile, name: str, own: Own) -> Bench:
@@ -60,7 +76,7 @@ def there(out: Path, profile: Profile, name: str, own: Own) -> Bench:
             backbones[arch] = file
     packs = {file.parent.name: file.parent for file in (out / "packs").glob(f"*/{MANIFEST}")}
     sampling = Sampling(profile.samples, profile.sampler_steps, profile.guidance, own.extractor)
-    return Bench(out / name, backbones, packs, sampling, frozen=True)
+    return Bench(out / name, backbones, packs, sampling, _looking(own.extractor), frozen=True)
 
 
 def backbone_file(out: Path, arch: str, profile: Profile) -> Path:

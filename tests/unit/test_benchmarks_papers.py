@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,34 @@ def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     after = json.loads(lost.read_text())
     assert numbers(after["results"]) == pytest.approx(numbers(before["results"]), rel=1e-3)
     assert all(path.stat().st_mtime_ns == at for path, at in written.items() if path != lost)
+
+
+def test_a_training_that_diverged_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = replace(PROFILES["quick"], rates={"lora": 9e5, "": 1e-3}, datasets=("digits",), shipped=True, steps=12)
+    monkeypatch.setitem(PROFILES, "quick", wild)
+    text = run(monkeypatch, tmp_path, "--only", "methods", "--row", LORA, "DiffFit")
+    assert "| DiffFit |" in text
+    assert f"| {LORA} |" not in text
+    assert f"- methods: {LORA} on digits, seed 0: " in text
+
+
+def test_weights_at_another_place_are_the_same_cell_and_others_at_the_same_place_are_not(
+    tmp_path: Path,
+) -> None:
+    pack = write_pack(tmp_path / "pack", [("a", "1", picture(1)), ("b", "2", picture(2))], "CC0", "here")
+    assert pack.classes == ("a", "b")
+    cell = Cell("dit", "shades", "affiner")
+
+    def key(place: str, digest: str) -> str:
+        sampling = Sampling(4, 2, extractor=f"inception={place}")
+        return Bench(
+            tmp_path, {"dit": shipped_backbone()}, {"shades": tmp_path / "pack"}, sampling, digest
+        ).key(cell)
+
+    assert key("/a", "1234") == key("/b", "1234")
+    assert key("/a", "1234") != key("/a", "5678")
 
 
 def test_a_table_that_does_not_exist_is_refused_with_those_there_are(

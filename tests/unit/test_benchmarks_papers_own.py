@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from affinery.errors import ConfigInvalid
+from affinery.errors import AffineryError, ConfigInvalid
 from benchmarks.papers import __main__ as command
 from benchmarks.papers.cells import Cell
 from benchmarks.papers.data import pack_folder
@@ -116,6 +116,48 @@ def test_a_dataset_that_is_not_whole_is_refused_and_nothing_is_half_written(tmp_
     with pytest.raises(ConfigInvalid, match="flowers-102 is missing"):
         pack_folder(tmp_path / "packs" / "flowers", tmp_path / "data", "flowers")
     assert not (tmp_path / "packs").exists()
+
+
+def spoil(name: str, folder: Path) -> None:
+    if name == "cub":
+        (folder / "CUB_200_2011" / "image_class_labels.txt").write_text("1 1\n")
+    elif name == "flowers":
+        (folder / "flowers-102" / "imagelabels.mat").write_bytes(b"no labels")
+    elif name == "ffhq":
+        (folder / "ffhq" / "images1024x1024" / "00000" / "00001.png").write_bytes(b"no picture")
+    elif name == "caltech":
+        (folder / "101_ObjectCategories" / "accordion" / "image_0001.jpg").write_bytes(b"")
+    else:
+        (folder / "coco" / "annotations" / "captions_train2017.json").write_text('{"images": [')
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_dataset_with_a_file_that_is_spoilt_is_refused_in_words(name: str, tmp_path: Path) -> None:
+    LAYERS[name][0](tmp_path / "data")
+    spoil(name, tmp_path / "data")
+    with pytest.raises(ConfigInvalid, match=r"is not as|is no picture that can be read"):
+        pack_folder(tmp_path / "packs" / name, tmp_path / "data", name)
+    assert not [*(tmp_path / "packs").glob("*")]
+
+
+def test_what_a_mac_lays_beside_pictures_is_no_picture(tmp_path: Path) -> None:
+    lay_caltech(tmp_path / "data")
+    (tmp_path / "data" / "101_ObjectCategories" / "accordion" / "._image_0001.jpg").write_bytes(b"\0")
+    assert sum(pack_folder(tmp_path / "pack", tmp_path / "data", "caltech").class_counts) == COUNT
+
+
+def test_who_looks_is_asked_before_anything_is_made(tmp_path: Path) -> None:
+    for wrong in ("inception=/nope.pth", "nobody"):
+        with pytest.raises(AffineryError, match=r"nope|nobody"):
+            made(
+                tmp_path / "out",
+                PROFILES["quick"],
+                "quick",
+                tables(PROFILES["quick"]),
+                set(),
+                Own(None, None, wrong),
+            )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_set_up_is_theirs_in_every_number() -> None:
