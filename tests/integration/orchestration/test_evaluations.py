@@ -57,8 +57,12 @@ def test_what_is_measured_is_recorded_once_and_can_be_compared(
     [made] = run(capfd, "evaluate", "first", *QUICK)
     assert made["adapter"] == "first@1"
     assert all(Path(picture).is_file() for picture in made["pictures"])
+    with space.read() as session:
+        before = len(evaluations.list_for(session, "first"))
     [again] = run(capfd, "evaluate", "first", *QUICK)
-    assert again["protocol_digest"] == made["protocol_digest"]
+    assert again == made
+    with space.read() as session:
+        assert len(evaluations.list_for(session, "first")) == before
     found = run(capfd, "compare", "first", "first")
     assert "FD[recogniser]" in found["figures"]
     assert typed("adapter", "search", f"metric.FD[recogniser]@{made['protocol_digest'][:8]}>=0") == 0
