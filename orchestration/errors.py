@@ -297,6 +297,21 @@ class NothingLearnt(OrchestrationError, UserError):
         return f"Nothing was learnt on {self.args[0]} yet. First: affinery task add, affinery run"
 
 
+class TooFewImages(OrchestrationError, UserError):
+    """A task of which no distance can be measured. Args: task, of what there are too few, how many, how many
+    are needed.
+    """
+
+    def __str__(self) -> str:
+        task, what, count, least = self.args
+        if what == "samples":
+            return f"--samples {count} is too few for a distance of task {task!r}: ask for {least} or more."
+        return (
+            f"No distance of task {task!r} can be measured: of {what} it learns from {count} image(s), and "
+            f"{least} are needed. Add images (affinery dataset add), then: affinery dataset upgrade {task}"
+        )
+
+
 class TimedOut(OrchestrationError):
     """An attempt took longer than its job allows. Args: seconds, which attempt."""
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from affinery import tensor_files
 from orchestration import evaluations, publishing
-from orchestration.errors import NothingLearnt
+from orchestration.errors import NothingLearnt, TooFewImages
 from orchestration.evaluations import Measured
 from orchestration.services import Services
 from orchestration.tracking import Tracking
@@ -33,6 +33,7 @@ from registry.records import AdapterRecord, BackboneRecord
 if TYPE_CHECKING:
     from affinery.composed import ComposedModel
     from orchestration import chores
+    from trainers.data import Split
     from trainers.evaluation.continual import Matrix
     from trainers.evaluation.judging import Judgement, Measuring
 
@@ -55,7 +56,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Retention:
-    """Two matrices of one measuring, what each task took, and what was measured, stage after stage."""
+    """Two matrices of one measuring, what each task took, and what was measured, stage after stage.
+
+    recognition: None where no task has it; of some tasks, the columns of the others are empty.
+    """
 
     backbone: str
     matrix: Matrix
@@ -99,7 +103,7 @@ def measure(
     asked: chores.Retention,
     told: Told,
 ) -> Retention:
-    """Raises NotFound, or NothingLearnt for a backbone without adapters."""
+    """Raises, before it draws any: NotFound, NothingLearnt for a backbone without adapters, TooFewImages."""
     from trainers.evaluation.judging import Measuring
 
     with services.sessions.read() as session:
@@ -113,7 +117,9 @@ def measure(
     done, of = 0, sum(map(len, listed)) + len(listed[-1])
     tasks = list(dict.fromkeys(each.task for each in listed[-1]))
     subjects = {each.ref: evaluations.subject(services, each.ref) for stage in listed for each in stage}
-    newest = {each.task: subjects[each.ref] for each in listed[-1]}
+    columns = {each.task: _column(services, record, subjects[each.ref]) for each in listed[-1]}
+    for column in columns.values():
+        column.check(measuring.samples)
     rows: list[dict[str, Judgement]] = []
     measured: list[Measured] = []
     for number, stage in enumerate(listed, 1):
@@ -123,19 +129,19 @@ def measure(
         row = {}
         for each in stage:
             told(done, of, f"stage {number} of {len(listed)}: {each.ref}")
-            against = newest[each.task]
-            row[each.task] = _judged(services, model, against, measuring, asked.steps)
-            measured.append(Measured(each, against.source, row[each.task]))
+            column = columns[each.task]
+            row[each.task] = _judged(services, model, column, measuring, asked.steps)
+            measured.append(Measured(each, column.newest.source, row[each.task]))
             done += 1
         rows.append(row)
     before: dict[str, Judgement] = {}
     for each in listed[-1]:
         told(done, of, f"step 0, every class the null row: {each.task}")
-        before[each.task] = _before(services, record, subjects[each.ref], measuring, asked.steps)
+        before[each.task] = _before(services, record, columns[each.task], measuring, asked.steps)
         done += 1
     names = tuple(_name(new) for new in _added(listed))
     figure = next(name for name in before[tasks[0]].results if name.startswith((FIGURE, "KID")))
-    recognised = all("recognition" in each.results for each in before.values())
+    recognised = any("recognition" in each.results for each in before.values())
     return Retention(
         record.ref,
         _matrix(f"{figure}.mean", names, tasks, rows, before, more_is_better=False),
@@ -146,20 +152,43 @@ def measure(
     )
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A task's newest adapter, and its images: those that all of the task's figures are measured against."""
+
+    newest: evaluations.Subject
+    images: Split
+
+    def check(self, samples: int) -> None:
+        """Raises TooFewImages where so many samples of it, or its own images, have no distance."""
+        from trainers.evaluation.judging import FEWEST
+
+        task = self.newest.task
+        if max(samples, len(task.classes)) < FEWEST:
+            raise TooFewImages(task.name, "samples", samples, FEWEST)
+        if (learnt := len(self.images.train.labels)) < FEWEST:
+            raise TooFewImages(task.name, self.newest.source.ref, learnt, FEWEST)
+
+
+def _column(services: Services, backbone: BackboneRecord, newest: evaluations.Subject) -> _Column:
+    frozen = publishing.compose(services, publishing.Stage(backbone, ()), [])
+    return _Column(newest, newest.images(services, frozen))
+
+
 def _judged(
     services: Services,
     model: ComposedModel,
-    of: evaluations.Subject,
+    of: _Column,
     measuring: Measuring,
     steps: int | None,
 ) -> Judgement:
-    """What the model draws of a task, measured against the images of the adapter that is named."""
+    """What the model draws of a task, and its figures."""
     from affinery.diffusion.sampling import default_settings
     from trainers.evaluation.judging import judge
 
     settings = default_settings(model, steps)
-    images = of.images(services, model)
-    found = judge(model, of.task.name, images, settings, of.source.digest, measuring, services.cache)
+    name, digest = of.newest.task.name, of.newest.source.digest
+    found = judge(model, name, of.images, settings, digest, measuring, services.cache)
     return replace(
         found, images=found.images[:0].clone(), draws=(), twins=None
     )  # the figures are what is kept
@@ -168,7 +197,7 @@ def _judged(
 def _before(
     services: Services,
     backbone: BackboneRecord,
-    of: evaluations.Subject,
+    of: _Column,
     measuring: Measuring,
     steps: int | None,
 ) -> Judgement:
@@ -176,7 +205,7 @@ def _before(
     import torch
 
     model = publishing.compose(services, publishing.Stage(backbone, ()), [])
-    model.start(of.read(services).meta, torch.Generator().manual_seed(measuring.seed))
+    model.start(of.newest.read(services).meta, torch.Generator().manual_seed(measuring.seed))
     return _judged(services, model, of, measuring, steps)
 
 
@@ -255,14 +284,15 @@ class Kept:
         return datetime.fromtimestamp((self.folder / FILE).stat().st_mtime, UTC)
 
     def write(self, found: Retention) -> None:
-        """As JSON and as a picture."""
+        """As JSON and as a picture; both are made before either is written."""
         from trainers.pictures import heat_map
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         matrix = found.matrix
         title = f"{matrix.figure} after each stage"
-        tensor_files.write_whole(self.picture, heat_map(matrix.rows, matrix.stages, matrix.tasks, title))
         text = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
+        picture = heat_map(matrix.rows, matrix.stages, matrix.tasks, title)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensor_files.write_whole(self.picture, picture)
         tensor_files.write_whole(self.folder / FILE, text.encode())
 
     def tell(self, tracking: Tracking, found: Retention) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,7 +94,7 @@ def _print(matrix: Matrix) -> None:
     better = "more is better" if matrix.more_is_better else "less is better"
     print(f"{matrix.figure} after each stage ({better})")
 
-    def cells(row: tuple[float | None, ...]) -> list[str]:
+    def cells(row: Iterable[float | None]) -> list[str]:
         return ["" if value is None else f"{value:.4g}" for value in row]
 
     tasks = matrix.tasks
@@ -102,8 +103,8 @@ def _print(matrix: Matrix) -> None:
         [
             ("step 0", *cells(matrix.before)),
             *((stage, *cells(row)) for stage, row in zip(matrix.stages, matrix.rows, strict=True)),
-            ("forgotten, first − last", *(f"{matrix.forgotten_since_first(task):.4g}" for task in tasks)),
-            ("forgotten, max − last", *(f"{matrix.forgotten_since_best(task):.4g}" for task in tasks)),
+            ("forgotten, first − last", *cells(map(matrix.forgotten_since_first, tasks))),
+            ("forgotten, max − last", *cells(map(matrix.forgotten_since_best, tasks))),
         ],
         "",
     )

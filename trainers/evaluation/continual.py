@@ -18,7 +18,8 @@ Row = tuple[float | None, ...]
 class Matrix:
     """rows: a stage each, of one figure a task, None before the task was learnt.
 
-    before: each task's figure at step 0, where its classes are all the null row.
+    before: each task's figure at step 0, where its classes are all the null row. A task that has no such
+    figure is None everywhere, and so is what is read from its column.
     """
 
     figure: str
@@ -35,25 +36,27 @@ class Matrix:
 
     @property
     def average(self) -> float:
-        """Over all tasks, after the last stage."""
+        """Over all tasks that have the figure, after the last stage."""
         last = [value for value in self.rows[-1] if value is not None]
         return sum(last) / len(last)
 
-    def forgotten_since_first(self, task: str) -> float:
+    def forgotten_since_first(self, task: str) -> float | None:
         """first − last"""
         found = self.column(task)
-        return self._loss(found[0], found[-1])
+        return self._loss(found[0], found[-1]) if found else None
 
-    def forgotten_since_best(self, task: str) -> float:
+    def forgotten_since_best(self, task: str) -> float | None:
         """max − last"""
         found = self.column(task)
+        if not found:
+            return None
         best = max(found) if self.more_is_better else min(found)
         return self._loss(best, found[-1])
 
     def learnt(self, task: str) -> float | None:
         """How much better a task became than it was at step 0."""
-        start = self.before[self.tasks.index(task)]
-        return None if start is None else self._loss(self.column(task)[0], start)
+        start, found = self.before[self.tasks.index(task)], self.column(task)
+        return self._loss(found[0], start) if found and start is not None else None
 
     def _loss(self, then: float, now: float) -> float:
         return then - now if self.more_is_better else now - then

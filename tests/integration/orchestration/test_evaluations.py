@@ -25,14 +25,20 @@ from tests.learnt_space import learn
 QUICK = ("--samples", "6", "--steps", "2")
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
-    """A workspace, the present folder, with `first` learnt alone, `second` and `third` together after it."""
-    here = tmp_path_factory.mktemp("evaluations")
+def begun(here: Path) -> tuple[Workspace, Services]:
+    """A workspace with a backbone and no task."""
     made, _ = create_workspace(here / "affinery-workspace")
     services = Services(made.sessions, made.store, made.tracking, made.data, made.runs, store_url="")
     world.tiny_backbone(here / "dit.safetensors")
     additions.add_backbone(services.sessions, services.store, here / "dit.safetensors", "tiny")
+    return made, services
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
+    """A workspace, the present folder, with `first` learnt alone, `second` and `third` together after it."""
+    here = tmp_path_factory.mktemp("evaluations")
+    made, services = begun(here)
     for seed, names in enumerate((("first",), ("second", "third"))):
         for i, name in enumerate(names):
             folder = world.image_folder(here / name, "x", "y", seed=10 * seed + i)
@@ -150,10 +156,7 @@ def test_frozen_adapters_forget_nothing_after_later_additions(
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with `grow` learnt, and learnt again after its dataset had grown."""
     here = tmp_path_factory.mktemp("grown")
-    made, _ = create_workspace(here / "affinery-workspace")
-    services = Services(made.sessions, made.store, made.tracking, made.data, made.runs, store_url="")
-    world.tiny_backbone(here / "dit.safetensors")
-    additions.add_backbone(services.sessions, services.store, here / "dit.safetensors", "tiny")
+    made, services = begun(here)
     world.add_dataset(services, world.image_folder(here / "few", "x", "y"), "grow")
     world.schedule(services, "grow", steps=2)
     learn(services, here / "learnt")
@@ -176,6 +179,43 @@ def test_all_figures_of_a_task_are_measured_against_the_images_of_its_newest_ada
     one, two = run(capfd, "compare", "grow@1", "grow@2", *there)["figures"]["KD[recogniser].mean"].values()
     assert [row[0] for row in found["matrix"]] == [one, two]
     assert found["forgetting_first_last"]["grow"] == two - one
+
+
+def test_tasks_of_which_no_distance_can_be_measured_are_refused_before_anything_is_drawn(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, services = begun(tmp_path)
+    there = ("--workspace", str(made.folder))
+    world.add_dataset(services, world.image_folder(tmp_path / "few", "x", "y", each=1), "few")
+    world.schedule(services, "few", steps=2)
+    learn(services, tmp_path / "learnt")
+    for samples, told in (
+        ("2", "--samples 2 is too few for a distance of task 'few': ask for 3 or more"),
+        ("3", "of few@1 it learns from 2 image(s), and 3 are needed"),
+    ):
+        assert typed("retention", "tiny", "--samples", samples, "--steps", "2", *there) == 2
+        assert told in capfd.readouterr().err
+    assert not made.evaluations.exists()
+    with made.sessions.read() as session:
+        assert evaluations.list_all(session) == []
+
+
+def test_a_task_of_one_class_leaves_the_recognition_of_the_others_in_the_matrix(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, services = begun(tmp_path)
+    for name, classes in (("both", ("x", "y")), ("alone", ("x",))):
+        world.add_dataset(services, world.image_folder(tmp_path / name, *classes, each=12), name)
+    world.schedule(services, "both", "alone", steps=2)
+    learn(services, tmp_path / "learnt")
+    there = ("--workspace", str(made.folder))
+    recognised = run(capfd, "retention", "tiny", *QUICK, *there)["recognition"]
+    [[of_both, of_alone]] = recognised["matrix"]
+    assert of_both == recognised["average"]
+    assert (of_alone, recognised["forgetting_first_last"]) == (None, {"both": 0.0, "alone": None})
+    assert typed("retention", "tiny", *QUICK, *there) == 0
+    assert "recognition after each stage (more is better)" in capfd.readouterr().out
+    assert typed("report", "both", *there) == 0
 
 
 def test_a_backbone_without_adapters_has_nothing_to_forget(

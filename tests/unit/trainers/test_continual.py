@@ -43,6 +43,14 @@ def test_what_was_learnt_is_counted_from_step_0() -> None:
     assert told["matrix"][0] == [2.0, None, None]
 
 
+def test_a_task_without_the_figure_has_an_empty_column_and_is_left_out_of_the_average() -> None:
+    found = matrix((0.5, None, None), (0.5, None, None), (0.5, None, 0.75), more=True)
+    told = found.to_json()
+    for key in ("forgetting_first_last", "forgetting_max_last", "learnt_since_step_0"):
+        assert told[key]["letters"] is None
+    assert found.average == 0.625
+
+
 def test_steps_are_counted_to_where_the_running_mean_is_low_enough() -> None:
     flat = [(10, 1.0), (20, 1.0), (30, 0.0), (40, 0.0)]
     assert smoothed(flat)[:2] == [(10, 1.0), (20, pytest.approx(1.0))]
