@@ -88,7 +88,7 @@ RIGHTS: dict[str, Right] = {
     "resume_job": Right("schedule", tasks=True),
     "retry_job": Right("schedule", tasks=True),
     "prioritise_job": Right("schedule", tasks=True),
-    "get_job_log": Right("admin"),
+    "get_job_log": Right("schedule", tasks=True),
     "follow_job": READ,
     "list_schedules": READ,
     "get_schedule": READ,

@@ -156,8 +156,8 @@ def test_only_the_operator_is_told_over_http_in_which_folder_the_service_works(
     folder = hidden.data.parent
     (folder / FILE).write_text("")  # what makes it a workspace to commands, and to the page of its health
     with hidden.sessions.begin() as session:
-        reader, operator = (
-            tokens.create(session, scope, scope, by="ann")[1] for scope in ("promote", "admin")
+        reader, scheduler, operator = (
+            tokens.create(session, scope, scope, by="ann")[1] for scope in ("read", "schedule", "admin")
         )
     log = folder / "runs" / jobs["adapter gone"].id / f"attempt-{jobs['adapter gone'].fence}" / "driver.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +170,11 @@ def test_only_the_operator_is_told_over_http_in_which_folder_the_service_works(
             if HIDDEN in whole:
                 found[path] = whole[max(0, whole.index(HIDDEN) - 200) :][:300]
         assert found == {}
-        for path in (f"/v1/jobs/{jobs['adapter gone'].id}/log", *OPERATE):
+        told = {path: operator for path in OPERATE}
+        told[f"/v1/jobs/{jobs['adapter gone'].id}/log"] = scheduler  # who schedules has to see why it failed
+        for path, token in told.items():
             assert service.ask("GET", path, Authorization=f"Bearer {reader}").status == 403
-            reply = service.ask("GET", path, Authorization=f"Bearer {operator}")
+            reply = service.ask("GET", path, Authorization=f"Bearer {token}")
             assert reply.status == 200
             assert HIDDEN in reply.body.decode()
     capfd.readouterr()
