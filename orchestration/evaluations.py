@@ -15,6 +15,7 @@ from orchestration import datasets, publishing
 from orchestration.services import Services
 from registry import adapters, backbones, evaluations, refs, tasks
 from registry import datasets as recorded
+from registry.digests import digest_of
 from registry.metrics import numbers
 from registry.records import (
     AdapterRecord,
@@ -166,10 +167,16 @@ def keep(services: Services, measured: Measured, evaluation: EvaluationRecord) -
     return pictures
 
 
-def mlflow_name(name: str) -> str:
-    """A figure's name in MLflow, which takes no brackets."""
-    plain = name.replace("[", "/").replace("]", "")
-    return "".join(c if c.isascii() and (c.isalnum() or c in "/_-. ") else "_" for c in plain)
+def mlflow_name(figure: str, task: str | None = None) -> str:
+    """A figure's name in MLflow, which takes no brackets; of a task, where one is named."""
+    name = _mlflow_part(figure.replace("[", "/").replace("]", ""))
+    return name if task is None else f"{name}/{_mlflow_part(task)}"
+
+
+def _mlflow_part(name: str) -> str:
+    """A name with `_` for what MLflow refuses, and then some of its digest: no other becomes the same."""
+    plain = "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
+    return plain if plain == name else f"{plain}-{digest_of(name)[:8]}"
 
 
 def write_pictures(judgement: Judgement, folder: Path) -> list[Path]:

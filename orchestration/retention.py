@@ -306,7 +306,7 @@ class Kept:
             {"affinery.retention": found.backbone},
         )
         points = [
-            (f"{evaluations.mlflow_name(matrix.figure)}/{evaluations.mlflow_name(task)}", value, step, now)
+            (evaluations.mlflow_name(matrix.figure, task), value, step, now)
             for step, row in enumerate(matrix.rows)
             for task, value in zip(matrix.tasks, row, strict=True)
             if value is not None
