@@ -16,11 +16,13 @@ from sqlalchemy.orm import Session
 
 from affinery.merge_recipe import merges_of
 from orchestration import queue
-from orchestration.errors import JobInvalid, KeyTaken, NothingLearnt
+from orchestration.errors import JobInvalid, KeyTaken, NothingLearnt, OtherClasses
 from orchestration.jobs import JobRecord, Order
 from orchestration.scheduling import Scheduled
-from registry import adapters, backbones, compositions, names, refs, search, tasks, verification
+from orchestration.upgrades import changed_classes
+from registry import adapters, backbones, compositions, datasets, names, refs, search, tasks, verification
 from registry.errors import RefInvalid, Renamed
+from registry.records import AdapterRecord, DatasetRecord
 from registry.session import Sessions
 
 Name = Annotated[str, Field(min_length=1)]
@@ -63,12 +65,14 @@ class Evaluation(Chore):
     """adapters: by name (the latest version), name@version, alias or digest.
 
     samples, steps, guidance, extractor: None for the usual. extractor: as trainers/evaluation/extractors.py
-    spells it. condition_model: the folder of a model that draws the condition from samples.
+    spells it. condition_model: the folder of a model that draws the condition from samples. against: the
+    dataset version whose images all are measured against; None for each one's own.
     """
 
     KIND = "evaluate"
-    NAMES = {"adapters": "adapter"}
+    NAMES = {"adapters": "adapter", "against": "dataset"}
     adapters: Annotated[list[Name], Field(min_length=1)]
+    against: Name | None = None
     samples: Samples | None = None
     seed: Seed = 0
     steps: Steps | None = None
@@ -77,8 +81,20 @@ class Evaluation(Chore):
     condition_model: Name | None = None
 
     def check(self, session: Session) -> int | None:
-        found = {adapters.get(session, ref).backbone_id for ref in self.adapters}
+        named = [adapters.get(session, ref) for ref in self.adapters]
+        for each in named:
+            self.reference(session, each)
+        found = {each.backbone_id for each in named}
         return found.pop() if len(found) == 1 else None
+
+    def reference(self, session: Session, adapter: AdapterRecord) -> DatasetRecord:
+        """What an adapter is to be measured against. Raises NotFound, or OtherClasses."""
+        if self.against is None:
+            return datasets.by_id(session, adapter.dataset_id)
+        found = datasets.get(session, self.against)
+        if changed := changed_classes(tasks.by_id(session, adapter.task_id).classes, found.classes):
+            raise OtherClasses(adapter.ref, found.ref, changed)
+        return found
 
 
 class Retention(Chore):

@@ -297,6 +297,17 @@ class NothingLearnt(OrchestrationError, UserError):
         return f"Nothing was learnt on {self.args[0]} yet. First: affinery task add, affinery run"
 
 
+class OtherClasses(OrchestrationError, UserError):
+    """An adapter that cannot be measured against a dataset. Args: adapter, dataset, what differs in words."""
+
+    def __str__(self) -> str:
+        adapter, dataset, changed = self.args
+        return (
+            f"{adapter} cannot be measured against {dataset}, which has other classes ({changed}). "
+            "Name a dataset version with the classes that it learnt, in their order."
+        )
+
+
 class TooFewImages(OrchestrationError, UserError):
     """A task of which no distance can be measured. Args: task, of what there are too few, how many, how many
     are needed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subject:
-    """An adapter and what it was made from."""
+    """An adapter, what it was made from, and what it is measured against.
+
+    source: the dataset version that it learnt from, unless another is asked for.
+    """
 
     adapter: AdapterRecord
     task: TaskRecord
@@ -77,7 +80,7 @@ class Subject:
         return read_adapter(services.store.path(self.adapter.blob_digest)).named(self.task.name)
 
     def images(self, services: Services, model: ComposedModel) -> Split:
-        """The images that it learnt from and those that were kept back. Raises DatasetChanged."""
+        """The source's images to learn from, and those kept back. Raises DatasetChanged."""
         from trainers.plan import PlannedTask
         from trainers.session import load_task
 
@@ -112,11 +115,16 @@ def subject(services: Services, ref: str) -> Subject:
 def measure(
     services: Services, ref: str, asked: Evaluation, on_stage: Callable[[str], None] = lambda _: None
 ) -> Measured:
-    """Draws samples of an adapter and measures them. Raises NotFound, ConfigInvalid, DatasetChanged …"""
+    """Draws samples of an adapter and measures them.
+
+    Raises NotFound, OtherClasses, ConfigInvalid, DatasetChanged …
+    """
     from affinery.diffusion.sampling import default_settings
     from trainers.evaluation.judging import Measuring, judge
 
     found, usual = subject(services, ref), Measuring()
+    with services.sessions.read() as session:
+        found = replace(found, source=asked.reference(session, found.adapter))
     samples = asked.samples or usual.samples
     on_stage(f"drawing and measuring {samples} samples of {found.adapter.ref}")
     condition = _drawn_by(asked.condition_model, found.task.condition)

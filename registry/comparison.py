@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import adapters, evaluations
+from registry import adapters, datasets, evaluations
 from registry.diff import flat
 from registry.errors import NotMeasured, ProtocolsDiffer
 from registry.metrics import numbers
@@ -43,7 +43,8 @@ def compare(session: Session, left: str, right: str, protocol: str | None = None
     shared = [each for each in one if each in other]
     if not shared:
         a, b = (list(each.values())[-1] for each in (one, other))
-        raise ProtocolsDiffer(a.adapter, b.adapter, differences(a.protocol, b.protocol))
+        found = differences(a.protocol, b.protocol)
+        raise ProtocolsDiffer(a.adapter, b.adapter, found, _reference_of_both(session, a, b))
     a, b = one[shared[-1]], other[shared[-1]]
     theirs = numbers(b.results)
     figures = {name: (value, theirs[name]) for name, value in numbers(a.results).items() if name in theirs}
@@ -58,6 +59,14 @@ def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[str,
         for path in dict.fromkeys([*one, *other])
         if one.get(path) != other.get(path)
     )
+
+
+def _reference_of_both(session: Session, a: EvaluationRecord, b: EvaluationRecord) -> str | None:
+    """The newer one of their two datasets, "" where their classes are others; None where it is the same."""
+    if a.reference_id == b.reference_id:
+        return None
+    older, newer = (datasets.by_id(session, each) for each in sorted((a.reference_id, b.reference_id)))
+    return newer.ref if older.classes == newer.classes else ""
 
 
 def _measured(session: Session, ref: str, protocol: str | None) -> dict[str, EvaluationRecord]:

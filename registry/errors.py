@@ -179,15 +179,22 @@ class ProtocolAmbiguous(RegistryError, UserError):
 
 
 class ProtocolsDiffer(RegistryError, UserError):
-    """Two adapters that were never measured alike. Args: left, right, differences in words."""
+    """Two adapters that were never measured alike. Args: left, right, differences in words, against.
+
+    against: the dataset that both are to be measured against; None where it was the same for both, and ""
+    where none can be, for they learnt other classes.
+    """
 
     def __str__(self) -> str:
-        left, right, found = self.args
-        return (
+        left, right, found, against = self.args
+        told = (
             f"{left} and {right} were never measured under one protocol, so their figures are not compared. "
-            f"Between their last ones differ: {'; '.join(found)}. Measure both alike: "
-            f"affinery evaluate {left} {right}"
+            f"Between their last ones differ: {'; '.join(found)}. "
         )
+        if against == "":
+            return f"{told}They learnt other classes, so nothing measures both alike."
+        which = "" if against is None else f" --against {against}"
+        return f"{told}Measure both alike: affinery evaluate {left} {right}{which}"
 
 
 class NotMeasured(RegistryError, UserError):

@@ -58,10 +58,14 @@ class Train(Training):
 
 
 class Evaluate(Terms):
-    """Adapters to be measured under one protocol; what is null is as usual."""
+    """Adapters to be measured under one protocol; what is null is as usual.
+
+    against: the dataset version whose images all are measured against; null for what each learnt from.
+    """
 
     kind: Literal["evaluate"]
     adapters: list[Word] = Field(min_length=1, max_length=200)
+    against: Word | None = None
     samples: chores.Samples | None = None
     seed: chores.Seed = 0
     steps: chores.Steps | None = None

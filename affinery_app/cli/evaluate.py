@@ -47,6 +47,13 @@ ExtractorOption = Annotated[
 ConditionModelOption = Annotated[
     Path | None, typer.Option(help="A model's folder that draws the task's condition from its samples.")
 ]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure all against the images of this dataset version.",
+        show_default="what each learnt from",
+    ),
+]
 LaterOption = Annotated[bool, typer.Option("--later", help="Schedule it as a job instead of doing it now.")]
 
 
@@ -58,13 +65,15 @@ def chore_of(
     guidance: float | None,
     extractor: str | None,
     condition_model: Path | None,
+    against: str | None,
 ) -> Evaluation:
     """What is asked for, its paths absolute. Raises JobInvalid."""
     from orchestration.chores import Evaluation, read
 
     model = None if condition_model is None else str(condition_model.absolute())
     given = {"adapters": refs, "samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    return read(Evaluation, given | {"extractor": looks(extractor), "condition_model": model})
+    looked = {"extractor": looks(extractor), "condition_model": model, "against": against}
+    return read(Evaluation, given | looked)
 
 
 def looks(extractor: str | None) -> str | None:
@@ -83,6 +92,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     extractor: ExtractorOption = None,
     condition_model: ConditionModelOption = None,
+    against: AgainstOption = None,
     later: LaterOption = False,
     after: AfterOption = None,
     workspace: WorkspaceOption = None,
@@ -93,7 +103,7 @@ def evaluate(
     from affinery_app.wiring import open_workspace
     from orchestration import evaluations
 
-    asked = chore_of(refs, samples, seed, steps, guidance, extractor, condition_model)
+    asked = chore_of(refs, samples, seed, steps, guidance, extractor, condition_model, against)
     space = open_workspace(workspace)
     if later:
         put_off(space, asked, after, as_json)

@@ -9,6 +9,7 @@ import typer
 
 from affinery_app.cli.compose import BackboneOption, ExportTaskOption, FormatOption, UnverifiedOption
 from affinery_app.cli.evaluate import (
+    AgainstOption,
     ConditionModelOption,
     ExtractorOption,
     GuidanceOption,
@@ -49,6 +50,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     extractor: ExtractorOption = None,
     condition_model: ConditionModelOption = None,
+    against: AgainstOption = None,
     after: AfterOption = None,
     priority: PriorityOption = 0,
     key: KeyOption = None,
@@ -60,7 +62,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples of adapters, measure them, and record the figures under their protocol."""
-    chore = chore_of(adapters, samples, seed, steps, guidance, extractor, condition_model)
+    chore = chore_of(adapters, samples, seed, steps, guidance, extractor, condition_model, against)
     room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout, "run_at": moment(run_at)}
     _schedule(chore, after, priority, key, workspace, as_json, room)
 

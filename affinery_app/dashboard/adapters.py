@@ -100,7 +100,7 @@ def compare(visit: Visit) -> Response:
     left, right = visit.asked("left").strip(), visit.asked("right").strip()
     with visit.space.sessions.read() as session:
         choice = [each.ref for each in search.search(session, limit=A_PAGE).adapters]
-        found, compared, why, curves, samples = None, None, "", {}, []
+        found, compared, why, against, curves, samples = None, None, "", None, {}, []
         if left and right:
             found = diff.diff(session, left, right)
         if found is not None and found.kind == "adapter":
@@ -108,6 +108,7 @@ def compare(visit: Visit) -> Response:
                 compared = comparison.compare(session, found.left.ref, found.right.ref)
             except (NotMeasured, ProtocolsDiffer) as error:
                 why = str(error)
+                against = error.args[3] if isinstance(error, ProtocolsDiffer) else None
             sides = [adapters.get(session, each.ref) for each in (found.left, found.right)]
             curves = {each.ref: curve_of(visit.space, each) for each in sides}
             samples = _samples(visit, session, sides, compared)
@@ -120,6 +121,7 @@ def compare(visit: Visit) -> Response:
         sections={} if found is None else _sections(found, compared),
         compared=compared,
         why=why,
+        against=against,
         samples=samples,
         losses=chart(curves),
     )

@@ -16,6 +16,7 @@ def evaluate(visit: Visit) -> Response:
         chores.Evaluation,
         {
             "adapters": visit.chosen.get("adapter", []),
+            "against": visit.form.get("against") or None,
             **wholes(visit.form, "samples", "steps", "seed"),
             "guidance": number(visit.form, "guidance") if visit.form.get("guidance") else None,
         },

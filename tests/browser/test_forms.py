@@ -68,6 +68,8 @@ def test_versions_are_measured_by_a_job_and_nonsense_schedules_none(pages: Servi
     assert kind == "evaluate"
     assert payload["adapters"] == ["adapter:digits@1", f"adapter:{EVIL}@1"]
     assert (payload["samples"], payload["guidance"]) == (64, 1.5)
+    _, payload = asked(pages, send(pages, "/evaluate", *both[:1], ("against", "digits")))
+    assert payload["against"] == "dataset:digits@1"
     for wrong in ([], [*both, ("samples", "0")], [*both, ("guidance", "-1")], [*both, ("steps", "x")]):
         assert send(pages, "/evaluate", *wrong).status == 422
     assert send(pages, "/evaluate", ("adapter", "nobody")).status == 404

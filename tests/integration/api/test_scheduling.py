@@ -171,7 +171,7 @@ def test_a_token_for_one_task_schedules_and_ends_that_one_only(
 
 def test_jobs_of_every_kind_are_scheduled_and_once(service: Service) -> None:
     for asked in (
-        {"kind": "evaluate", "adapters": ["digits"], "samples": 10},
+        {"kind": "evaluate", "adapters": ["digits"], "samples": 10, "against": "digits"},
         {"kind": "retention", "backbone": "dit", "samples": 10},
         {"kind": "export", "composition": "both", "format": "bundle"},
         {"kind": "rebase", "old": "dit", "new": "unet"},
@@ -192,6 +192,8 @@ def test_jobs_of_every_kind_are_scheduled_and_once(service: Service) -> None:
     ):
         assert post(service, "/v1/jobs", wrong).status == 422
     assert post(service, "/v1/jobs", {"kind": "export", "composition": "none"}).status == 404
+    nowhere = {"kind": "evaluate", "adapters": ["digits"], "against": "none"}
+    assert post(service, "/v1/jobs", nowhere).status == 404
     assert post(service, "/v1/jobs", {"kind": "retention", "backbone": "none"}).status == 404
     assert len(service.get("/v1/jobs?states=queued")["items"]) == 5
 

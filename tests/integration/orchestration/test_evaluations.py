@@ -15,7 +15,7 @@ from orchestration import additions, queue
 from orchestration.retention import stages
 from orchestration.services import Services
 from orchestration.upgrades import upgrade
-from registry import adapters, evaluations
+from registry import adapters, datasets, evaluations
 from registry.records import AdapterRecord
 from registry.session import Sessions
 from tests import learning_world as world
@@ -179,6 +179,31 @@ def test_all_figures_of_a_task_are_measured_against_the_images_of_its_newest_ada
     one, two = run(capfd, "compare", "grow@1", "grow@2", *there)["figures"]["KD[recogniser].mean"].values()
     assert [row[0] for row in found["matrix"]] == [one, two]
     assert found["forgetting_first_last"]["grow"] == two - one
+
+
+def test_adapters_of_two_versions_of_a_dataset_are_compared_where_both_are_measured_against_one(
+    grown: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = ("--workspace", str(grown.folder))
+    both, other = ("grow@1", "grow@2"), ("--samples", "4", "--steps", "2", *there)
+    for ref in both:
+        run(capfd, "evaluate", ref, *other)
+    with grown.sessions.read() as session:
+        alone = [evaluations.list_for(session, ref)[-1].protocol_digest for ref in both]
+    assert alone[0] != alone[1]
+    made = run(capfd, "evaluate", *both, "--against", "grow@1", *other)
+    assert [each["reference"] for each in made] == ["grow@1", "grow@1"]
+    assert [each["protocol_digest"] for each in made] == [alone[0], alone[0]]
+    assert run(capfd, "compare", *both, "--protocol", alone[0], *there)["protocol_digest"] == alone[0]
+    services = Services(grown.sessions, grown.store, grown.tracking, grown.data, grown.runs, store_url="")
+    world.add_dataset(services, world.image_folder(tmp_path / "other", "x", "z"), "other")
+    for later in ((), ("--later",)):
+        assert typed("evaluate", "grow@1", "--against", "other", *later, *there) == 2
+        assert "against other@1, which has other classes (without 'y' and with 'z')" in capfd.readouterr().err
+    job = run(capfd, "job", "add", "evaluate", *both, "--against", "grow", *there)
+    with grown.sessions.begin() as session:
+        assert datasets.get(session, job["payload"]["against"]).ref == "grow@2"
+        queue.cancel(session, job["id"])
 
 
 def test_tasks_of_which_no_distance_can_be_measured_are_refused_before_anything_is_drawn(

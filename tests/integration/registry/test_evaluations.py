@@ -49,6 +49,20 @@ def test_an_evaluation_of_a_job_that_was_given_away_is_refused(ledger: Sessions)
         assert evaluations.latest(session, "digits", made.protocol_digest) == made
 
 
+@pytest.mark.parametrize(("classes", "mend"), [(3, "--against faces@1"), (2, "learnt other classes")])
+def test_adapters_measured_against_two_datasets_are_to_be_measured_against_one_of_their_classes(
+    ledger: Sessions, classes: int, mend: str
+) -> None:
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+        world.task(session, "faces", classes=classes)
+        world.learnt(session, "faces")
+        for name in ("digits", "faces"):
+            world.evaluated(session, name, 0.5, protocol={"reference": {"dataset": name}})
+        with pytest.raises(errors.ProtocolsDiffer, match=mend):
+            comparison.compare(session, "digits", "faces")
+
+
 def test_adapters_are_compared_under_one_protocol_and_otherwise_the_difference_is_named(
     ledger: Sessions,
 ) -> None:

@@ -42,6 +42,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "OverLimit": ("It takes", "40 GiB", "24 GiB", ["--set batch=8"], 40 << 30),
     "NothingLearnt": ("tiny-dit@1",),
     "ExportRefused": ("all@1", "digits@2 is retired (blurred)", "restore it"),
+    "OtherClasses": ("digits@1", "letters@1", "without 'one' and with 'a'"),
     "TooFewImages": ("digits", "digits@1", 2, 3),
     "TimedOut": (60.0, 2),
 }
