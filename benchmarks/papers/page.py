@@ -25,8 +25,8 @@ FORGETTING = """
 R[stage, task], Fréchet distance. Full fine-tuning goes on with the same weights, each task with class rows
 of its own: what it forgets is the lower bound. The upper bound is one model trained on all tasks at once,
 with as many steps in all. An adapter a task forgets nothing: its column is constant, which
-`affinery retention` measures. Each figure of the first table is an average over the tasks; in brackets the
-lowest and the highest of all orders and seeds.
+`affinery retention` measures. Each figure of the first table is an average over the tasks, what is forgotten
+over all but the last; in brackets the lowest and the highest of all orders and seeds.
 """.strip()
 STEPS = """
 Each method is looked at before its first step and after each fifth of its steps, as the running means of its
@@ -210,11 +210,14 @@ def standing(table: Table, found: Found) -> list[str]:
 
 def _sequences(bounds: Bounds, command: str) -> list[str]:
     lines = ["## One model, task after task", "", f"`{command} --only forgetting`", "", FORGETTING, ""]
-    lines += ["| way of learning | average at the end | forgotten (last − first) |", "|---|---:|---:|"]
-    forgotten = bounds.forgotten()
+    lines.append(
+        "| way of learning | average at the end | forgotten (last − first) | forgotten (last − best) |"
+    )
+    lines.append("|---|---:|---:|---:|")
+    forgotten = [bounds.forgotten(since_best=best) for best in (False, True)]
     for way, values in bounds.averages().items():
         if values:
-            lost = _spread(forgotten[way]) if forgotten.get(way) else "–"
+            lost = " | ".join(_spread(each.get(way, ())) for each in forgotten)
             lines.append(f"| {way} | {_spread(values)} | {lost} |")
     lines.append("")
     for one in bounds.sequences:

@@ -132,10 +132,17 @@ class Bounds:
             "an adapter a task": [statistics.mean(one.values()) for one in self.apart],
         }
 
-    def forgotten(self) -> dict[str, list[float]]:
-        """The same of how much worse a task is at the end than when it was learnt."""
+    def forgotten(self, *, since_best: bool) -> dict[str, list[float]]:
+        """The same of how much worse a task is at the end than when it was learnt, or than it ever was.
+
+        The last task is not counted: nothing came after it.
+        """
         lost = [
-            statistics.mean(one["matrix"][-1][i] - one["matrix"][i][i] for i in range(len(one["order"]) - 1))
+            statistics.mean(
+                one["matrix"][-1][i]
+                - (min(row[i] for row in one["matrix"][i:]) if since_best else one["matrix"][i][i])
+                for i in range(len(one["order"]) - 1)
+            )
             for one in self.sequences
             if len(one["order"]) > 1
         ]
