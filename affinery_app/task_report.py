@@ -11,8 +11,20 @@ from sqlalchemy.orm import Session
 from affinery_app.wiring import Workspace
 from orchestration import publishing, queue
 from orchestration.errors import JobNotFound
+from orchestration.evaluations import folder_of
 from orchestration.retention import Kept
-from registry import adapters, certificates, datasets, evaluations, notes, runs, search, tags, tasks
+from registry import (
+    adapters,
+    backbones,
+    certificates,
+    datasets,
+    evaluations,
+    notes,
+    runs,
+    search,
+    tags,
+    tasks,
+)
 from registry.records import (
     AdapterRecord,
     CertificateRecord,
@@ -61,6 +73,7 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
     with space.sessions.read() as session:
         task = tasks.get(session, name)
         dataset = datasets.by_id(session, task.dataset_id)
+        backbone = backbones.by_id(session, task.backbone_id)
         if newest is None:
             found = adapters.list_all(session, task=task.name)
         else:
@@ -83,7 +96,7 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
         )
         for each in found
     ]
-    matrix = Kept(space.evaluations, task.backbone).read()
+    matrix = Kept(space.evaluations, backbone).read()
     return TaskReport(task, dataset, said, held, versions, measured, matrix)
 
 
@@ -111,8 +124,7 @@ def pictures(space: Workspace, adapter: AdapterRecord, place: int) -> dict[str, 
     if adapter.job_id is not None:
         drawn = space.runs / adapter.job_id / f"pictures-{place}"
         found |= {path.name: path for path in sorted(drawn.glob("*.png"))}
-    evaluated = space.evaluations / adapter.ref.replace("@", "-")
-    for path in sorted(evaluated.glob("*/*.png")):
+    for path in sorted(folder_of(space.evaluations, adapter).glob("*/*.png")):
         found[f"{path.stem} (protocol {path.parent.name})"] = path
     found.pop("loss.png", None)  # drawn anew, in the colours of the page
     return found

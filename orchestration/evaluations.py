@@ -157,7 +157,7 @@ def keep(services: Services, measured: Measured, evaluation: EvaluationRecord) -
     MLflow is told nothing of an adapter that was made elsewhere.
     """
     record, tracking = measured.adapter, services.tracking
-    folder = services.evaluations / evaluation.adapter.replace("@", "-")
+    folder = folder_of(services.evaluations, record)
     pictures = write_pictures(measured.judgement, folder / evaluation.protocol_digest[:12])
     key = record.provenance.get("tracking_key", "")
     if record.job_id is None or not tracking.kept.knows(key):
@@ -173,6 +173,14 @@ def keep(services: Services, measured: Measured, evaluation: EvaluationRecord) -
         tracking.log_artifact(key, path, f"{PICTURES}/{digest}")
     tracking.flush(key)
     return pictures
+
+
+def folder_of(kept: Path, measured: AdapterRecord | BackboneRecord) -> Path:
+    """Where what was measured of it is kept: by its digest, for its name may change.
+
+    kept: the workspace's folder of all of them.
+    """
+    return kept / measured.digest
 
 
 def mlflow_name(figure: str, task: str | None = None) -> str:

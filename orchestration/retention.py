@@ -61,7 +61,7 @@ class Retention:
     recognition: None where no task has it; of some tasks, the columns of the others are empty.
     """
 
-    backbone: str
+    backbone: BackboneRecord
     matrix: Matrix
     recognition: Matrix | None
     protocols: dict[str, str]
@@ -75,7 +75,7 @@ class Retention:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "backbone": self.backbone,
+            "backbone": self.backbone.ref,
             **self.matrix.to_json(),
             "recognition": None if self.recognition is None else self.recognition.to_json(),
             "protocols": self.protocols,
@@ -143,7 +143,7 @@ def measure(
     figure = next(name for name in before[tasks[0]].results if name.startswith((FIGURE, "KID")))
     recognised = any("recognition" in each.results for each in before.values())
     return Retention(
-        record.ref,
+        record,
         _matrix(f"{figure}.mean", names, tasks, rows, before, more_is_better=False),
         _matrix("recognition", names, tasks, rows, before, more_is_better=True) if recognised else None,
         {task: _protocol(task, [*rows, before]) for task in tasks},
@@ -261,11 +261,11 @@ class Kept:
     """Where a backbone's matrix is kept. evaluations: the workspace's folder of them."""
 
     evaluations: Path
-    backbone: str
+    backbone: BackboneRecord
 
     @property
     def folder(self) -> Path:
-        return self.evaluations / self.backbone.replace("@", "-")
+        return evaluations.folder_of(self.evaluations, self.backbone)
 
     @property
     def picture(self) -> Path:
@@ -301,9 +301,9 @@ class Kept:
         now = int(time.time() * 1000)
         key = tracking.start_run(
             EXPERIMENT,
-            f"retention of {found.backbone}",
-            {"backbone": found.backbone, "figure": matrix.figure, "stages": len(matrix.stages)},
-            {"affinery.retention": found.backbone},
+            f"retention of {found.backbone.ref}",
+            {"backbone": found.backbone.ref, "figure": matrix.figure, "stages": len(matrix.stages)},
+            {"affinery.retention": found.backbone.ref},
         )
         points = [
             (evaluations.mlflow_name(matrix.figure, task), value, step, now)

@@ -35,7 +35,7 @@ def page(visit: Visit) -> Response:
         measuring = queue.page(session, kinds=[chores.Retention.KIND], states=LIVE, limit=JOBS)
     left_out = len(owners) > OWNERS
     owners = owners[1:] if left_out else owners
-    kept = Kept(visit.space.evaluations, backbone.ref)
+    kept = Kept(visit.space.evaluations, backbone)
     found = kept.read()
     measured_at = None if found is None else kept.measured_at()
     return visit.answer(

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
-from registry import compositions, datasets, notes, tags, tasks
+from orchestration.evaluations import folder_of
+from registry import backbones, compositions, datasets, notes, tags, tasks
 from registry.models import Job, JobTask
 from registry.session import connect, sessions
 from registry.storage.local import LocalStore
@@ -104,7 +105,10 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
         "protocols": {"digits": "0" * 64, EVIL: "1" * 64},
         "costs": {"digits": _cost("digits@1", 40), EVIL: _cost(f"{EVIL}@1", None)},
     }
-    measured = folder / "evaluations" / "dit-1"
+    engine = connect(f"sqlite:///{folder / 'registry.db'}")
+    with sessions(engine).read() as session:
+        measured = folder_of(folder / "evaluations", backbones.get(session, "dit@1"))
+    engine.dispose()
     measured.mkdir(parents=True)
     (measured / "retention.json").write_text(json.dumps(matrix))
     return folder

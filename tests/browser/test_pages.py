@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
 from orchestration import queue
+from orchestration.evaluations import folder_of
 from registry import aliases, retirement, tasks, tokens
 from registry.digests import digest_of
 from registry.models import Job
@@ -126,15 +127,14 @@ def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: lis
 def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol_and_recipes(
     pages: Service,
 ) -> None:
+    protocol = digest_of({"extractor": "pixels", "samples": 100})[:12]
     with pages.space.sessions.begin() as session:
         for number, steps in ((1, 40), (2, 80)):
             made = world.learnt(session, "pens", number, provenance={"recipe": {"steps": steps}, "code": "x"})
             world.evaluated(session, made.ref, kid=0.5 / number)
-    protocol = digest_of({"extractor": "pixels", "samples": 100})[:12]
-    for number in (1, 2):
-        drawn = pages.space.evaluations / f"pens-{number}" / protocol
-        drawn.mkdir(parents=True)
-        picture(drawn / "samples.png")
+            drawn = folder_of(pages.space.evaluations, made) / protocol
+            drawn.mkdir(parents=True)
+            picture(drawn / "samples.png")
     found = page_of(pages, "/compare?left=pens@1&right=pens@2")
     assert [held["alt"] for held in found.of("img")] == ["Samples of pens@1", "Samples of pens@2"]
     for held in found.of("img"):

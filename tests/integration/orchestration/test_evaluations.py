@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from orchestration import additions, queue
 from orchestration.retention import stages
 from orchestration.services import Services
 from orchestration.upgrades import upgrade
-from registry import adapters, datasets, evaluations
+from registry import adapters, datasets, evaluations, renaming
 from registry.records import AdapterRecord
 from registry.session import Sessions
 from tests import learning_world as world
@@ -275,6 +276,24 @@ def test_a_report_holds_the_figures_curves_and_pictures_of_a_task(
     assert 'src="data:image/png;base64,' in text
     assert typed("report", "frist") == 2
     assert "Did you mean" in capfd.readouterr().err
+
+
+def test_pictures_and_the_matrix_stay_in_the_report_after_task_and_backbone_were_renamed(
+    space: Sessions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [made] = run(capfd, "evaluate", "third", *QUICK)
+    run(capfd, "retention", "tiny", *QUICK)
+    with space.begin() as session:
+        renaming.rename(session, "task:third", "last")
+        renaming.rename(session, "backbone:tiny", "small")
+    run(capfd, "report", "last", "--out", "last.html")
+    text = Path("last.html").read_text()
+    assert "R[stage, task]" in text
+    for picture in made["pictures"]:
+        assert base64.b64encode(Path(picture).read_bytes()).decode() in text
+    with space.begin() as session:
+        renaming.rename(session, "task:last", "third")
+        renaming.rename(session, "backbone:small", "tiny")
 
 
 def adapter(task: str, version: int, job: str | None) -> Any:

@@ -23,7 +23,7 @@ from orchestration.retention import Kept
 from orchestration.services import Services
 from orchestration.talk import Teller, unpacked
 from orchestration.worker import Worker
-from registry import evaluations, exports, renaming, tasks
+from registry import backbones, evaluations, exports, renaming, tasks
 from registry.digests import digest_of
 from registry.errors import NotFound
 from tests import learning_world as world
@@ -105,7 +105,7 @@ def one_result(services: Services, job: JobRecord) -> dict[str, Any]:
                 [stage] = evaluations.list_for(session, "shapes")
                 assert (stage.job_id, result["stages"], result["tasks"]) == (job.id, ["shapes@1"], ["shapes"])
                 assert result["matrix"] == [[stage.results["KD[recogniser]"]["mean"]]]
-                kept = Kept(services.evaluations, "tiny@1")
+                kept = Kept(services.evaluations, backbones.get(session, "tiny@1"))
                 assert kept.read() == result
                 assert kept.picture.read_bytes().startswith(b"\x89PNG")
             case _:
@@ -227,7 +227,8 @@ def test_a_matrix_whose_job_is_cancelled_is_not_kept_nor_any_of_its_figures(
 
     assert work(space, Asking(cancel)) == 0
     assert world.job(space, cancelled.id).state == "cancelled"
-    assert Kept(space.evaluations, "tiny@1").read() is None
+    with space.sessions.read() as session:
+        assert Kept(space.evaluations, backbones.get(session, "tiny@1")).read() is None
     nothing_written(space)
 
 
