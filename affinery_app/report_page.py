@@ -149,12 +149,18 @@ def _figures(report: TaskReport) -> str:
         parts.append(
             f"<h3>Protocol {escape(digest[:12])}</h3><p class='faint'>{escape(_in_words(found[0]))}</p>"
             + _table(["figure", *(each.adapter for each in found)], rows)
+            + "".join(f"<p class='faint'>{escape(note)}</p>" for note in _notes(found))
             + "<details><summary>the whole protocol</summary>"
             f"<pre>{escape(json.dumps(how, indent=2, ensure_ascii=False))}</pre></details>"
         )
     if len(parts) > 1:
         parts.insert(0, "<p>Figures of different protocols are not comparable: a table each.</p>")
     return "".join(parts)
+
+
+def _notes(found: Sequence[EvaluationRecord]) -> list[str]:
+    """What was left out of evaluations, and why."""
+    return [f"{each.adapter}: {note}" for each in found for note in each.results.get("notes", [])]
 
 
 def _in_words(evaluation: EvaluationRecord) -> str:

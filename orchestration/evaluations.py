@@ -139,10 +139,10 @@ def measure(
     )
 
 
-def _drawn_by(folder: str | None, condition: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A task's condition as a model draws it from samples. Raises ConfigInvalid."""
+def _drawn_by(folder: str | None, condition: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A task's condition, as a model of a folder draws it where one is named. Raises ConfigInvalid."""
     if folder is None:
-        return None
+        return condition
     from affinery.errors import ConfigInvalid
     from trainers.conditions import condition_record
 

@@ -187,6 +187,7 @@ def _judged(
     from trainers.evaluation.judging import judge
 
     settings = default_settings(model, steps)
+    measuring = replace(measuring, condition=of.newest.task.condition)
     name, digest = of.newest.task.name, of.newest.source.digest
     found = judge(model, name, of.images, settings, digest, measuring, services.cache)
     return replace(

@@ -113,6 +113,8 @@ def canny(image: np.ndarray, low: int = LOW, high: int = HIGH) -> np.ndarray:
 def _pipeline(condition: Mapping[str, Any]) -> Maker:
     """A model of a local folder, whose weights are safetensors. Nothing is ever downloaded."""
     folder = Path(condition["folder"])
+    if not folder.is_dir():
+        raise PlaceInvalid("condition", str(folder), "is not there any more", "")
     if folder_digest(folder) != condition["digest"]:
         raise PlaceInvalid("condition", str(folder), "is not the one that the task was given", "")
     with IMPORTING:

@@ -181,7 +181,7 @@ def _print(record: EvaluationRecord, pictures: list[str]) -> None:
         ]
     )
     table(["figure", "value"], figures(record.results).items(), "")
-    fields([("pictures", pictures)])
+    fields([*(("note", note) for note in record.results.get("notes", [])), ("pictures", pictures)])
     print()
 
 

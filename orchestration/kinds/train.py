@@ -167,7 +167,7 @@ def _judge(model: ComposedModel, plan: TrainingPlan, index: int) -> Judgement:
         split,
         default_settings(model),
         task.dataset_digest,
-        Measuring(publishing.JUDGED_SAMPLES),
+        Measuring(publishing.JUDGED_SAMPLES, condition=task.condition),
         cache,
     )
 

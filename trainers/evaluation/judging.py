@@ -11,6 +11,7 @@ from torch import Tensor
 
 from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings
+from affinery.errors import PlaceInvalid
 from trainers.conditions import published
 from trainers.data import Split, as_unit
 from trainers.errors import SamplesNotNumbers
@@ -46,8 +47,8 @@ FEWEST, SHOWN = 3, 64
 class Measuring:
     """What an evaluation is asked to do.
 
-    extractor: as extractors.py spells it. condition: a record that says which model draws the condition,
-    where the task's own does not.
+    extractor: as extractors.py spells it. condition: the task's own record, or another that says which model
+    draws the condition; an adapter's record says none, as no place of a machine is published.
     """
 
     samples: int = 200
@@ -61,7 +62,7 @@ class Judgement:
     """What a task draws, and what was measured of it, under which protocol.
 
     recognition: None where there is one class only, or no image was kept back. twins: of the first samples,
-    the training images that are nearest.
+    the training images that are nearest. results: "notes" among them says what was left out, and why.
     """
 
     images: Tensor
@@ -104,6 +105,7 @@ def judge(
         "neighbours": NEIGHBOURS,
     }
     results: dict[str, Any] = {"samples": len(samples.labels)}
+    notes: list[str] = []
     seen = extractor.see(samples.images)
     if min(len(rows), len(samples.labels)) >= FEWEST:
         key = f"{dataset_digest}/features/train/{len(rows)}/{size}/{train.images.shape[1]}/{extractor.digest}"
@@ -119,7 +121,10 @@ def judge(
     condition = asked.condition or model.task(task).meta.condition
     if condition is not None:
         protocol["condition"] = published(condition)
-        results |= _fidelity(condition, samples)
+        shown, notes = _fidelity(condition, samples)
+        results |= shown
+    if notes:
+        results["notes"] = notes
     recognised = None
     if len(names) > 1 and len(split.held_out.labels):
         if isinstance(extractor, Small):
@@ -142,10 +147,19 @@ def _check_numbers(task: str, images: Tensor) -> None:
         raise SamplesNotNumbers(task, broken, len(images))
 
 
-def _fidelity(condition: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
+def _fidelity(condition: Mapping[str, Any], samples: Samples) -> tuple[dict[str, Any], list[str]]:
+    """How far samples show what they were told, and why that is left out where nothing here can tell it."""
+    name = str(condition["name"])
     pictures = [draw.condition for draw in samples.draws if draw.condition is not None]
-    shown = condition_fidelity(condition, samples.images, pictures) if pictures else None
-    return {} if shown is None else {str(condition["name"]): shown}
+    if not pictures:
+        return {}, []
+    try:
+        shown = condition_fidelity(condition, samples.images, pictures)
+    except PlaceInvalid as error:  # where the model was is no concern of those who read the record
+        return {}, [f"{name} is left out: {error.elsewhere()}"]
+    if shown is None:
+        return {}, [f"{name} is left out: no model is known here that draws it; see --condition-model."]
+    return {name: shown}, []
 
 
 def _recognised(recogniser: Recogniser, samples: Samples, split: Split, classes: int) -> Recognition:

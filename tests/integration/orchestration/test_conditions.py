@@ -24,11 +24,14 @@ from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from affinery.errors import ConfigInvalid
 from affinery.tensor_files import read_header
 from orchestration import additions, composing, exports, publishing, scheduling
+from orchestration.chores import Evaluation
+from orchestration.evaluations import measure
 from orchestration.jobs import JobRecord
 from orchestration.services import Services
-from registry import adapters, tasks
+from registry import adapters, evaluations, tasks
 from tests import learning_world as world
 from tests import tiny_unets
+from tests.tiny_conditions import save_segmentation
 from trainers.conditions import canny, condition_record
 from trainers.replay import replay
 
@@ -219,3 +222,16 @@ def test_captions_that_are_not_used_and_those_that_are_missing_are_said(space: S
         "the captions of shapes@1 are not used: pixels@1 is told classes, not captions",
         "16 images of letters@1 are learnt with the empty caption",
     ]
+
+
+def test_a_condition_that_a_model_draws_is_measured_after_the_training_and_whenever_it_is_asked(
+    space: Services, tmp_path: Path
+) -> None:
+    record = condition_record("segmentation", model=save_segmentation(tmp_path / "model"))
+    learn(space, ["painted"], ["shapes"], backbone="pixels", conditions=[record])
+    with space.sessions.read() as session:
+        [recorded] = evaluations.list_for(session, "painted")
+    measured = measure(space, "painted", Evaluation(adapters=["painted"], samples=4))
+    for results in (recorded.results, measured.judgement.results):
+        assert 0 <= results["segmentation"]["miou"] <= 1
+        assert "notes" not in results

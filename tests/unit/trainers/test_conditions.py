@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from affinery.errors import ConfigInvalid, UnknownName
+from tests.tiny_conditions import save_depth, save_segmentation
 from trainers.conditions import canny, colour, condition_record, folder_digest, maker, published
 
 
@@ -62,40 +62,12 @@ def test_conditions_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GLPN that was never trained, small enough for a test."""
-    from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor
-
-    torch.manual_seed(0)
-    config = GLPNConfig(
-        num_encoder_blocks=4,
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 8, 8, 8],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=8,
-    )
-    folder = tmp_path_factory.mktemp("depth")
-    GLPNForDepthEstimation(config).save_pretrained(folder)
-    GLPNImageProcessor(size_divisor=32).save_pretrained(folder)
-    return folder
+    return save_depth(tmp_path_factory.mktemp("depth"))
 
 
 @pytest.fixture(scope="module")
 def segmentation_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
-
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 8, 8, 8],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=8,
-        id2label={0: "ground", 1: "sky", 2: "tree"},
-        label2id={"ground": 0, "sky": 1, "tree": 2},
-    )
-    folder = tmp_path_factory.mktemp("segmentation")
-    SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return save_segmentation(tmp_path_factory.mktemp("segmentation"))
 
 
 def noise(size: int = 32) -> np.ndarray:

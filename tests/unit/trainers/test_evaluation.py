@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from registry.metrics import numbers
 from tests import tiny_models as tiny
+from tests.tiny_conditions import save_depth, save_segmentation
+from trainers.conditions import condition_record, maker, published
 from trainers.data import Images, Split
 from trainers.errors import SamplesNotNumbers
 from trainers.evaluation import samples as drawing
@@ -207,6 +209,33 @@ def test_a_task_with_a_condition_is_measured_by_how_far_it_shows_it(cache: Path)
     found = judged(model, "edges", Split(*told), 4, cache)
     assert 0 <= found.results["canny"]["f1"] <= 1
     assert found.protocol["condition"] == record
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "figure"), [("depth", save_depth, "rmse"), ("segmentation", save_segmentation, "miou")]
+)
+def test_what_a_model_draws_is_drawn_again_from_samples_and_where_it_is_gone_that_is_told(
+    tmp_path: Path, cache: Path, name: str, save: Callable[[Path], Path], figure: str
+) -> None:
+    record = condition_record(name, model=save(tmp_path / "model"))
+    own = tiny.meta("shown", (4, 5), condition=published(record))
+    one = tiny.adapter(own, base=tiny.backbone(image_size=32))
+    model = tiny.composed(one, base=tiny.backbone(image_size=32))
+    draw = maker(record)
+    parts = [Images(*shades(count, 1, seed=count, size=32)) for count in (6, 4)]
+    drawn = [torch.stack([torch.from_numpy(draw(x.numpy())) for x in part.images]) for part in parts]
+    images = Split(*(replace(part, conditions=told) for part, told in zip(parts, drawn, strict=True)))
+    found = judged(model, "shown", images, 4, cache, condition=record)
+    assert 0 <= found.results[name][figure] <= 1
+    assert "notes" not in found.results
+    (tmp_path / "model").rename(tmp_path / "gone")
+    without = judged(model, "shown", images, 4, cache, condition=record)
+    assert without.protocol == found.protocol
+    assert name not in without.results
+    [note] = without.results["notes"]
+    assert note == f"{name} is left out: condition: what it names is not there any more."
+    [note] = judged(model, "shown", images, 4, cache).results["notes"]
+    assert "--condition-model" in note
 
 
 def test_where_memory_runs_out_fewer_are_drawn_at_once_and_none_is_left_out(
