@@ -18,7 +18,8 @@ from benchmarks.papers.data import prepare
 from benchmarks.papers.profiles import Profile
 from benchmarks.papers.tables import Table
 from trainers.data import Images
-from trainers.evaluation.extractors import RECOGNISER, extractor_of
+from trainers.evaluation.extractors import extractor_of
+from trainers.evaluation.spelling import RECOGNISER
 from trainers.packs import MANIFEST
 
 BACKBONES = {"dit": "DiT-XL/2, 256 × 256", "sd": "Stable Diffusion 1.5"}

@@ -20,20 +20,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affinery import tensor_files
-from affinery.errors import PlaceInvalid, UnknownName
+from affinery.errors import ConfigInvalid, PlaceInvalid, near
 from affinery.importing import IMPORTING
 from trainers.conditions import folder_digest
 from trainers.data import Images, as_bytes, as_unit
 from trainers.evaluation.recogniser import Recogniser, looked_at, train_recogniser
+from trainers.evaluation.spelling import RECOGNISER, spelt
 from trainers.latents import kept, module_digest
 
-RECOGNISER = "recogniser"
 INCEPTION_SHA256 = "6726825d"
 """How the digest of the weights that define FID begins; torch-fidelity gives their file this name."""
 AT_ONCE = 64
 MOST_REAL = 10_000
 TURNS = 4
-FORMS = ("recogniser", "inception=WEIGHTS.pth", "clip=FOLDER", "timm:MODEL=CHECKPOINT")
+LONG = 400
+WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under which names trainings with timm keep the weights in a checkpoint, the best first."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,19 @@ def extractor_of(
 
     cache: where what is trained here is kept. Raises ConfigInvalid or UnknownName.
     """
-    kind, equals, where = asked.partition("=")
-    family, _, model = kind.partition(":")
-    if asked == RECOGNISER:
+    meant = spelt(asked)
+    if meant.family == RECOGNISER:
         return Small(recogniser_of(dataset_digest, images, classes, cache, seed))
-    if not equals or family not in ("inception", "clip", "timm") or (family == "timm") != bool(model):
-        raise UnknownName("extractor", asked, FORMS)
-    path = Path(where).expanduser()
+    path = Path(meant.where).expanduser()
     if not path.exists():
         raise PlaceInvalid("extractor", str(path), "is not there; name weights that are on this machine", "")
-    if family == "inception":
-        return Inception(path)
-    return Clip(path) if family == "clip" else Timm(model, path)
+    if meant.family == "clip":
+        if not path.is_dir():
+            raise PlaceInvalid("extractor", str(path), "is no folder; name the one that holds the model", "")
+        return Clip(path)
+    if not path.is_file():
+        raise PlaceInvalid("extractor", str(path), "is no file; name the one that holds the weights", "")
+    return Inception(path) if meant.family == "inception" else Timm(meant.model, path)
 
 
 def recogniser_of(
@@ -196,18 +199,18 @@ class Inception:
     def __init__(self, path: Path) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        self.digest = tensor_files.sha256_file(path)
-        self.official = self.digest.startswith(INCEPTION_SHA256)
-        self.name = "inception" if self.official else f"inception-{self.digest[:8]}"
         try:
+            self.digest = tensor_files.sha256_file(path)
             torch.load(path, weights_only=True)  # what is more than weights is refused before it is run
             self.model = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
             ).to(device())
         except Exception as error:
             raise PlaceInvalid(
-                "extractor", str(path), "holds no weights of Inception v3", _first(error)
+                "extractor", str(path), "holds no weights of Inception v3", _words(error)
             ) from error
+        self.official = self.digest.startswith(INCEPTION_SHA256)
+        self.name = "inception" if self.official else f"inception-{self.digest[:8]}"
 
     def see(self, images: Tensor) -> Seen:
         def look(x: Tensor) -> Seen:
@@ -224,16 +227,20 @@ class Timm:
         with IMPORTING:
             import timm
 
-        self.digest = tensor_files.sha256_file(path)
+        if not timm.is_model(model):
+            raise ConfigInvalid(
+                "extractor", f"timm knows no model {model!r}.{near(model, timm.list_models())}"
+            )
         self.name = f"timm:{model}"
         try:
-            self.model = (
-                timm.create_model(model, pretrained=False, checkpoint_path=str(path)).eval().to(device())
-            )
+            self.digest = tensor_files.sha256_file(path)
+            self.model = timm.create_model(model, pretrained=False)
+            self.model.load_state_dict(timm.models.clean_state_dict(_weights(path)))
         except Exception as error:
             raise PlaceInvalid(
-                "extractor", str(path), f"is no checkpoint of timm's {model}", _first(error)
+                "extractor", str(path), f"is no checkpoint of timm's {model}", _words(error)
             ) from error
+        self.model.eval().to(device())
         about = timm.data.resolve_model_data_config(self.model)
         self.width = int(self.model.num_features)
         self.size, self.resize = tuple(about["input_size"][1:]), str(about["interpolation"])
@@ -269,7 +276,7 @@ class Clip:
             self.model = models.from_pretrained(folder, local_files_only=True, use_safetensors=True)
             self.processor = processors.from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise PlaceInvalid("extractor", str(folder), "is no CLIP model", _first(error)) from error
+            raise PlaceInvalid("extractor", str(folder), "is no CLIP model", _words(error)) from error
         self.model.eval().to(device())
         self.name = f"clip-{self.digest[:8]}"
         self.width = int(self.model.config.projection_dim)
@@ -290,5 +297,17 @@ class Clip:
         return float(100 * F.cosine_similarity(features, words).clamp(min=0).mean())
 
 
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _weights(path: Path) -> dict[str, Any]:
+    """A checkpoint's weights by name; what is more than weights is refused before it is run."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return next((found[name] for name in WRAPPED if found.get(name) is not None), found)
+
+
+def _words(error: Exception) -> str:
+    """What a library said, on one line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONG else f"{words[: LONG - 1]}…"

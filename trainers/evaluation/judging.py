@@ -23,7 +23,6 @@ from trainers.evaluation.distances import (
     precision_recall,
 )
 from trainers.evaluation.extractors import (
-    RECOGNISER,
     Clip,
     Extractor,
     Seen,
@@ -38,6 +37,7 @@ from trainers.evaluation.fidelity import condition_fidelity
 from trainers.evaluation.neighbours import neighbours
 from trainers.evaluation.recogniser import Recogniser, Recognition, looked_at, recognition
 from trainers.evaluation.samples import Samples, draw_samples
+from trainers.evaluation.spelling import RECOGNISER
 
 VERSION = 1  # of how all this is measured: figures of different versions are not compared
 FEWEST, SHOWN = 3, 64

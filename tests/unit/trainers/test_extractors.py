@@ -14,6 +14,7 @@ from trainers.evaluation.extractors import (
     Clip,
     Extractor,
     Inception,
+    Timm,
     extractor_of,
     features_of,
     figure_name,
@@ -22,6 +23,8 @@ from trainers.evaluation.extractors import (
 )
 
 DIGEST = "d" * 64
+ELSEWHERE = ("timm:hf-hub:timm/resnet18.a1_in1k=x", "timm:local-dir:/m=x")
+"""Where timm itself would look for models: on the network, in folders with a configuration of their own."""
 
 
 def images(count: int = 12, classes: int = 3, size: int = 8, channels: int = 1) -> Images:
@@ -112,19 +115,31 @@ def test_a_file_that_would_run_code_is_refused_before_it_does(tmp_path: Path) ->
     torch.save({"w": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ConfigInvalid, match="no weights of Inception"):
         Inception(tmp_path / "evil.pth")
+    with pytest.raises(ConfigInvalid, match="no checkpoint of timm's resnet10t"):
+        Timm("resnet10t", tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_any_timm_model_with_a_checkpoint_looks_in_its_own_size(tmp_path: Path) -> None:
     import timm
+    from safetensors.torch import save_file
 
-    torch.save(timm.create_model("resnet10t", num_classes=1000).state_dict(), tmp_path / "weights.pth")
+    weights = timm.create_model("resnet10t", num_classes=1000).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
     extractor = extractor_of(f"timm:resnet10t={tmp_path / 'weights.pth'}", DIGEST, images(), 3)
     assert extractor.name == "timm:resnet10t"
     seen = extractor.see(torch.zeros(2, 1, 8, 8))
     assert (seen.features.shape, some(seen.logits).shape) == ((2, extractor.width), (2, 1000))
+    torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "training.pth")
+    save_file(weights, tmp_path / "weights.safetensors")
+    for name in ("training.pth", "weights.safetensors"):
+        other = extractor_of(f"timm:resnet10t={tmp_path / name}", DIGEST, images(), 3)
+        assert torch.equal(other.see(torch.zeros(2, 1, 8, 8)).features, seen.features)
     with pytest.raises(ConfigInvalid, match=r"no checkpoint of timm's resnet18"):
         extractor_of(f"timm:resnet18={tmp_path / 'weights.pth'}", DIGEST, images(), 3)
+    torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), tmp_path / "head.pth")
+    with pytest.raises(ConfigInvalid, match=r"size mismatch for fc\.weight.*\[7, 512\].*\[1000, 512\]"):
+        extractor_of(f"timm:resnet10t={tmp_path / 'head.pth'}", DIGEST, images(), 3)
 
 
 def test_clip_scores_are_the_cosines_of_images_and_words(clip: Path) -> None:
@@ -146,7 +161,19 @@ def test_clip_scores_are_the_cosines_of_images_and_words(clip: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("asked", ["fid", "timm=x", "timm:=x", "inception", "clip:b=x", ""])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "fid",
+        "timm=x",
+        "timm:=x",
+        "inception",
+        "clip:b=x",
+        "",
+        "timm:hf-hub:timm/resnet18=x",
+        "timm:local-dir:/m=x",
+    ],
+)
 def test_an_extractor_that_is_none_is_refused_with_the_forms_there_are(asked: str) -> None:
     with pytest.raises(UnknownName, match=r"inception=WEIGHTS\.pth"):
         extractor_of(asked, DIGEST, images(), 3)
@@ -157,6 +184,24 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
         extractor_of(f"inception={tmp_path / 'absent.pth'}", DIGEST, images(), 3)
     with pytest.raises(ConfigInvalid, match="is no CLIP model"):
         extractor_of(f"clip={tmp_path}", DIGEST, images(), 3)
+
+
+@pytest.mark.parametrize("kind", ["inception", "timm:resnet10t"])
+def test_a_folder_where_a_file_is_asked_for_is_refused_in_words(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigInvalid, match="is no file; name the one that holds the weights"):
+        extractor_of(f"{kind}={tmp_path}", DIGEST, images(), 3)
+
+
+def test_a_file_where_a_folder_is_asked_for_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"weights")
+    with pytest.raises(ConfigInvalid, match="is no folder; name the one that holds the model"):
+        extractor_of(f"clip={tmp_path / 'model'}", DIGEST, images(), 3)
+
+
+def test_a_model_that_timm_does_not_know_is_refused_with_the_nearest_it_knows(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    with pytest.raises(ConfigInvalid, match=r"no model 'resnet10tt'\. Did you mean 'resnet10t'"):
+        extractor_of(f"timm:resnet10tt={tmp_path / 'weights.pth'}", DIGEST, images(), 3)
 
 
 def test_what_is_seen_of_real_images_is_kept_under_its_key(tmp_path: Path) -> None:
