@@ -54,6 +54,7 @@ EXAMPLES = [
     errors.BlobUnknown(DIGEST),
     errors.StorageFull("/w/blobs", 1_000_000),
     errors.StorageReadOnly("/w/blobs"),
+    errors.StorageBroken("/w/blobs", "Input/output error"),
     errors.StorageUnknown("s4", ["file", "s3"]),
     errors.StorageUnreachable("s3://bucket/", "AccessDenied"),
     errors.StorageUrlInvalid("s3", "it names no bucket"),
