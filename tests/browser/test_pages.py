@@ -146,6 +146,21 @@ def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol
     assert faults(found) == []
 
 
+def test_versions_measured_against_two_datasets_are_offered_to_be_measured_against_one(
+    pages: Service,
+) -> None:
+    with pages.space.sessions.begin() as session:
+        world.dataset(session, "digits", salt="grown")
+        for number in (1, 2):
+            against = {"reference": f"digits@{number}", "protocol": {"dataset": number}}
+            world.evaluated(session, f"digits@{number}", **against)
+    found = page_of(pages, "/compare?left=digits@1&right=digits@2")
+    assert "affinery evaluate digits@1 digits@2 --against digits@2" in found.text
+    assert [held["value"] for held in found.of("input") if held.get("name") == "against"] == ["digits@2"]
+    assert "measures them against the images of digits@2, both under one protocol" in found.text
+    assert faults(found) == []
+
+
 @pytest.mark.parametrize(
     ("path", "next_step"),
     [
