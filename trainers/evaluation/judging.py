@@ -131,6 +131,7 @@ def judge(
             recogniser = extractor.model
         else:
             recogniser = recogniser_of(dataset_digest, train, len(names), cache, asked.seed)
+            protocol["recogniser"] = Small(recogniser).digest
         recognised = _recognised(recogniser, samples, split, len(names))
         results["recognition"] = {
             "share": recognised.share,

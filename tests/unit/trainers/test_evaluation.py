@@ -16,6 +16,7 @@ from affinery.composed import ComposedModel
 from affinery.diffusion.sampling import Draw, SamplerSettings, sample
 from registry.metrics import numbers
 from tests import tiny_models as tiny
+from tests.tiny_clip import save_clip
 from tests.tiny_conditions import save_depth, save_segmentation
 from trainers.conditions import condition_record, maker, published
 from trainers.data import Images, Split
@@ -175,6 +176,16 @@ def test_one_class_alone_has_nothing_to_be_told_apart_from_and_is_measured_all_t
     assert found.recognition is None
     assert found.images.shape == (4, 1, 8, 8)
     assert found.results["FD[recogniser]"] >= 0
+
+
+def test_who_recognises_is_part_of_the_protocol_also_where_another_looks(cache: Path, tmp_path: Path) -> None:
+    looks = f"clip={save_clip(tmp_path)}"
+    model, images = tiny.composed(*tiny.two_tasks()), split(3, 6)
+    found = judged(model, "letters", images, 6, cache, extractor=looks)
+    usual = judged(model, "letters", images, 6, cache)
+    assert found.results["recognition"] == usual.results["recognition"]
+    assert found.protocol["recogniser"] == usual.protocol["extractor"]["digest"]
+    assert found.protocol["recogniser"] != found.protocol["extractor"]["digest"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
