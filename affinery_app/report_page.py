@@ -174,14 +174,25 @@ def _in_words(evaluation: EvaluationRecord) -> str:
 
 
 def _classes(report: TaskReport) -> str:
-    """Of the newest version that was measured so."""
+    """Of the newest version that was measured so: by its training, else by its newest evaluation."""
+    about = "The share of samples that a classifier of the real images takes for the class asked for."
+    measured = sorted((each for found in report.evaluations.values() for each in found), key=_recorded)
     for version in reversed(report.versions):
-        shares = (version.adapter.metrics.get("recognition") or {}).get("by_class")
-        if shares and len(shares) == len(report.task.classes):
-            about = "The share of samples that a classifier of the real images takes for the class asked for."
-            named = dict(zip(report.task.classes, map(float, shares), strict=True))
-            return f"<p class='faint'>{escape(version.adapter.ref)}. {about}</p>{bars(named)}"
+        evaluated = [each.results for each in reversed(measured) if each.adapter == version.adapter.ref]
+        for results in (version.adapter.metrics, *evaluated):
+            shares = (results.get("recognition") or {}).get("by_class")
+            if shares and len(shares) == len(report.task.classes):
+                about = (
+                    "The share of samples that a classifier of the real images takes for the class asked for."
+                )
+                named = dict(zip(report.task.classes, map(float, shares), strict=True))
+                return f"<p class='faint'>{escape(version.adapter.ref)}. {about}</p>{bars(named)}"
     return ""
+
+
+def _recorded(evaluation: EvaluationRecord) -> int:
+    """Later ones have higher numbers."""
+    return evaluation.node_id
 
 
 def _losses(versions: Sequence[Version]) -> str:

@@ -105,7 +105,7 @@ def judge(
         "neighbours": NEIGHBOURS,
     }
     results: dict[str, Any] = {"samples": len(samples.labels)}
-    notes: list[str] = []
+    notes = _left_out(extractor, len(rows), samples, split, len(names))
     seen = extractor.see(samples.images)
     if min(len(rows), len(samples.labels)) >= FEWEST:
         key = f"{dataset_digest}/features/train/{len(rows)}/{size}/{train.images.shape[1]}/{extractor.digest}"
@@ -121,8 +121,9 @@ def judge(
     condition = asked.condition or model.task(task).meta.condition
     if condition is not None:
         protocol["condition"] = published(condition)
-        shown, notes = _fidelity(condition, samples)
+        shown, without = _fidelity(condition, samples)
         results |= shown
+        notes += without
     if notes:
         results["notes"] = notes
     recognised = None
@@ -139,6 +140,20 @@ def judge(
             "by_class": list(recognised.by_class),
         }
     return Judgement(samples.images, samples.labels, recognised, samples.draws, protocol, results, twins)
+
+
+def _left_out(extractor: Extractor, real: int, samples: Samples, split: Split, classes: int) -> list[str]:
+    """Why there is no distance, or no recognition though there are classes to be told apart."""
+    notes, drawn = [], len(samples.labels)
+    if min(real, drawn) < FEWEST:
+        distances = f"{figure_name('FD', extractor)} and {figure_name('KD', extractor)}"
+        notes.append(
+            f"{distances} are left out: they need {FEWEST} samples and {FEWEST} images to learn from, and "
+            f"there are {drawn} and {real}."
+        )
+    if classes > 1 and not len(split.held_out.labels):
+        notes.append("recognition is left out: no image was kept back to judge the classifier by.")
+    return notes
 
 
 def _check_numbers(task: str, images: Tensor) -> None:

@@ -202,6 +202,30 @@ def test_figures_of_two_protocols_stand_in_tables_of_their_own(report: TaskRepor
     assert "0.2 (0.1 to 0.3)" in first
 
 
+def test_recognition_by_class_is_that_of_the_newest_evaluation_where_the_training_measured_none(
+    report: TaskReport,
+) -> None:
+    bare = [replace(each, adapter=replace(each.adapter, metrics={})) for each in report.versions]
+    assert "Recognition by class" not in read(page(replace(report, versions=bare))).text
+    [digest, *_] = report.evaluations
+    older = replace(report.evaluations[digest][-1], adapter=bare[-1].adapter.ref)
+    shares = [{"recognition": {"by_class": [share, 1.0]}} for share in (0.25, 0.75)]
+    newer = [replace(older, node_id=older.node_id + i, results=each) for i, each in enumerate(shares, 1)]
+    told = {"f" * 64: [newer[1]], digest: [older], "0" * 64: [newer[0]]}
+    text = page(replace(report, versions=bare, evaluations=told))
+    chart = text[text.index("Recognition by class") :]
+    assert "<td>75%</td>" in chart
+    assert "<td>25%</td>" not in chart
+
+
+def test_what_was_left_out_of_an_evaluation_is_told_below_its_figures(report: TaskReport) -> None:
+    [digest, *_] = report.evaluations
+    found = report.evaluations[digest][0]
+    told = replace(found, results=found.results | {"notes": [f"recognition is left out: {EVIL}"]})
+    text = read(page(replace(report, evaluations={digest: [told]}))).text
+    assert f"{found.adapter}: recognition is left out: {EVIL}" in text
+
+
 def test_a_task_that_learnt_nothing_yet_has_a_report_all_the_same(report: TaskReport) -> None:
     reader = read(page(replace(report, versions=[], evaluations={}, retention=None)))
     assert "Nothing was learnt yet." in reader.text

@@ -134,6 +134,7 @@ def test_a_task_is_judged_on_all_its_classes_alike(cache: Path) -> None:
     assert found.recognition is not None
     assert len(found.recognition.by_class) == 3
     assert 0 <= found.recognition.share <= 1
+    assert "notes" not in found.results
     assert found.recognition.real_accuracy == 1.0
     assert found.results["recognition"]["by_class"] == list(found.recognition.by_class)
 
@@ -168,6 +169,17 @@ def test_every_class_is_drawn_even_if_fewer_images_were_asked_for(cache: Path) -
     assert found.labels.tolist() == [0, 1, 2]
     assert found.recognition is None  # nothing was kept back to judge the classifier by
     assert found.results["nearest"].keys() == {"distance"}
+    assert found.results["notes"] == [
+        "recognition is left out: no image was kept back to judge the classifier by."
+    ]
+
+
+def test_where_there_are_too_few_samples_for_a_distance_that_is_told(cache: Path) -> None:
+    found = judged(tiny.composed(*tiny.two_tasks()), "digits", split(2, 6), 2, cache)
+    assert "FD[recogniser]" not in found.results
+    [note] = found.results["notes"]
+    assert note.startswith("FD[recogniser] and KD[recogniser] are left out: they need 3 samples")
+    assert note.endswith("there are 2 and 12.")
 
 
 def test_one_class_alone_has_nothing_to_be_told_apart_from_and_is_measured_all_the_same(cache: Path) -> None:
