@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-SMALL = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+SMALL: dict[str, Any] = {
+    "depths": [1] * 4,
+    "hidden_sizes": [8] * 4,
+    "num_attention_heads": [1] * 4,
+    "decoder_hidden_size": 8,
+}
 
 
 def save_depth(folder: Path) -> Path:
@@ -25,7 +31,10 @@ def save_segmentation(folder: Path) -> Path:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
     classes = ("ground", "sky", "tree")
-    names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         SegformerForSemanticSegmentation(SegformerConfig(**SMALL, **names)).save_pretrained(folder)
