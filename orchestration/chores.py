@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
+from affinery.errors import UnknownName
 from affinery.merge_recipe import merges_of
 from orchestration import queue
 from orchestration.errors import JobInvalid, KeyTaken, NothingLearnt, OtherClasses
@@ -29,6 +31,19 @@ Name = Annotated[str, Field(min_length=1)]
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Steps = Annotated[int, Field(ge=1, le=100_000)]
+
+
+def _spelt(asked: str) -> str:
+    from trainers.evaluation.spelling import spelt
+
+    try:
+        spelt(asked)
+    except UnknownName as error:
+        raise PydanticCustomError("extractor", "{told}", {"told": str(error)}) from error
+    return asked
+
+
+Looks = Annotated[str, AfterValidator(_spelt)]
 
 
 class Chore(BaseModel, ABC):
@@ -64,8 +79,8 @@ class Chore(BaseModel, ABC):
 class Evaluation(Chore):
     """adapters: by name (the latest version), name@version, alias or digest.
 
-    samples, steps, guidance, extractor: None for the usual. extractor: as trainers/evaluation/extractors.py
-    spells it. condition_model: the folder of a model that draws the condition from samples. against: the
+    samples, steps, guidance, extractor: None for the usual. extractor: as trainers/evaluation/spelling.py
+    reads it. condition_model: the folder of a model that draws the condition from samples. against: the
     dataset version whose images all are measured against; None for each one's own.
     """
 
@@ -77,7 +92,7 @@ class Evaluation(Chore):
     seed: Seed = 0
     steps: Steps | None = None
     guidance: Annotated[float, Field(ge=0, lt=1e6)] | None = None
-    extractor: Name | None = None
+    extractor: Looks | None = None
     condition_model: Name | None = None
 
     def check(self, session: Session) -> int | None:
@@ -106,7 +121,7 @@ class Retention(Chore):
     samples: Samples | None = None
     seed: Seed = 0
     steps: Steps | None = None
-    extractor: Name | None = None
+    extractor: Looks | None = None
 
     def check(self, session: Session) -> int | None:
         found = backbones.get(session, self.backbone)

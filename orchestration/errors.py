@@ -90,7 +90,7 @@ class JobInvalid(OrchestrationError, UserError):
 
     def __str__(self) -> str:
         kind, found = self.args
-        return f"A job of the kind {kind} cannot be done as it was asked for: {found}. Schedule it anew."
+        return f"{kind} cannot be done as it was asked for: {found.removesuffix('.')}. Ask for it anew."
 
 
 class PlanInvalid(OrchestrationError, UserError, here={0: "The file"}):

@@ -22,10 +22,13 @@ def report(
 ) -> None:
     """Write what is known of a task as one HTML file: figures, curves, samples, proofs."""
     from affinery import tensor_files
+    from affinery.errors import PlaceInvalid
     from affinery_app.report_page import page
     from affinery_app.task_report import gather
     from affinery_app.wiring import open_workspace
 
+    if out is not None and out.is_dir():
+        raise PlaceInvalid("--out", str(out), "is a folder; name the HTML file to write", "")
     space = open_workspace(workspace)
     found = gather(space, task)
     target = (out or space.folder / "reports" / f"{found.task.name}.html").absolute()

@@ -119,6 +119,10 @@ def test_a_matrix_may_be_scheduled_now_or_with_all_options_of_jobs(
     ("words", "told"),
     [
         (("first", "--extractor", "fid"), "Known: clip=FOLDER"),
+        (("first", "--extractor", "timm:hf-hub:timm/resnet18=absent.pth"), "Known: clip=FOLDER"),
+        (("first", "--extractor", "inception=."), "is no file"),
+        (("first", "--seed", "9223372036854775807"), "evaluate cannot be done as it was asked for: seed:"),
+        (("first", "--guidance", "inf"), "evaluate cannot be done as it was asked for: guidance:"),
         (("first", "--extractor", "inception=absent.pth"), "is not there; name weights"),
         (("first", "--condition-model", "."), "told no condition"),
         (("first", "--after", "1"), "add --later"),
@@ -135,6 +139,26 @@ def test_what_cannot_be_measured_is_refused_and_nothing_is_recorded(
     assert told in capfd.readouterr().err
     with space.read() as session:
         assert len(evaluations.list_all(session)) == before
+
+
+@pytest.mark.parametrize("words", [("evaluate", "first"), ("retention", "tiny")])
+@pytest.mark.parametrize("after", [(), ("--after", "1")])
+def test_an_extractor_that_is_none_is_refused_when_it_is_scheduled(
+    space: Sessions, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    with space.read() as session:
+        before = len(queue.list_all(session))
+    assert typed(*words, "--later", *after, "--extractor", "foo") == 2
+    assert "There is no extractor named 'foo'" in capfd.readouterr().err
+    with space.read() as session:
+        assert len(queue.list_all(session)) == before
+
+
+def test_a_report_is_not_written_over_a_folder(space: Sessions, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("reports").mkdir()
+    assert typed("report", "first", "--out", "reports") == 2
+    assert "--out: reports is a folder; name the HTML file to write" in capfd.readouterr().err
+    assert list(Path("reports").iterdir()) == []
 
 
 def test_frozen_adapters_forget_nothing_after_later_additions(
