@@ -144,7 +144,9 @@ def test_a_run_that_was_broken_off_computes_only_what_is_missing(
 def test_a_training_that_diverged_is_told_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = replace(PROFILES["quick"], rates={"lora": 9e5, "": 1e-3}, datasets=("digits",), shipped=True, steps=12)
+    wild = replace(
+        PROFILES["quick"], rates={"lora": 9e5, "": 1e-3}, datasets=("digits",), shipped=True, steps=12
+    )
     monkeypatch.setitem(PROFILES, "quick", wild)
     text = run(monkeypatch, tmp_path, "--only", "methods", "--row", LORA, "DiffFit")
     assert "| DiffFit |" in text

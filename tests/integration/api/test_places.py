@@ -170,7 +170,7 @@ def test_only_the_operator_is_told_over_http_in_which_folder_the_service_works(
             if HIDDEN in whole:
                 found[path] = whole[max(0, whole.index(HIDDEN) - 200) :][:300]
         assert found == {}
-        told = {path: operator for path in OPERATE}
+        told = dict.fromkeys(OPERATE, operator)
         told[f"/v1/jobs/{jobs['adapter gone'].id}/log"] = scheduler  # who schedules has to see why it failed
         for path, token in told.items():
             assert service.ask("GET", path, Authorization=f"Bearer {reader}").status == 403
