@@ -152,8 +152,8 @@ def test_versions_measured_against_two_datasets_are_offered_to_be_measured_again
     with pages.space.sessions.begin() as session:
         world.dataset(session, "digits", salt="grown")
         for number in (1, 2):
-            against = {"reference": f"digits@{number}", "protocol": {"dataset": number}}
-            world.evaluated(session, f"digits@{number}", **against)
+            ref = f"digits@{number}"
+            world.evaluated(session, ref, reference=ref, protocol={"dataset": number})
     found = page_of(pages, "/compare?left=digits@1&right=digits@2")
     assert "affinery evaluate digits@1 digits@2 --against digits@2" in found.text
     assert [held["value"] for held in found.of("input") if held.get("name") == "against"] == ["digits@2"]
