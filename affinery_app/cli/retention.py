@@ -92,7 +92,7 @@ def retention(
 
 def _print(matrix: Matrix) -> None:
     better = "more is better" if matrix.more_is_better else "less is better"
-    print(f"{matrix.figure} after each stage ({better})")
+    print(f"{matrix.figure} after each stage ({better}); on average {matrix.average:.4g} at the end")
 
     def cells(row: Iterable[float | None]) -> list[str]:
         return ["" if value is None else f"{value:.4g}" for value in row]
@@ -105,6 +105,7 @@ def _print(matrix: Matrix) -> None:
             *((stage, *cells(row)) for stage, row in zip(matrix.stages, matrix.rows, strict=True)),
             ("forgotten, first − last", *cells(map(matrix.forgotten_since_first, tasks))),
             ("forgotten, max − last", *cells(map(matrix.forgotten_since_best, tasks))),
+            ("learnt since step 0", *cells(map(matrix.learnt, tasks))),
         ],
         "",
     )

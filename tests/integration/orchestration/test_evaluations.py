@@ -264,7 +264,9 @@ def test_a_task_of_one_class_leaves_the_recognition_of_the_others_in_the_matrix(
     assert of_both == recognised["average"]
     assert (of_alone, recognised["forgetting_first_last"]) == (None, {"both": 0.0, "alone": None})
     assert typed("retention", "tiny", *QUICK, *there) == 0
-    assert "recognition after each stage (more is better)" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert f"recognition after each stage (more is better); on average {recognised['average']:.4g}" in told
+    assert "learnt since step 0" in told
     assert typed("report", "both", *there) == 0
 
 
