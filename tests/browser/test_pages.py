@@ -146,6 +146,15 @@ def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol
     assert faults(found) == []
 
 
+@pytest.mark.parametrize("notes", [["FD is <left> out."], 5, {"FD": [1]}, None])
+def test_what_an_evaluation_left_out_is_told_beside_its_figures(pages: Service, notes: object) -> None:
+    with pages.space.sessions.begin() as session:
+        world.evaluated(session, "digits@1", results={"kid": {"mean": 0.1}, "notes": notes})
+    found = page_of(pages, "/adapters/digits@1")
+    assert ("FD is <left> out." in found.text) == isinstance(notes, list)
+    assert faults(found) == []
+
+
 def test_versions_measured_against_two_datasets_are_offered_to_be_measured_against_one(
     pages: Service,
 ) -> None:
