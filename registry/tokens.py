@@ -68,17 +68,20 @@ def create(
     name: str,
     scope: str,
     *,
-    tasks: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
     days: float | None = None,
     by: str,
 ) -> tuple[TokenRecord, str]:
-    """A new token and, this once, its text. tasks: none for all. days: until it expires."""
+    """A new token and, this once, its text. tasks: None for all. days: until it expires."""
     name = names.checked_alias(name)
+    if tasks is not None and not tasks:
+        told = "its list of tasks is empty; name some, or leave it out for all"
+        raise RecordInvalid(f"The token {name}", told)
     if scope not in SCOPES:
         raise RecordInvalid(f"The token {name}", f"{scope!r} is no scope; there are {', '.join(SCOPES)}")
     if days is not None and not 0 < days <= LONGEST_DAYS:
         raise RecordInvalid(f"The token {name}", f"it cannot expire in {days:g} days")
-    if len(tasks) > MOST_TASKS:
+    if tasks is not None and len(tasks) > MOST_TASKS:
         raise RecordInvalid(f"The token {name}", f"it names more than {MOST_TASKS} tasks")
     if session.scalar(select(exists().where(Token.name == name))):
         raise TokenExists(name)
@@ -89,7 +92,7 @@ def create(
         name=name,
         digest=digest(text),
         scope=scope,
-        tasks=sorted({names.checked("task", task) for task in tasks}) or None,
+        tasks=None if tasks is None else sorted({names.checked("task", task) for task in tasks}),
         created_by=by,
         expires_at=None if days is None else utc_now() + timedelta(days=days),
     )

@@ -142,5 +142,6 @@ def etag_of(value: Any) -> str:
 
 def held(what: str, etag: str, if_match: str | None) -> None:
     """PreconditionFailed where the change was meant for something else than what is there."""
-    if if_match not in (None, "*", etag):
+    listed = [] if if_match is None else [each.strip() for each in if_match.split(",")]
+    if listed and "*" not in listed and etag not in listed:
         raise PreconditionFailed(what, etag)

@@ -10,7 +10,8 @@ class PreconditionFailed(UserError):
 
     def __str__(self) -> str:
         what, now = self.args
-        return f"{what} is not what If-Match says: it changed, and is {now} now. Read it again, then decide."
+        told = f"the ETag of {what} is {now} now, which is not what If-Match says"
+        return f"It changed: {told}. Read it again, then decide."
 
 
 class PreconditionRequired(UserError):

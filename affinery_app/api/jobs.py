@@ -38,6 +38,7 @@ from orchestration.jobs import AttemptRecord, JobRecord
 from orchestration.obstacles import obstacles
 from orchestration.planner import machine
 from registry import adapters
+from registry.errors import NotFound
 
 router = nouns("/v1/jobs", "jobs")
 Job = shape(JobRecord)
@@ -211,9 +212,11 @@ def get_job_log(
     with space.sessions.read() as session:
         record = queue.get(session, job)
         tries = {each.number: each for each in queue.attempts(session, record.id)}
-    number = attempt if attempt in tries else max(tries, default=None)
+    if attempt is not None and attempt not in tries:
+        raise NotFound("attempt", str(attempt), [str(each) for each in tries])
+    number = attempt or max(tries, default=None)
     text, start = b"", 0
-    if number is not None and attempt in (None, number):
+    if number is not None:
         path = space.runs / record.id / f"attempt-{tries[number].fence}" / "driver.log"
         if path.is_file():
             start = max(0, path.stat().st_size - LOG_BYTES)
@@ -301,7 +304,7 @@ class _Asked:
         def write(session: Session) -> dict[str, Any]:
             record = queue.hold(session, self.job)
             who.check_tasks(session, record.tasks)
-            held(f"Job {record.number}", _etag(record.to_json()), self.if_match)
+            held(f"job {record.number}", _etag(record.to_json()), self.if_match)
             return change(session, record.id).to_json()
 
         return self.posting.do(space, [self.job, self.if_match, self.how], "", write, etag=_etag)

@@ -50,7 +50,7 @@ def delete_note(space: Space, ref: Ref, if_match: IfMatch = None) -> JSONRespons
 def _hold(session: Session, ref: str, if_match: str | None) -> None:
     nodes.hold(session, tags.subject(session, ref, "note").node_id)
     there = notes.read(session, ref)
-    held(f"The note on {there.ref}", etag_of(there.to_json()), if_match)
+    held(f"the note on {there.ref}", etag_of(there.to_json()), if_match)
 
 
 def _told(note: NoteRecord) -> JSONResponse:

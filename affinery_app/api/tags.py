@@ -34,7 +34,7 @@ def patch_tags(
         node = tags.subject(session, ref, "tag")
         nodes.hold(session, node.node_id)
         there = tags.of(session, node.node_id)
-        held(f"The tags of {node.full_ref}", etag_of(there), if_match)
+        held(f"the tags of {node.full_ref}", etag_of(there), if_match)
         tags.put(session, node.full_ref, {key: value for key, value in changes.items() if value is not None})
         found = tags.remove(session, node.full_ref, [key for key in away if key in there])
     return answer(found, etag=etag_of(found))

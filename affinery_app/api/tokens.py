@@ -39,7 +39,9 @@ class NewToken(BaseModel):
 
     name: Word
     scope: Literal["read", "schedule", "promote", "admin"]
-    tasks: list[Word] = Field(default=[], max_length=tokens.MOST_TASKS, description="None for all.")
+    tasks: list[Word] | None = Field(
+        default=None, min_length=1, max_length=tokens.MOST_TASKS, description="Left out for all."
+    )
     days: float | None = Field(default=None, gt=0, le=tokens.LONGEST_DAYS, description="Until it expires.")
 
 

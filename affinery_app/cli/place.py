@@ -46,13 +46,22 @@ def place(url: str | None, workspace: Path | None) -> Iterator[Here | There]:
 
 
 def address(url: str | None, workspace: Path | None) -> str | None:
-    """The service that is meant; None where a workspace is. Raises ConfigInvalid where both are named."""
+    """The service that is meant; None where a workspace is. What is typed counts before a variable.
+
+    Raises ConfigInvalid where both are typed, or both variables are set and nothing is.
+    """
     from affinery.errors import ConfigInvalid
 
     if not url:
         return None
     if workspace is not None:
-        raise ConfigInvalid("--url", f"the workspace {workspace} is named too; give one of them.")
+        typed = url != os.environ.get("AFFINERY_URL")
+        if typed == (workspace != Path(os.environ.get("AFFINERY_WORKSPACE", ""))):
+            names = ("--url", "--workspace") if typed else ("AFFINERY_URL", "AFFINERY_WORKSPACE")
+            told = f"{names[1]} names the workspace {workspace} too; give one of them."
+            raise ConfigInvalid(names[0], told)
+        if not typed:
+            return None
     if not url.startswith(("http://", "https://")):
         raise ConfigInvalid("--url", f"{url!r} is no address of a service: write http://… or https://…")
     return url

@@ -43,7 +43,8 @@ def create(
     from registry import tokens
 
     with open_workspace(workspace).sessions.begin() as session:
-        record, text = tokens.create(session, name, scope.value, tasks=task or (), days=days, by=submitter())
+        by = submitter()
+        record, text = tokens.create(session, name, scope.value, tasks=task or None, days=days, by=by)
     if as_json:
         emit(record.to_json() | {"token": text})
         return

@@ -316,10 +316,11 @@ class Tokens(Noun):
         return iter(self._ask("GET", **query)["items"])
 
     def create(
-        self, name: str, scope: str = "read", tasks: Sequence[str] = (), days: float | None = None
+        self, name: str, scope: str = "read", tasks: Sequence[str] | None = None, days: float | None = None
     ) -> Json:
-        """A new token; its text, under `token`, is told this once."""
-        return self._ask("POST", body={"name": name, "scope": scope, "tasks": [*tasks], "days": days})
+        """A new token, for all tasks where none are named; its text, under `token`, is told this once."""
+        listed = None if tasks is None else [*tasks]
+        return self._ask("POST", body={"name": name, "scope": scope, "tasks": listed, "days": days})
 
     def revoke(self, name: str) -> Json:
         """End it at once."""

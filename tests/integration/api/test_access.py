@@ -192,7 +192,10 @@ def test_when_a_token_was_used_is_remembered(space: Workspace) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"name": "1"}, {"name": "a b"}, {"name": ""}, {"scope": "root"}, {"days": 0}, {"tasks": ["a/b"]}],
+    [
+        *({"name": "1"}, {"name": "a b"}, {"name": ""}, {"scope": "root"}, {"days": 0}),
+        *({"tasks": ["a/b"]}, {"tasks": []}),
+    ],
 )
 def test_a_token_that_means_nothing_is_refused(space: Workspace, given: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="cannot be"), space.sessions.begin() as session:
@@ -253,8 +256,18 @@ def signed_in(service: Service, token: str) -> tuple[str, str]:
     return said.partition(";")[0], reply.json["csrf"]
 
 
+def test_a_list_of_no_tasks_makes_no_token_for_all(space: Workspace) -> None:
+    operator = made(space, "operator", "admin")
+    with serving(space) as service:
+        for tasks, status in (([], 422), (None, 201), (["digits"], 201)):
+            new = {"name": f"of-{status}-{len(tasks or ())}", "scope": "schedule", "tasks": tasks}
+            reply = ask(service, operator, "POST", "/v1/tokens", new)
+            assert reply.status == status
+            assert status == 422 or reply.json["tasks"] == tasks
+
+
 def test_a_browser_shows_its_token_once(space: Workspace) -> None:
-    token = made(space, "ann", "admin", tasks=None or ())
+    token = made(space, "ann", "admin")
     with serving(space) as service:
         cookie, csrf = signed_in(service, token)
         told = service.ask("GET", "/session", Cookie=cookie).json

@@ -122,6 +122,20 @@ def test_what_is_refused_is_refused_in_the_same_words(
         assert (here[0], here[1]) == (2, ""), here
 
 
+def test_what_is_typed_counts_before_what_a_variable_says(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFINERY_WORKSPACE", "/nowhere")
+    assert answered(capfd, "task", "list", "--url", address)[0] == 0
+    monkeypatch.setenv("AFFINERY_URL", "http://127.0.0.1:1")
+    assert answered(capfd, "task", "list", "--workspace", space.folder)[0] == 0
+    assert answered(capfd, "task", "list", "--url", address)[0] == 0
+    for words in ((), ("--url", address, "--workspace", space.folder)):
+        code, _, err = answered(capfd, "task", "list", *words)
+        assert (code, "give one of them" in err) == (2, True)
+        assert ("AFFINERY_URL" in err) == (not words)
+
+
 def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
     address: str, space: Workspace, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
