@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import tempfile
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+from fastapi import HTTPException, Request
 from fastapi import Path as Place
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel
+from starlette.datastructures import MutableHeaders
 
 from affinery_app.api.calls import After, Limit, Ref, Space, page, paged
 from affinery_app.api.calls import answer as answered
@@ -29,6 +32,7 @@ router = nouns("/v1/exports", "exports")
 Export = shape(ExportRecord)
 KEPT_SECONDS = 24 * 3600
 BYTES = "application/octet-stream"
+_RANGE = re.compile("([0-9]{1,1000})-([0-9]{1,1000})?|-([0-9]{1,1000})")
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -63,25 +67,28 @@ def list_files(space: Space, ref: Ref) -> JSONResponse:
 
 @router.get("/{ref}/files/{path:path}", response_class=FileResponse, responses=_FILE)
 def get_file(
-    space: Space, ref: Ref, path: Annotated[str, Place(description="Its path in the export.")]
+    request: Request,
+    space: Space,
+    ref: Ref,
+    path: Annotated[str, Place(description="Its path in the export.")],
 ) -> FileResponse:
     """A file of an export. Range and If-Range (with its ETag) go on with what is missing."""
     record = _record(space, ref)
     found = _files(_there(record)).get(path)
     if found is None:
         raise FileGone(record.ref, f"The file {path[:200]!r}")
-    return _sent(found, found.name)
+    return _sent(request, found, found.name)
 
 
 @router.get("/{ref}/download", response_class=FileResponse, responses=_FILE)
-def download_export(space: Space, ref: Ref) -> FileResponse:
+def download_export(request: Request, space: Space, ref: Ref) -> FileResponse:
     """The whole export: a file as it is, a folder as a tar archive. Range and If-Range as with its files."""
     record = _record(space, ref)
     place = _there(record)
     name = record.ref.replace("@", "-")
     if place.is_file():
-        return _sent(place, f"{name}{place.suffix}")
-    return _sent(_packed(space, record, place), f"{name}.tar")
+        return _sent(request, place, f"{name}{place.suffix}")
+    return _sent(request, _packed(space, record, place), f"{name}.tar")
 
 
 def _record(space: Workspace, ref: str) -> ExportRecord:
@@ -141,6 +148,46 @@ def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
     return packed
 
 
-def _sent(path: Path, name: str) -> FileResponse:
+def _sent(request: Request, path: Path, name: str) -> FileResponse:
+    """A file, or the bytes of it that Range asks for. 416 where it has none of them."""
     disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-    return FileResponse(path, media_type=BYTES, headers={"Content-Disposition": disposition})
+    headers = {"Content-Disposition": disposition}
+    whole = FileResponse(path, media_type=BYTES, headers=headers, stat_result=path.stat())
+    asked = MutableHeaders(scope=request.scope)
+    unchanged = asked.get("if-range") in (None, whole.headers["etag"], whole.headers["last-modified"])
+    size = int(whole.headers["content-length"])
+    spans = _spans(asked.get("range", ""), size) if unchanged else None
+    if spans is None:
+        del asked["range"]
+    elif not spans:
+        detail = (
+            f"It has {size:,} bytes, and none where Range begins. What is there already may be all of it."
+        )
+        raise HTTPException(416, detail, {"Content-Range": f"bytes */{size}"})
+    else:
+        asked["range"] = "bytes=" + ",".join(f"{first}-{last}" for first, last in spans)
+    return whole
+
+
+def _spans(asked: str, size: int) -> list[tuple[int, int]] | None:
+    """The first and last byte of each range that a file of this size has something of.
+
+    None where what is asked is no range of bytes: that is to be ignored (RFC 9110, 14.2).
+    """
+    unit, _, listed = asked.partition("=")
+    ranges = [_RANGE.fullmatch(each.strip(" \t")) for each in listed.split(",") if each.strip(" \t")]
+    if unit.lower() != "bytes" or not ranges:
+        return None
+    spans = []
+    for found in ranges:
+        if found is None:
+            return None
+        first, last, suffix = (None if digits is None else int(digits) for digits in found.groups())
+        if suffix is not None:
+            first, last = max(size - suffix, 0) if suffix else size, None
+        assert first is not None
+        if last is not None and last < first:
+            return None
+        if first < size:
+            spans.append((first, size - 1 if last is None else min(last, size - 1)))
+    return spans

@@ -152,7 +152,12 @@ def tell(app: FastAPI) -> None:
             404: "There is nothing at this address. What there is: /openapi.json",
             405: f"This address takes {(error.headers or {}).get('allow', 'other methods')} only.",
         }
-        titles = {400: "Body unreadable", 404: "Nothing here", 405: "Method not allowed"}
+        titles = {
+            400: "Body unreadable",
+            404: "Nothing here",
+            405: "Method not allowed",
+            416: "Range not satisfiable",
+        }
         title = titles.get(error.status_code, "Request refused")
         detail = details.get(error.status_code, str(error.detail))
         return problem(error.status_code, title, detail, headers=error.headers)

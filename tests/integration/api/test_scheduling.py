@@ -367,6 +367,36 @@ def test_an_export_is_downloaded_whole_or_from_where_it_broke_off(exported: Serv
     assert (part.status, part.body) == (206, bytes(range(4)))
 
 
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=abc", "items=0-1", "bytes=", "bytes", "bytes=0-1,x"])
+def test_a_range_that_is_none_is_ignored(exported: Service, asked: str) -> None:
+    for place in ("/v1/exports/both@3/download", "/v1/exports/both@2/files/deep/weights.bin"):
+        reply = exported.ask("GET", place, Range=asked)
+        assert (reply.status, reply.body) == (200, exported.ask("GET", place).body)
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999999-", "bytes=-0", "bytes=4000-", "bytes=4000-4001,9999-"])
+def test_a_range_of_which_nothing_is_there_is_a_problem_that_says_the_size(
+    exported: Service, asked: str
+) -> None:
+    reply = exported.ask("GET", "/v1/exports/both@3/download", Range=asked)
+    assert (reply.status, reply.headers["content-type"]) == (416, "application/problem+json")
+    assert reply.json["type"] == "urn:affinery:range-not-satisfiable"
+    assert reply.headers["content-range"] == "bytes */4000"
+
+
+def test_of_several_ranges_those_are_sent_that_are_there(exported: Service) -> None:
+    place = "/v1/exports/both@3/download"
+    for asked, held in (
+        ("bytes=9999-,2-5", b"nxon"),
+        ("BYTES=-2", b"nx"),
+        ("bytes=3990-9999", b"nxonnxonnx"),
+    ):
+        reply = exported.ask("GET", place, Range=asked)
+        assert (reply.status, reply.body) == (206, held)
+    several = exported.ask("GET", place, Range="bytes=0-1, 8-9")
+    assert (several.status, several.headers["content-type"][:20]) == (206, "multipart/byteranges")
+
+
 def test_nothing_but_what_was_written_is_downloaded(exported: Service) -> None:
     for path in (
         "passwd",
