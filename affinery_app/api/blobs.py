@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import HTTPException, Query, Request
 from fastapi import Path as Place
@@ -18,9 +18,9 @@ from affinery_app.api.calls import Once, Posting, Space, answer
 from affinery_app.api.errors import UploadDiffers
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Digest
+from affinery_app.api.uploads import write
 from affinery_app.wiring import Workspace
 from registry import blobs
-from registry.errors import StorageFull
 
 router = nouns("/v1/blobs", "blobs")
 BYTES = "application/octet-stream"
@@ -76,18 +76,10 @@ async def _received(request: Request, file: Any) -> str:
         waiting.append(chunk)
         held += len(chunk)
         if held >= _AT_ONCE:
-            await run_in_threadpool(_write, file, waiting)
+            await run_in_threadpool(write, file, waiting)
             waiting, held = [], 0
-    await run_in_threadpool(_write, file, waiting)
+    await run_in_threadpool(write, file, waiting)
     return found.hexdigest()
-
-
-def _write(file: BinaryIO, chunks: list[bytes]) -> None:
-    try:
-        file.writelines(chunks)
-        file.flush()
-    except OSError as error:
-        raise StorageFull("the folder for uploads", sum(map(len, chunks))) from error
 
 
 def _keep(space: Workspace, posting: Once, digest: str, path: Path) -> JSONResponse:

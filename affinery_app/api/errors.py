@@ -29,7 +29,10 @@ class UploadDiffers(UserError):
 
     def __str__(self) -> str:
         announced, found = self.args
-        return f"The bytes hash to {found}, not to {announced}. Nothing was kept; send them again."
+        return (
+            f"The bytes hash to {found}, not to {announced}. Nothing was made of them: say the digest that "
+            "is theirs, or send them anew."
+        )
 
 
 class UploadMoved(UserError):
@@ -38,6 +41,25 @@ class UploadMoved(UserError):
     def __str__(self) -> str:
         upload, size, offset = self.args
         return f"The upload {upload} has {size} bytes, and this part begins at {offset}. Go on at {size}."
+
+
+class UploadOverlong(UserError):
+    """A part that goes past what was announced. Args: upload, announced bytes, where the part begins."""
+
+    def __str__(self) -> str:
+        upload, announced, offset = self.args
+        return (
+            f"The upload {upload} was announced with {announced:,} bytes, and this part goes past them. It "
+            f"has {offset:,} as before: send what is missing, or begin another upload."
+        )
+
+
+class UploadUnfinished(UserError):
+    """An upload of which some is missing, when it is to be used. Args: upload, bytes, announced bytes."""
+
+    def __str__(self) -> str:
+        upload, size, announced = self.args
+        return f"Of the upload {upload} {size:,} of {announced:,} bytes are there. Go on at {size} first."
 
 
 class NoRoom(UserError):

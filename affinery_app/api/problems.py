@@ -24,6 +24,8 @@ from affinery_app.api.errors import (
     PreconditionRequired,
     ScopeMissing,
     UploadMoved,
+    UploadOverlong,
+    UploadUnfinished,
 )
 from orchestration.errors import DatasetUnavailable, DataUnwritable, JobIsOver, JobNotFound, TaskIsBusy
 from registry import errors
@@ -52,6 +54,8 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (TaskIsBusy, 409),
     (JobIsOver, 409),
     (UploadMoved, 409),
+    (UploadUnfinished, 409),
+    (UploadOverlong, 413),
     (FileGone, 404),
     (NoRoom, 507),
     (DataUnwritable, 507),

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from affinery_app.api.calls import Posting, Space, answer
-from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved
+from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved, UploadOverlong, UploadUnfinished
 from affinery_app.api.rights import nouns
 from affinery_app.wiring import Workspace
 from registry.errors import NotFound
@@ -36,7 +36,7 @@ _AT_ONCE = 1 << 20
 
 
 class NewUpload(BaseModel):
-    """What is going to come. size_bytes: where it is known, that there is room is seen at once."""
+    """What is going to come. size_bytes: held to, and that there is room is seen at once; 0: not known."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ def create_upload(space: Space, new: NewUpload, posting: Posting) -> JSONRespons
             raise NoRoom(new.size_bytes, f"{MOST} uploads are under way; delete one, or wait for a day")
         _check_room(folder, new.size_bytes)
         upload = secrets.token_hex(16)
-        (folder / upload).touch(exist_ok=False)
+        (folder / f"{upload}-{new.size_bytes}").touch(exist_ok=False)
         return {"upload": upload, "offset": 0}
 
     return posting.do(space, new.model_dump(), "/v1/uploads/{upload}", begin)
@@ -94,19 +94,28 @@ async def put_part(
         size = path.stat().st_size
         if size != offset:
             raise UploadMoved(upload, size, offset)
+        announced = _announced(path)
         said = request.headers.get("content-length", "")
-        _check_room(path.parent, int(said) if said.isascii() and said.isdigit() else 0)
+        if said.isascii() and said.isdigit():
+            _check_room(path.parent, int(said))
         waiting: list[bytes] = []
+
+        def keep() -> None:
+            if announced and file.tell() + sum(map(len, waiting)) > announced:
+                file.truncate(offset)
+                raise UploadOverlong(upload, announced, offset)
+            write(file, waiting)
+            waiting.clear()
+
         try:
             async for chunk in request.stream():
                 waiting.append(chunk)
                 if sum(map(len, waiting)) >= _AT_ONCE:
-                    await run_in_threadpool(_write, file, waiting)
-                    waiting = []
+                    await run_in_threadpool(keep)
         except ClientDisconnect:
-            await run_in_threadpool(_write, file, waiting)
+            await run_in_threadpool(keep)
             raise
-        await run_in_threadpool(_write, file, waiting)
+        await run_in_threadpool(keep)
     return answer({"upload": upload, "offset": path.stat().st_size})
 
 
@@ -119,14 +128,16 @@ def delete_upload(space: Space, upload: UploadId) -> Response:
 
 def path_of(space: Workspace, upload: str) -> Path:
     """Where an upload's bytes lie. Raises NotFound."""
-    path = _folder(space) / upload
-    if not path.is_file():
-        raise NotFound("upload", upload, [])
-    return path
+    for path in _folder(space).glob(f"{upload}-*"):
+        return path
+    raise NotFound("upload", upload, [])
 
 
 def check_whole(path: Path, sha256: str) -> None:
-    """Raises UploadDiffers where these are not the bytes that were announced."""
+    """Raises UploadUnfinished or UploadDiffers where these are not the bytes that were announced."""
+    size, announced = path.stat().st_size, _announced(path)
+    if size < announced:
+        raise UploadUnfinished(path.name.partition("-")[0], size, announced)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
@@ -144,12 +155,20 @@ def _alone(path: Path, upload: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _write(file: BinaryIO, chunks: list[bytes]) -> None:
+def write(file: BinaryIO, chunks: list[bytes]) -> None:
+    """Raises NoRoom where they would not leave the disk what stays free on it."""
+    size_bytes = sum(map(len, chunks))
+    _check_room(Path(file.name).parent, size_bytes)
     try:
         file.writelines(chunks)
         file.flush()
     except OSError as error:
-        raise NoRoom(sum(map(len, chunks)), error.strerror or str(error)) from error
+        raise NoRoom(size_bytes, error.strerror or str(error)) from error
+
+
+def _announced(path: Path) -> int:
+    """How many bytes an upload is to have, which its file's name says; 0 where nobody said."""
+    return int(path.name.partition("-")[2])
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:

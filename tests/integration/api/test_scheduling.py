@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from affinery_app.api import uploads
 from registry import compositions, tokens
 from registry.models import Dataset, Job, Schedule, Task
 from tests import learning_world as world
@@ -325,6 +330,57 @@ def test_an_upload_that_makes_no_sense_is_refused(service: Service) -> None:
     )
     assert service.ask("DELETE", place).status == 204
     assert service.ask("GET", place).status == 404
+
+
+def test_a_part_that_goes_past_what_was_announced_is_taken_back(service: Service) -> None:
+    upload = post(service, "/v1/uploads", {"size_bytes": 3 << 20}).json["upload"]
+    place = f"/v1/uploads/{upload}"
+    assert service.ask("PUT", f"{place}?offset=0", b"a", **BINARY).status == 200
+    past = service.ask("PUT", f"{place}?offset=1", b"b" * (3 << 20), **BINARY)
+    assert (past.status, past.json["type"]) == (413, "urn:affinery:upload-overlong")
+    assert service.get(place)["offset"] == 1
+    rest = service.ask("PUT", f"{place}?offset=1", b"b" * ((3 << 20) - 1), **BINARY)
+    assert (rest.status, rest.json["offset"]) == (200, 3 << 20)
+
+
+def test_nothing_is_made_of_an_upload_of_which_some_is_missing(service: Service) -> None:
+    upload = post(service, "/v1/uploads", {"size_bytes": 1234}).json["upload"]
+    place = f"/v1/uploads/{upload}"
+    assert service.ask("PUT", f"{place}?offset=0", b"half", **BINARY).status == 200
+    for noun in ("datasets", "backbones"):
+        made = post(service, f"/v1/{noun}", {"name": "half", "upload": upload, "sha256": sha("half")})
+        assert (made.status, made.json["type"]) == (409, "urn:affinery:upload-unfinished")
+        assert "4 of 1,234 bytes are there" in made.json["detail"]
+    assert service.get(place)["offset"] == 4
+
+
+@pytest.mark.parametrize("place", ["/v1/uploads/{}?offset=0", f"/v1/blobs?digest={'0' * 64}"])
+def test_the_room_on_the_disk_is_looked_at_as_bytes_come(
+    service: Service, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    upload = post(service, "/v1/uploads", {}).json["upload"]
+    cache = service.space.folder / "cache"
+    come = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(1 << 20)
+        while not any(path.is_file() and path.stat().st_size for path in cache.rglob("*")):
+            come.wait(0.01)
+        monkeypatch.setattr(uploads, "SPARE_BYTES", 1 << 62)
+        yield bytes(1 << 20)
+
+    line = HTTPConnection("127.0.0.1", service.port, timeout=60)
+    method = "PUT" if "uploads" in place else "POST"
+    line.request(
+        method,
+        place.format(upload),
+        pieces(),
+        {"Content-Type": "application/octet-stream"},
+        encode_chunked=True,
+    )
+    reply = line.getresponse()
+    assert (reply.status, json.load(reply)["type"]) == (507, "urn:affinery:no-room")
+    line.close()
 
 
 # --- exports ---------------------------------------------------------------------------------------
