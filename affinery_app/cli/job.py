@@ -42,13 +42,6 @@ def list_page(
     as_json: JsonOption = False,
 ) -> None:
     """The newest jobs first, a page at a time."""
-    from affinery.errors import UnknownName
-    from orchestration.jobs import KINDS, STATES
-
-    for noun, given, known in (("state", state, STATES), ("kind", kind, KINDS)):
-        for word in given or []:
-            if word not in known:
-                raise UnknownName(noun, word, list(known))
     with place(url, workspace) as where:
         jobs, ways = where.jobs(state or (), kind or (), task, before, limit)
     if as_json:

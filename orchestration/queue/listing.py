@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, FromClause, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from affinery.errors import ConfigInvalid, near
 from orchestration.errors import JobNotFound
-from orchestration.jobs import LIVE, AttemptRecord, JobRecord
+from orchestration.jobs import KINDS, LIVE, STATES, AttemptRecord, JobRecord
 from orchestration.queue.json_sql import gathered
 from registry.models import Attempt, Job, JobDependency, JobTask, Task
 
@@ -60,7 +61,15 @@ def page(
     kinds: Sequence[str] = (),
     task: str | None = None,
 ) -> list[JobRecord]:
-    """The newest jobs first, from below a number: the last one's asks for the next page."""
+    """The newest jobs first, from below a number: the last one's asks for the next page.
+
+    Raises ConfigInvalid where no job can be of a state or kind.
+    """
+    for what, given, known in (("state", states, STATES), ("kind", kinds, KINDS)):
+        for word in given:
+            if word not in known:
+                hint = f"{near(word, known)} Known: {', '.join(known)}."
+                raise ConfigInvalid(what, f"there is no {what} {word!r}.{hint}")
     wanted: list[ColumnElement[bool]] = []
     if before is not None:
         wanted.append(Job.number < before)

@@ -125,6 +125,14 @@ def test_no_query_makes_the_server_fail(either: Service) -> None:
     fine(either.ask("GET", "/v1/adapters?limit=1&limit=2&unknown=3"))
 
 
+@pytest.mark.parametrize(("name", "known"), [("states", "queued, running"), ("kinds", "train, evaluate")])
+def test_a_state_or_kind_that_no_job_can_have_is_refused(service: Service, name: str, known: str) -> None:
+    reply = service.ask("GET", f"/v1/jobs?{name}=bogus")
+    assert reply.status == 422
+    assert "'bogus'" in reply.json["detail"]
+    assert known in reply.json["detail"]
+
+
 BODIES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/compositions", {"name": "n", "backbone": "dit", "members": ["digits"], "recipe": {}}),
     ("POST", "/v1/adapters", {"task": "digits", "blob": "0" * 64, "metrics": {}, "tags": {"a": "b"}}),
