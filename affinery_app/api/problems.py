@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Scope
 
 from affinery.errors import AffineryError, UnknownName, UserError
 from affinery_app.api.errors import (
@@ -150,11 +152,14 @@ def tell(app: FastAPI) -> None:
         return problem(422, "Request invalid", detail, faults=faults)
 
     @app.exception_handler(HTTPException)
-    async def _refused(_: Request, error: Exception) -> Response:
+    async def _refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        headers = error.headers
+        if error.status_code == 405:
+            headers = {"Allow": ", ".join(_methods(app, request.scope))}
         details = {
             404: "There is nothing at this address. What there is: /openapi.json",
-            405: f"This address takes {(error.headers or {}).get('allow', 'other methods')} only.",
+            405: f"This address takes {(headers or {}).get('Allow')} only.",
         }
         titles = {
             400: "Body unreadable",
@@ -164,7 +169,7 @@ def tell(app: FastAPI) -> None:
         }
         title = titles.get(error.status_code, "Request refused")
         detail = details.get(error.status_code, str(error.detail))
-        return problem(error.status_code, title, detail, headers=error.headers)
+        return problem(error.status_code, title, detail, headers=headers)
 
     @app.exception_handler(DataError)
     async def _unkeepable(_: Request, __: Exception) -> Response:
@@ -179,6 +184,15 @@ def tell(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unforeseen(_: Request, __: Exception) -> Response:
         return problem(500, "Unforeseen", "Something went wrong here; the server's log says what.")
+
+
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """What may be asked of an address, by whichever of the routes that answer there."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:

@@ -207,6 +207,24 @@ def test_other_methods_and_addresses_are_problems_too(service: Service) -> None:
         assert "access-control-allow-origin" not in reply.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/adapters", "GET, POST"),
+        ("/v1/aliases/digits@champion", "GET, PUT, DELETE"),
+        (f"/v1/uploads/{'0' * 32}", "GET, PUT, DELETE"),
+        ("/session", "GET, POST, DELETE"),
+        ("/healthz", "GET"),
+    ],
+)
+def test_what_an_address_does_not_take_is_told_all_that_it_takes(
+    service: Service, path: str, allowed: str
+) -> None:
+    reply = service.ask("PATCH", path, {})
+    assert (reply.status, reply.headers["allow"]) == (405, allowed)
+    assert allowed in reply.json["detail"]
+
+
 def test_what_is_no_http_is_answered_or_closed_and_the_server_goes_on(service: Service) -> None:
     for words in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 200_000):
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as raw:
