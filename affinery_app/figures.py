@@ -11,14 +11,18 @@ LAST = ("nearest", "samples")
 
 def figures(results: Mapping[str, Any]) -> dict[str, str]:
     """The figures of an evaluation by name, those of quality first."""
+    from registry.metrics import as_figure
+
     listed: dict[str, str] = {}
     for name, value in sorted(results.items(), key=lambda item: item[0].startswith(LAST)):
-        if isinstance(value, dict) and value.keys() == INTERVAL:
-            listed[name] = f"{value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
-        elif isinstance(value, dict):
-            listed |= {f"{name}.{part}": f"{each:.4g}" for part, each in value.items() if _is_number(each)}
-        elif _is_number(value):
-            listed[name] = f"{value:.4g}"
+        parts = value if isinstance(value, dict) else {}
+        inner = {part: each for part, told in parts.items() if (each := as_figure(told)) is not None}
+        if inner.keys() == parts.keys() == INTERVAL:
+            listed[name] = f"{inner['mean']:.4g} ({inner['low']:.4g} to {inner['high']:.4g})"
+        elif (number := as_figure(value)) is not None:
+            listed[name] = f"{number:.4g}"
+        else:
+            listed |= {f"{name}.{part}": f"{each:.4g}" for part, each in inner.items()}
     return listed
 
 
@@ -35,7 +39,3 @@ def size(count: int) -> str:
         amount /= 1024
         units.pop(0)
     return f"{amount:.0f} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

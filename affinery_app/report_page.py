@@ -14,6 +14,7 @@ from affinery_app.charts import bars, heat_key, line_chart
 from affinery_app.figures import figures
 from affinery_app.matrix import shown
 from affinery_app.task_report import TaskReport, Version
+from registry.metrics import numbers, recognition
 from registry.records import EvaluationRecord
 
 STYLE = (
@@ -180,12 +181,12 @@ def _classes(report: TaskReport) -> str:
     for version in reversed(report.versions):
         evaluated = [each.results for each in reversed(measured) if each.adapter == version.adapter.ref]
         for results in (version.adapter.metrics, *evaluated):
-            shares = (results.get("recognition") or {}).get("by_class")
+            shares = recognition(results).by_class
             if shares and len(shares) == len(report.task.classes):
                 about = (
                     "The share of samples that a classifier of the real images takes for the class asked for."
                 )
-                named = dict(zip(report.task.classes, map(float, shares), strict=True))
+                named = dict(zip(report.task.classes, shares, strict=True))
                 return f"<p class='faint'>{escape(version.adapter.ref)}. {about}</p>{bars(named)}"
     return ""
 
@@ -224,8 +225,6 @@ def _losses(versions: Sequence[Version]) -> str:
 
 def _over_steps(report: TaskReport) -> str:
     """A chart a protocol that measured several versions: what the steps of each, on those before, came to."""
-    from registry.metrics import numbers
-
     steps = report.steps()
     parts = []
     for digest, found in report.evaluations.items():

@@ -17,6 +17,7 @@ from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
 from registry import adapters, backbones, certificates, compositions, names, refs, retirement, tasks
 from registry.digests import digest_of
+from registry.metrics import recognition
 from registry.records import AdapterRecord, BackboneRecord, CompositionRecord, ExportRecord, TaskRecord
 from registry.session import Sessions
 from registry.storage.contract import BlobStore
@@ -264,8 +265,8 @@ def _card(
         "|---|---|---|---|---|---|",
     ]
     for member, task in zip(members, learners, strict=True):
-        seen = member.metrics.get("recognition")
-        share = f"{seen['share']:.1%} of {seen['samples']}" if seen else "–"
+        seen = recognition(member.metrics)
+        share = "–" if seen.share is None else f"{seen.share:.1%} of {seen.samples or 'its samples'}"
         names = ", ".join(task.classes).replace("|", "\\|")
         lines.append(
             f"| {member.ref} | {names} | [{member.block[0]}, {member.block[1]}) | {member.parameters:,} "

@@ -39,15 +39,69 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         inner = value if isinstance(value, dict) else {}
         for key, number in {name: value, **{f"{name}.{part}": each for part, each in inner.items()}}.items():
-            if isinstance(number, (int, float)) and not isinstance(number, bool):
-                found[key] = float(number)
+            if (figure := as_figure(number)) is not None:
+                found[key] = figure
     return found
+
+
+def as_figure(value: object) -> float | None:
+    """A recorded value as a number; None where it is none, or larger than a float can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def find(metrics: Mapping[str, Any], name: str) -> float | None:
     """What the metrics say by this name; None where they do not."""
     known = numbers(metrics)
     return next((known[each] for each in spellings(name) if each in known), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Which share of how many samples is taken for the class asked for; by_class: the same of each.
+
+    real_accuracy, real_images: how the same classifier does on real images, and on how many. Metrics of
+    adapters that were learnt elsewhere are whatever was sent: None is what does not say that.
+    """
+
+    share: float | None
+    samples: int | None
+    by_class: tuple[float, ...] | None
+    real_accuracy: float | None
+    real_images: int | None
+
+
+def recognition(metrics: Mapping[str, Any]) -> Recognition:
+    """What an adapter's metrics, or an evaluation's results, say of it. It never fails."""
+    told = metrics.get("recognition")
+    parts = told if isinstance(told, dict) else {}
+    return Recognition(
+        _share(find(metrics, "recognition")),
+        _count(parts.get("samples")),
+        _shares(parts.get("by_class")),
+        _share(parts.get("real_accuracy")),
+        _count(parts.get("real_images")),
+    )
+
+
+def _share(value: object) -> float | None:
+    figure = as_figure(value)
+    return figure if figure is not None and 0 <= figure <= 1 else None
+
+
+def _shares(value: object) -> tuple[float, ...] | None:
+    """None too where one of them is none: the others would be told of the wrong classes."""
+    shares = [_share(each) for each in value] if isinstance(value, list | tuple) else []
+    return tuple(each for each in shares if each is not None) if shares and None not in shares else None
+
+
+def _count(value: object) -> int | None:
+    figure = as_figure(value)
+    return int(figure) if figure is not None and figure >= 0 and figure.is_integer() else None
 
 
 @dataclass(frozen=True, slots=True)

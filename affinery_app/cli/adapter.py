@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -157,7 +158,7 @@ def show(
             ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
         ]
     )
-    if seen := _recognition(record.metrics.get("recognition")):
+    if seen := _recognition(record.metrics):
         fields([("recognition", seen)])
     for proof in found.certificates:
         older = len(proof.results.get("adapters", ()))
@@ -171,20 +172,17 @@ def show(
     following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")
 
 
-def _recognition(told: object) -> str | None:
+def _recognition(metrics: Mapping[str, Any]) -> str | None:
     """As far as it is told: what was learnt elsewhere comes with any figures, or with none."""
-    if not isinstance(told, dict):
+    from registry.metrics import recognition
+
+    seen = recognition(metrics)
+    if seen.share is None:
         return None
-    share, samples, accuracy, images = (
-        value if isinstance(value := told.get(name), int | float) else None
-        for name in ("share", "samples", "real_accuracy", "real_images")
-    )
-    if share is None:
-        return None
-    words = f"{share:.1%} of {'its' if samples is None else samples} samples"
-    if accuracy is None or images is None:
+    words = f"{seen.share:.1%} of {'its' if seen.samples is None else seen.samples} samples"
+    if seen.real_accuracy is None or seen.real_images is None:
         return words
-    return f"{words}; the same classifier on {images} real images: {accuracy:.1%}"
+    return f"{words}; the same classifier on {seen.real_images} real images: {seen.real_accuracy:.1%}"
 
 
 def _ended(retired: Retirement) -> str:

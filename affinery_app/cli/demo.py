@@ -92,6 +92,7 @@ def result(
     """What came out: figures, lineage, paths, next commands."""
     from registry import lineage
     from registry.graph import tree
+    from registry.metrics import recognition
 
     if as_json:
         emit(
@@ -108,15 +109,15 @@ def result(
         return
     rows = []
     for record in learnt:
-        seen = record.metrics.get("recognition") or {}
+        seen = recognition(record.metrics)
         together = ", ".join(record.provenance.get("trained_with") or []) or "–"
         rows.append(
             (
                 record.ref,
                 f"{record.parameters:,} ({record.parameters / parameters:.1%})",
                 together,
-                f"{seen.get('share', 0):.1%} of {seen.get('samples', 0)}",
-                f"{seen.get('real_accuracy', 0):.1%}",
+                f"{seen.share or 0:.1%} of {seen.samples or 0}",
+                f"{seen.real_accuracy or 0:.1%}",
             )
         )
     say()

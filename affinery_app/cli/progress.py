@@ -212,8 +212,10 @@ def losses(line: ProgressLine) -> str:
 
 
 def _seen(record: AdapterRecord) -> str:
-    found = record.metrics.get("recognition")
-    return f", {found['share']:.1%} of its samples are recognised" if found else ""
+    from registry.metrics import recognition
+
+    share = recognition(record.metrics).share
+    return "" if share is None else f", {share:.1%} of its samples are recognised"
 
 
 def certificate_lines(certificate: Certificate) -> list[str]:

@@ -358,5 +358,7 @@ def watch(
 
 
 def _recognition(metrics: dict[str, Any]) -> str:
-    found = metrics.get("recognition")
-    return f"{found['share']:.0%}" if found else "–"
+    from registry.metrics import recognition
+
+    share = recognition(metrics).share
+    return "–" if share is None else f"{share:.0%}"

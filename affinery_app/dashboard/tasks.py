@@ -16,7 +16,7 @@ from affinery_app.task_report import TaskReport, gather
 from orchestration import queue
 from orchestration.scheduling import schedule_again
 from registry import aliases, retirement, tasks
-from registry.metrics import HEADLINES, numbers
+from registry.metrics import HEADLINES, numbers, recognition
 
 A_PAGE, VERSIONS, JOBS = 50, 12, 8
 
@@ -70,9 +70,9 @@ def train(visit: Visit) -> Response:
 def _recognised(report: TaskReport) -> list[tuple[str, float]]:
     """By class the share of samples that a classifier of real images takes for it, newest version first."""
     for version in reversed(report.versions):
-        shares = (version.adapter.metrics.get("recognition") or {}).get("by_class")
+        shares = recognition(version.adapter.metrics).by_class
         if shares and len(shares) == len(report.task.classes):
-            return list(zip(report.task.classes, map(float, shares), strict=True))
+            return list(zip(report.task.classes, shares, strict=True))
     return []
 
 

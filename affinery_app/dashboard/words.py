@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from registry.metrics import find
+from registry.metrics import recognition
 from registry.records import AdapterRecord
 
 _UNITS = ((86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute"))
@@ -47,5 +47,5 @@ def plain(value: object) -> object:
 
 def recognised(adapter: AdapterRecord, words: str = "{}", otherwise: str = "–") -> str:
     """The share of its samples that are taken for what they are, where its training measured that."""
-    share = find(adapter.metrics, "recognition")
+    share = recognition(adapter.metrics).share
     return otherwise if share is None else words.format(f"{share:.0%}")

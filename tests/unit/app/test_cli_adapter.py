@@ -17,9 +17,10 @@ WHOLE = {"share": 0.945, "samples": 200, "real_accuracy": 0.997, "real_images": 
         ({"share": 0.75}, "75.0% of its samples"),
         ({"share": "most"}, None),
         ({}, None),
-        (0.75, None),
+        (0.75, "75.0% of its samples"),
+        (75, None),
         (None, None),
     ],
 )
 def test_a_recognition_is_told_as_far_as_it_is_known(told: object, said: str | None) -> None:
-    assert _recognition(told) == said
+    assert _recognition({"recognition": told}) == said
