@@ -43,7 +43,17 @@ def _spelt(asked: str) -> str:
     return asked
 
 
+def _written(asked: str) -> str:
+    from orchestration.exports import formats
+
+    if asked not in formats():
+        told = UnknownName("export format", asked, formats())
+        raise PydanticCustomError("format", "{told}", {"told": str(told)})
+    return asked
+
+
 Looks = Annotated[str, AfterValidator(_spelt)]
+Format = Annotated[str, AfterValidator(_written)]
 
 
 class Chore(BaseModel, ABC):
@@ -136,7 +146,7 @@ class Export(Chore):
     KIND = "export"
     NAMES = {"composition": "composition", "task": "task"}
     composition: Name
-    format: Name = "bundle"
+    format: Format = "bundle"
     out: Name | None = None
     task: Name | None = None
     unverified: bool = False

@@ -149,6 +149,14 @@ def _write_format(
     return Written(record.ref, record.node_id, asked.format, folder, digest, size_bytes, difference, notes)
 
 
+def formats() -> list[str]:
+    """The names of all formats that a composition can be written in, the bundle first; without torch."""
+    from affinery.formats import formats as others
+    from orchestration.mlflow_models import NAME
+
+    return [BUNDLE, *sorted([*others(), NAME])]
+
+
 def _format(sessions: Sessions, store: BlobStore, record: CompositionRecord, name: str) -> Format:
     """One of the formats of others. Raises UnknownName."""
     from affinery.formats import format_named

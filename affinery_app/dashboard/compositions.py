@@ -7,11 +7,10 @@ from pathlib import Path
 from starlette.responses import Response
 
 from affinery.errors import ConfigInvalid
-from affinery.formats import formats
 from affinery.merge_recipe import LARGEST, Weight, in_words
 from affinery_app.dashboard.amounts import number
 from affinery_app.dashboard.visit import Visit
-from orchestration import chores, exports, mlflow_models
+from orchestration import chores, exports
 from orchestration.composing import Sum, compose_tasks
 from orchestration.tracking import compositions as tracked
 from registry import adapters, compositions, pages, retirement, search
@@ -47,7 +46,7 @@ def page(visit: Visit) -> Response:
         retired=retired,
         exports=written,
         here=here,
-        formats=[exports.BUNDLE, *sorted([*formats(), mlflow_models.NAME])],
+        formats=exports.formats(),
         tasks=[*(each.task for each in members), *sums],
     )
 

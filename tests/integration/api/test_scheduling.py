@@ -148,6 +148,22 @@ def test_a_job_is_changed_only_as_it_was_read_and_a_request_sent_again_changes_i
     assert post(either, f"{place}/cancel", None, If_Match="*").json["state"] == "cancelled"
 
 
+@pytest.mark.parametrize("needs", [False, True])
+def test_an_export_in_a_format_that_is_none_is_refused_when_it_is_scheduled(
+    service: Service, needs: bool
+) -> None:
+    asked = {"kind": "export", "composition": "both"}
+    made = post(service, "/v1/jobs", asked | {"format": "mlflow"})
+    assert made.status == 201
+    before = service.count(Job)
+    after = {"after": [str(made.json["number"])]} if needs else {}
+    refused = post(service, "/v1/jobs", asked | after | {"format": "safetensor"})
+    assert refused.status == 422
+    assert "There is no export format named 'safetensor'" in refused.json["detail"]
+    assert "Known: aotinductor, bundle, diffusers" in refused.json["detail"]
+    assert service.count(Job) == before
+
+
 def test_an_upload_that_is_begun_again_is_the_same_one(service: Service) -> None:
     first = post(service, "/v1/uploads", {"size_bytes": 3}, Idempotency_Key="u")
     again = post(service, "/v1/uploads", {"size_bytes": 3}, Idempotency_Key="u")
