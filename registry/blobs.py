@@ -101,6 +101,13 @@ def in_use(session: Session, digest: str) -> bool:
     return session.execute(needed().where(Blob.digest == digest).limit(1)).first() is not None
 
 
+def newest(session: Session, count: int) -> list[str]:
+    """The digests of those in use that were committed last, the newest first."""
+    wanted = needed().subquery()
+    rows = select(Blob.digest).where(Blob.digest.in_(select(wanted.c.digest)))
+    return list(session.scalars(rows.order_by(Blob.created_at.desc(), Blob.digest).limit(count)))
+
+
 def needed() -> Select[str, int, str]:
     """The one definition of "in use": (digest, node, column) of every published row that names a blob.
 

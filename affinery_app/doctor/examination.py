@@ -21,12 +21,17 @@ def examine(folder: Path | None, *, deep: bool = False) -> Iterator[Check]:
     loaded, and Ray is started.
     """
     from affinery.errors import UserError
+    from affinery_app.errors import WorkspaceInvalid
+    from affinery_app.settings import FILE
     from affinery_app.wiring import open_workspace
 
     try:
         space = open_workspace(folder)
     except UserError as error:
-        yield Check("workspace", FAIL, str(error))
+        mend = None
+        if isinstance(error, WorkspaceInvalid):
+            mend = f"mend {FILE} by hand, or restore it; affinery init in an empty folder shows how one looks"
+        yield Check("workspace", FAIL, str(error), mend)
         yield from machine.gpus(deep)
         yield from machine.memory()
         yield from machine.packages(None)

@@ -22,24 +22,34 @@ from urllib.error import URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
+from affinery_app.doctor import registry
 from affinery_app.doctor.check import FAIL, OK, WARN, Check
 
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace
 
 ANSWER_SECONDS = 2.0
+LOOKED_AT = 20
+"""Of the newest blobs."""
 LONGEST_SOCKET_FOLDER = 40
 """Ray's sockets stand below the temporary folder, and a socket's path has 107 characters at most."""
 
 
 def store(space: Workspace, deep: bool) -> Iterator[Check]:
-    """A probe is written, read and taken away again. deep: and how much there is."""
+    """The newest blobs are there; a probe is written, read and taken away. deep: and how much there is."""
     from registry.errors import StorageError
 
     where = space.store_url.partition("?")[0]
     probe = f"affinery doctor {uuid.uuid4()}".encode()
-    began = time.monotonic()
+    recorded = _recorded(space)
     try:
+        lacking = [each for each in recorded if not space.store.exists(each)]
+        if lacking:  # a probe would make the folder anew, as if it had never held anything
+            what = f"{where} lacks {len(lacking)} of the newest {len(recorded)} blobs that are recorded"
+            mend = "restore the store from a backup, or mend store_url; affinery verify says all that lacks"
+            yield Check("store", FAIL, f"{what}, such as {lacking[0][:12]}", mend)
+            return
+        began = time.monotonic()
         digest = space.store.put_bytes(probe)
         with space.store.open(digest) as stream:
             same = stream.read() == probe
@@ -55,6 +65,18 @@ def store(space: Workspace, deep: bool) -> Iterator[Check]:
         yield Check("store", OK, f"{where}: {took}; {sum(1 for _ in space.store.digests()):,} blobs")
     else:
         yield Check("store", OK, f"{where}: {took}")
+
+
+def _recorded(space: Workspace) -> list[str]:
+    """The newest blobs; none where the registry cannot say, which is told of the registry."""
+    from affinery.errors import AffineryError
+    from registry import blobs
+
+    try:
+        with registry.reading(space) as session:
+            return blobs.newest(session, LOOKED_AT)
+    except AffineryError:
+        return []
 
 
 def mlflow(space: Workspace, deep: bool) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from affinery_app.doctor.check import FAIL, OK, WARN, Check
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
 
     from affinery_app.wiring import Workspace
 
@@ -20,17 +22,28 @@ REACH_SECONDS = 2
 def check(space: Workspace) -> Iterator[Check]:
     """Three lines, or one where nothing answers."""
     from affinery.errors import AffineryError
-    from registry.session import HEAD, check_schema, sessions, where
+    from registry.session import HEAD, where
+
+    try:
+        with reading(space) as session:
+            told = where(session.get_bind().engine)
+            yield Check("registry", OK, f"{told} answers; its schema is {HEAD}, the newest")
+            yield _guarded(session.connection())
+            yield _clock(session.connection())
+    except AffineryError as error:
+        yield Check("registry", FAIL, str(error))
+
+
+@contextmanager
+def reading(space: Workspace) -> Iterator[Session]:
+    """Reads of the registry by somebody who waits for nobody. Raises what `check_schema` raises."""
+    from registry.session import check_schema, sessions
 
     engine = space.unchecked_engine(patience_seconds=REACH_SECONDS)
     try:
         check_schema(engine)
         with sessions(engine).read() as session:
-            yield Check("registry", OK, f"{where(engine)} answers; its schema is {HEAD}, the newest")
-            yield _guarded(session.connection())
-            yield _clock(session.connection())
-    except AffineryError as error:
-        yield Check("registry", FAIL, str(error))
+            yield session
     finally:
         engine.dispose()
 

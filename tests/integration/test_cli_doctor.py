@@ -18,6 +18,9 @@ from affinery_app.doctor import machine, registry
 from affinery_app.settings import FILE
 from affinery_app.wiring import create_workspace, open_workspace
 from orchestration.planner import GIB
+from registry import adapters, blobs
+from registry.storage.local import LocalStore
+from tests import stored_world
 from tests.command_line import typed
 
 VARIABLES = ("WORKSPACE", "REGISTRY_URL", "STORE_URL", "TRACKING_URI", "RAY_ADDRESS", "TOKEN")
@@ -166,6 +169,40 @@ def test_a_store_that_takes_nothing_fails(
     code, found = told(capfd, folder)
     assert (code, found["store"]["state"]) == (1, "fail")
     assert "store_url" in found["store"]["mend"]
+
+
+def test_a_store_that_lost_what_is_recorded_fails_and_is_not_made_anew(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = LocalStore(folder / "blobs")
+    stored_world.fill(f"sqlite:///{folder / 'registry.db'}", store, tmp_path)
+    assert told(capfd, folder)[1]["store"]["state"] == "ok"
+    with open_workspace(folder).sessions.read() as session:
+        newest = blobs.newest(session, 3)
+        assert newest[0] in {
+            adapters.get(session, "birds").blob_digest,
+            adapters.get(session, "birds").golden_blob,
+        }
+    store.remove(newest[0])
+    found = told(capfd, folder)[1]["store"]
+    assert found["state"] == "fail"
+    assert "lacks 1 of" in found["what"]
+    assert newest[0][:12] in found["what"]
+    shutil.rmtree(folder / "blobs")
+    code, checks = told(capfd, folder)
+    assert (code, checks["store"]["state"]) == (1, "fail")
+    assert "affinery verify" in checks["store"]["mend"]
+    assert not (folder / "blobs").exists()
+
+
+@pytest.mark.parametrize("text", ["registry_url = ", "nonsense = 'x'", "store_url = 3"])
+def test_settings_that_cannot_be_read_come_with_how_to_mend_them(
+    folder: Path, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    (folder / FILE).write_text(text)
+    code, found = told(capfd, folder)
+    assert (code, found["workspace"]["state"]) == (1, "fail")
+    assert FILE in found["workspace"]["mend"]
 
 
 @pytest.mark.parametrize("port", ["silent", "closed"])
