@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from affinery.errors import PlaceInvalid, words_of
 from affinery_app.client.errors import DownloadUnsafe, ServiceRefused, ServiceUnreachable
 from affinery_app.client.transport import PIECE_BYTES
 
@@ -24,12 +25,18 @@ MOVED = "urn:affinery:upload-moved"
 
 
 def upload(client: Client, file: Path) -> dict[str, str]:
-    """Send a file. → the upload and the SHA-256 of its bytes, as what is made of it wants them"""
-    size = file.stat().st_size
+    """Send a file. → the upload and the SHA-256 of its bytes, as what is made of it wants them
+
+    Raises PlaceInvalid for one that cannot be read, before anything is asked of the service.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise PlaceInvalid("the file", str(file), f"cannot be read: {words_of(error)}", "") from error
     name: str = client.ask("POST", "/v1/uploads", {"size_bytes": size})["upload"]
     place, offset, failures = f"/v1/uploads/{name}", 0, 0
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
     while offset < size:
         length = min(PART_BYTES, size - offset)
         head = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import affinery
+from affinery.errors import PlaceInvalid
 from affinery_app import settings
 from affinery_app.client import Client
 from affinery_app.client.errors import JobNotDone, ServiceRefused, ServiceUnreachable, WorksElsewhere
@@ -69,6 +70,18 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     assert client.tokens.revoke("ben")["state"] == "revoked"
     asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
     assert "POST /v1/compositions" in asked
+
+
+def test_a_file_that_cannot_be_read_is_told_before_anything_is_sent(client: Client, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    with pytest.raises(PlaceInvalid, match=r"absent.* cannot be read: .*No such file"):
+        client.datasets.add("q", absent)
+    with pytest.raises(PlaceInvalid, match=r"absent.* cannot be read: .*No such file"):
+        client.backbones.add("q", absent)
+    with pytest.raises(PlaceInvalid, match=r"cannot be read: .*[Dd]irectory"):
+        client.backbones.add("q", tmp_path)
+    asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
+    assert "POST /v1/uploads" not in asked
 
 
 def test_a_job_is_changed_only_as_it_was_read(client: Client) -> None:
