@@ -170,6 +170,22 @@ def test_a_format_is_compared_recorded_and_never_half_there(space: Services) -> 
         ship(space, format="safetensors", task="low")
 
 
+def test_a_model_card_tells_of_recognition_as_far_as_it_is_known(space: Services, tmp_path: Path) -> None:
+    for place, (told, said) in enumerate(
+        (
+            ({"share": 0.75, "samples": 4}, "| 75.0% of 4 |"),
+            (0.75, "| 75.0% of its samples |"),
+            ("high", "| – |"),
+            ({"by_class": [1.0, 0.5]}, "| – |"),
+        )
+    ):
+        scheduling.schedule_again(space.sessions, ["low"], {"steps": 1}, None)
+        learn(space, tmp_path / f"again {place}", {"recognition": told})
+        compose(space, "low")
+        written = ship(space, unverified=True)
+        assert said in (written.path / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_mlflow_model_is_registered_with_its_lineage_and_loaded_from_there(space: Services) -> None:
     import mlflow.pyfunc
 
