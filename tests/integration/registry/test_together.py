@@ -16,7 +16,19 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry import adapters, aliases, blobs, datasets, errors, evaluations, events, renaming, tags, tasks
+from registry import (
+    adapters,
+    aliases,
+    backbones,
+    blobs,
+    datasets,
+    errors,
+    evaluations,
+    events,
+    renaming,
+    tags,
+    tasks,
+)
 from registry.session import Sessions, connect, sessions
 from registry.storage.local import LocalStore
 from registry.verification import verify
@@ -277,6 +289,16 @@ def test_threads_write_to_sqlite_in_the_order_in_which_they_came(sqlite_url: str
             while len(ledger._writers._line) < number + 2:
                 time.sleep(0.001)
     assert wrote == [*range(8)]
+
+
+def test_a_thread_writes_within_a_block_that_has_not_written_yet(sqlite_url: str) -> None:
+    ledger = sessions(connect(sqlite_url))
+    with ledger.begin() as outer:
+        with ledger.begin() as inner:
+            world.backbone(inner, "first")
+        world.backbone(outer, "second")
+    with ledger.read() as session:
+        assert {each.name for each in backbones.list_all(session)} == {"first", "second"}
 
 
 def test_who_waited_too_long_to_write_stands_in_nobodys_way(
