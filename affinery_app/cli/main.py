@@ -6,39 +6,68 @@ import atexit
 import gc
 import os
 import sys
+from collections.abc import Sequence
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+UNREAD = 141  # and of SIGPIPE
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted."""
+    """Runs the command line.
+
+    Exit codes: 0 done, 1 our error, 2 usage or bad input, 130 interrupted, 141 nobody reads what is printed.
+    """
     # Imports make more than a hundred thousand objects that stay: looking for garbage there is time lost.
     gc.set_threshold(200_000, 50, 50)
     atexit.register(_end)
 
-    from affinery.errors import AffineryError
     from orchestration.threads import SPINNING
 
     for name, value in SPINNING.items():
         os.environ.setdefault(name, value)
     try:
-        from affinery_app.cli.commands import command_line
-
-        command_line(sys.argv[1:])()
-    except AffineryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(_interrupted())
-    except SystemExit as end:  # Typer ends with this code on Ctrl-C, and says nothing
-        sys.exit(_interrupted() if end.code == INTERRUPTED else end.code)
+        code = _done(sys.argv[1:])
+        print(end="", flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = UNREAD
+        _let_go()
     except OSError as error:
+        code = 1
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        _let_go()
+    sys.exit(code)
+
+
+def _done(words: Sequence[str]) -> str | int | None:
+    """→ the exit code. Raises OSError, BrokenPipeError where whoever read what is printed went away."""
+    from affinery.errors import AffineryError
+
+    try:
+        from affinery_app.cli.commands import command_line
+
+        command_line(words)()
+    except AffineryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Typer and Rich make an exit code of it
+            raise end.__context__ from None
+        return _interrupted() if end.code == INTERRUPTED else end.code  # so Typer ends on Ctrl-C, silently
+    return 0
+
+
+def _let_go() -> None:
+    """What could not be printed is not tried once more when the process ends, which would complain of it."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _interrupted() -> int:

@@ -25,7 +25,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def say(text: str = "") -> None:
-    """Talk: what was done, what to do next."""
+    """Talk: what was done, what to do next. The results that it is about come first."""
+    print(end="", flush=True)
     print(text, file=sys.stderr, flush=True)
 
 

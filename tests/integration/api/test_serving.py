@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -28,7 +29,11 @@ def folder(space: Workspace) -> Path:
 def test_it_says_where_it_listens_answers_and_ends_when_told(folder: Path) -> None:
     command = [sys.executable, "-m", "affinery_app.cli.main", "serve", "--port", "0", "--json"]
     process = subprocess.Popen(
-        [*command, "--workspace", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--workspace", str(folder)],
+        env=os.environ | {"PYTHONUNBUFFERED": ""},  # as it is for everybody else
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

@@ -126,6 +126,48 @@ def test_tab_offers_nothing_and_says_nothing_where_there_is_no_workspace(tmp_pat
     assert completed("affinery task show d", tmp_path) == []
 
 
+def printed_to(out: int, err: int, *words: str) -> int:
+    """A command of its own that prints into these. → its exit code"""
+    command = [str(Path(sys.executable).with_name("affinery")), *words]
+    return subprocess.run(command, stdout=out, stderr=err, timeout=120, check=False).returncode
+
+
+def said_into(file: Path, out: int | str, *words: str) -> tuple[int, str]:
+    """→ the exit code of a command whose results go there, and what it said beside them"""
+    with file.open("w") as err:
+        into = os.open(out, os.O_WRONLY) if isinstance(out, str) else out
+        code = printed_to(into, err.fileno(), *words)
+        os.close(into)
+    return code, file.read_text()
+
+
+@pytest.fixture
+def unread() -> int:
+    """A pipe whose reader went away."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # found out when all is printed, or at the first line
+@pytest.mark.parametrize("words", ["events", "task list --json", "task add --help", "--version"])
+def test_a_command_ends_quietly_where_nobody_reads_it_any_more(
+    folder: Path, tmp_path: Path, unread: int, words: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    assert said_into(tmp_path / "said", unread, *words.split()) == (141, "")
+
+
+def test_a_command_ends_quietly_where_nobody_reads_its_errors_either(folder: Path, unread: int) -> None:
+    assert printed_to(unread, unread, "task", "show", "nope") == 141
+    os.close(unread)
+
+
+def test_results_that_cannot_be_written_are_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
+    code, said = said_into(tmp_path / "said", "/dev/full", "events")
+    assert (code, said) == (1, "error: No space left on device\n")
+
+
 def test_the_bar_of_a_job_that_is_over_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     real = progress.bars()
