@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,7 +41,7 @@ from affinery_app.api import (
     webhooks,
 )
 from affinery_app.api.access import COOKIE, Door, Registered, is_loopback
-from affinery_app.api.errors import ListensOpenly
+from affinery_app.api.errors import CannotListen, ListensOpenly
 from affinery_app.api.guard import Guard, Limits
 from affinery_app.api.rights import RIGHTS
 from affinery_app.dashboard import refusals
@@ -134,17 +135,30 @@ def _described(app: FastAPI) -> dict[str, Any]:
 
 
 def bound(host: str, port: int, *, known: bool) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. ListensOpenly, or OSError where it cannot be had.
+    """A socket that listens; port 0 takes a free one. Raises ListensOpenly, and CannotListen.
 
     known: whether who comes has to show a token.
     """
     if not known and not is_loopback(host):
         raise ListensOpenly(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.create_server((host, port), family=family, backlog=512)
+    try:
+        made = socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, TypeError) as error:
+        raise _unheard(host, port, error) from error
     # Headers and body leave in two pieces: without this, the second waits 40 ms for word of the first.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
+
+
+def _unheard(host: str, port: int, error: OSError | TypeError) -> CannotListen:
+    if isinstance(error, TypeError):  # Python cannot encode it
+        reason = "that is the name of no machine"
+    else:  # after the system's words Python names the address once more
+        reason = str(error.strerror).partition(" (while")[0]
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return CannotListen(host, port, reason, "Choose another port with --port; 0 takes a free one.")
+    return CannotListen(host, port, reason, "Name an address of this machine with --host, as 127.0.0.1.")
 
 
 def server(app: Guard) -> uvicorn.Server:

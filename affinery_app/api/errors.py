@@ -88,6 +88,14 @@ class ListensOpenly(UserError):
         )
 
 
+class CannotListen(UserError):
+    """An address that nothing can listen on here. Args: host, port, the system's reason, what to do."""
+
+    def __str__(self) -> str:
+        host, port, reason, mend = self.args
+        return f"Nothing can listen on {host}, port {port}: {reason}. {mend}"
+
+
 class ScopeMissing(UserError):
     """A token that may not do this. Args: its name, its scope, the scope that is needed."""
 
