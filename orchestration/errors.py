@@ -64,7 +64,7 @@ class JobIsOver(OrchestrationError, UserError):
         mend = {
             "dead": f"Take it up again: affinery job retry {job[:8]}",
             "cancelled": f"Take it up again: affinery job retry {job[:8]}",
-            "done": "Schedule its tasks again: affinery task train",
+            "done": f"See what it did, and ask for that anew: affinery job show {job[:8]}",
         }.get(state, f"Cancel it first: affinery job cancel {job[:8]}")
         return f"Job {job[:8]} is {state} and cannot be {what}. {mend}"
 
@@ -266,7 +266,7 @@ class TooLarge(OrchestrationError, UserError):
         least, parts, there, advice = self.args
         return (
             f"This training needs at least {least} of memory ({', '.join(parts)}), and {there}. "
-            f"Schedule it anew (affinery task train) with one of: {'; '.join(advice)}."
+            f"Schedule it anew (affinery task train TASK) with one of: {'; '.join(advice)}."
         )
 
 
@@ -294,7 +294,9 @@ class NothingLearnt(OrchestrationError, UserError):
     """A backbone on which nothing was learnt yet. Args: backbone."""
 
     def __str__(self) -> str:
-        return f"Nothing was learnt on {self.args[0]} yet. First: affinery task add, affinery run"
+        (backbone,) = self.args
+        add = f"affinery task add NAME --dataset NAME --backbone {backbone}"
+        return f"Nothing was learnt on {backbone} yet. First: {add}, then: affinery run"
 
 
 class OtherClasses(OrchestrationError, UserError):
@@ -319,7 +321,8 @@ class TooFewImages(OrchestrationError, UserError):
             return f"--samples {count} is too few for a distance of task {task!r}: ask for {least} or more."
         return (
             f"No distance of task {task!r} can be measured: of {what} it learns from {count} image(s), and "
-            f"{least} are needed. Add images (affinery dataset add), then: affinery dataset upgrade {task}"
+            f"{least} are needed. Add images (affinery dataset add NAME FOLDER), then: "
+            f"affinery dataset upgrade {task}"
         )
 
 

@@ -23,4 +23,4 @@ def spec_of(backbone: BackboneRecord) -> BackboneSpec:
     except (TypeError, ValueError) as error:
         reason = str(error)
     what = f"the record of {backbone.ref} describes no model: {reason}. Register its file as a new version"
-    raise ConfigInvalid("backbone", f"{what}: affinery backbone add.")
+    raise ConfigInvalid("backbone", f"{what}: affinery backbone add FILE --name {backbone.name}")

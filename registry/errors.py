@@ -127,7 +127,10 @@ class TaskExists(RegistryError, UserError):
 
     def __str__(self) -> str:
         (name,) = self.args
-        return f"There is already a task named {name!r}. Choose another name, or see it: affinery task show"
+        return (
+            f"There is already a task named {name!r}. Choose another name, or see it: "
+            f"affinery task show {name}"
+        )
 
 
 class TokenExists(RegistryError, UserError):

@@ -300,6 +300,6 @@ def _certificates(session: Session) -> Iterator[Finding]:
             "certificates",
             name(node_id),
             "it has no certificate: nothing proves that adding it changed nothing older",
-            "Train its task again, which publishes a version with a certificate: affinery run",
+            "Train its task again, which publishes a version with a certificate: affinery task train TASK",
             (node_id,),
         )

@@ -44,7 +44,7 @@ class Terms(BaseModel):
 class Training(Terms):
     """How a training runs. Where strategy is null, it is chosen where it runs."""
 
-    recipe: Facts = Field(default={}, description="steps, batch, seed …: affinery task add --set")
+    recipe: Facts = Field(default={}, description="steps, batch, seed …, as task add --set takes them")
     strategy: Literal["sequential", "co-trained", "parallel", "data-parallel"] | None = None
     workers: Annotated[int, Field(ge=1, le=10_000)] = 1
     cpus: Amount | None = None

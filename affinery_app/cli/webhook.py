@@ -122,5 +122,5 @@ def deliveries(
     table(
         ["event", "kind", "state", "tries", "answer", "why"],
         [(each.event, each.kind, each.state, each.tries, each.status, each.reason) for each in found],
-        "Nothing happened since that it is told of. Try it: affinery webhook test " + name,
+        f"Nothing happened since that it is told of. Try it: affinery webhook test {name}",
     )

@@ -28,7 +28,7 @@ DATASET = Step(
     "Next images to learn from: a folder for each class, or a set that comes with Affinery.",
     "Add a dataset",
     "/datasets#add",
-    "affinery dataset add FOLDER --name NAME",
+    "affinery dataset add NAME FOLDER",
 )
 TASK = Step(
     "Next a task: a dataset that a backbone is to learn.",

@@ -67,7 +67,7 @@ def disk(space: Workspace) -> Iterator[Check]:
         devices.add(device)
         free = shutil.disk_usage(folder).free
         state = FAIL if free < NO_DISK else WARN if free < LITTLE_DISK else OK
-        mend = None if state == OK else "affinery gc --dry-run says what could go"
+        mend = None if state == OK else "see what could go: affinery gc --dry-run"
         yield Check("disk", state, f"{free / GIB:.1f} GiB free for the {what}, in {folder}", mend)
 
 

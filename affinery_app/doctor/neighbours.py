@@ -55,7 +55,7 @@ def store(space: Workspace, deep: bool) -> Iterator[Check]:
             same = stream.read() == probe
         space.store.remove(digest)
     except (StorageError, OSError) as error:
-        mend = "let this user write there, or name another store_url: affinery config"
+        mend = "let this user write there, or name another store: affinery config set store_url URL"
         yield Check("store", FAIL, str(error), mend)
         return
     took = f"wrote, read and removed a probe in {1000 * (time.monotonic() - began):.0f} ms"
@@ -118,8 +118,9 @@ def _mlflow_away(uri: str) -> str | None:
 
 def _mend_mlflow(uri: str) -> str:
     if uri.startswith("sqlite:"):
-        return "affinery init makes its tables; a torn file is to be moved away first"
-    return "start the server, or mend tracking_uri (affinery config); a server has to allow this host's name"
+        return "have its tables made: affinery init; a torn file is to be moved away first"
+    how = "affinery config set tracking_uri URL"
+    return f"start the server, or name another ({how}); a server has to allow this host's name"
 
 
 def dvc(space: Workspace, deep: bool) -> Iterator[Check]:
@@ -146,10 +147,11 @@ def dvc(space: Workspace, deep: bool) -> Iterator[Check]:
             return
     away = {name: why for name, why in found.items() if why is not None}
     for name, why in away.items():
-        mend = "mend the remote: affinery dataset remote --help"
+        mend = f"mend the remote: affinery dataset remote add {name} URL"
         yield Check("dvc", WARN, f"remote {name}: {why}", mend)
     if not found:
-        mend = "affinery dataset remote --help: DVC deletes a cache object that was changed, so keep a copy"
+        how = "affinery dataset remote add NAME URL"
+        mend = f"keep copies, for DVC deletes what was changed in its cache: {how}"
         yield Check("dvc", WARN, "there is no remote", mend)
     elif not away:
         yield Check("dvc", OK, f"{space.data}; remotes: {', '.join(found)}")
@@ -191,7 +193,8 @@ def ray(space: Workspace, deep: bool) -> Iterator[Check]:
 def _answering(address: str, reason: str | None) -> Check:
     if reason is None:
         return Check("ray", OK, f"the cluster at {_plain(address)} answers")
-    mend = "start the cluster, or mend ray_address (affinery config); docs/guides/larger-clusters.md"
+    how = "affinery config set ray_address ADDRESS"
+    mend = f"start the cluster, or name another ({how}); docs/guides/larger-clusters.md"
     return Check("ray", FAIL, f"the cluster at {_plain(address)} does not answer: {reason}", mend)
 
 

@@ -323,7 +323,7 @@ def fetched(data: Path, md5: str, remote: str | None = None) -> Iterator[Path]:
     Raises ConfigInvalid, DatasetInvalid and DatasetUnavailable.
     """
     if not (data / ".dvc").is_dir():
-        raise ConfigInvalid("remote", "this workspace has none yet: affinery init makes its first.")
+        raise ConfigInvalid("remote", "this workspace has none yet. Make its first: affinery init")
     if remote is not None:
         _check_known(data, remote)
     cache = data.parent / "cache"

@@ -74,7 +74,8 @@ def add(
     """Raises ScheduleInvalid, NameInvalid, NotFound, ConfigInvalid and what would refuse its jobs."""
     name = names.checked("schedule", name)
     if session.scalar(select(Schedule.id).where(Schedule.name == name)) is not None:
-        raise ScheduleInvalid(name, "there is one of this name; remove it first: affinery schedule rm")
+        mend = f"remove it first: affinery schedule rm {name}"
+        raise ScheduleInvalid(name, f"there is one of this name; {mend}")
     if not learners:
         raise ScheduleInvalid(name, "it names no task; name one with --task")
     found = [tasks.get(session, learner) for learner in dict.fromkeys(learners)]

@@ -55,9 +55,8 @@ def _version(data: Path, record: DatasetRecord, away: set[str], dry_run: bool) -
             if place.remote not in away:
                 away.add(place.remote)
                 what = f"it does not answer: {place.reason}"
-                yield Finding(
-                    NAME, f"remote {place.remote}", what, mend="start it, or: affinery dataset remote add"
-                )
+                mend = f"start it, or say where it is now: affinery dataset remote add {place.remote} URL"
+                yield Finding(NAME, f"remote {place.remote}", what, mend=mend)
         elif not place.sound:
             yield _send(data, record, place, pack, dry_run)
 

@@ -100,7 +100,7 @@ def _sent(tracking: Tracking, dry_run: bool) -> Iterator[Finding]:
     left = set(tracking.kept.pending()) if not dry_run else set()
     for key in waiting:
         if key in left:
-            mend = f"affinery reconcile again; MLflow says: {tracking.last_error}"
+            mend = f"MLflow says: {tracking.last_error}. Mend that, then: affinery reconcile"
             yield Finding(NAME, f"run {_name(tracking, key)}", "not everything of it has arrived", mend=mend)
         else:
             yield Finding(NAME, f"run {_name(tracking, key)}", "it waited in the spool", "it was sent")

@@ -101,7 +101,7 @@ def test_for_people_each_part_is_a_line_that_fits_and_says_how_to_mend_it(
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in said.out + said.err
     assert sum(line.startswith("warn ") for line in lines) >= 2
-    assert any(line.strip().startswith("→ affinery init") for line in lines)
+    assert any(line.strip().startswith("→ have its tables made: affinery init") for line in lines)
     assert "warn" in said.err
 
 
