@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ def upgrade(url: str) -> None:
     from alembic import command
     from sqlalchemy import Connection, text
 
+    from affinery import __version__
     from registry import errors, session
 
     engine = session.connect(url, create=True)
@@ -36,7 +36,7 @@ def upgrade(url: str) -> None:
             connection.execute(text("DELETE FROM registry_info WHERE key = 'affinery_version'"))
             connection.execute(
                 text("INSERT INTO registry_info (key, value) VALUES ('affinery_version', :version)"),
-                {"version": _own_version()},
+                {"version": __version__},
             )
 
         with session.speaking(session.where(engine)), engine.begin() as connection:
@@ -56,10 +56,3 @@ def config() -> Config:
     settings.set_main_option("script_location", str(Path(__file__).parent))
     settings.set_main_option("path_separator", "os")
     return settings
-
-
-def _own_version() -> str:
-    try:
-        return version("affinery")
-    except PackageNotFoundError:
-        return ""  # run from a source tree that was never installed

@@ -326,11 +326,17 @@ class RegistryTooNew(RegistryError, UserError):
     def __str__(self) -> str:
         found, known, made_by = self.args
         maker = f"Affinery {made_by}" if made_by else "a newer Affinery"
-        install = f"'affinery>={made_by}'" if made_by else "--upgrade affinery"
         return (
             f"The registry has schema {found}, made by {maker}; this Affinery knows schemas up to {known}. "
-            f"Nothing was touched. Install the newer version: pip install {install}"
+            f"Nothing was touched. {self.mend}"
         )
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        made_by = self.args[2]
+        newer = f"'affinery>={made_by}'" if made_by else "--upgrade affinery"
+        return f"Install the newer version of Affinery: pip install {newer}"
 
 
 class RegistryDamaged(RegistryError, here={0: "the address that is set"}):

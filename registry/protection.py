@@ -10,7 +10,6 @@ from registry import guards, promises, session
 from registry.findings import RESTORE, Finding
 
 _MIGRATE = "Bring the registry up to this program's schema: affinery migrate"
-_INSTALL = "Install the version of Affinery that made it, or a newer one; another command names it."
 _DROP = "Take it away, and look at what it has done meanwhile."
 
 
@@ -21,7 +20,8 @@ def at_head(connection: Connection) -> Iterator[Finding]:
         shown = ", ".join(found) or "none"
         what = f"its schema is {shown}, and this program's is {session.HEAD}"
         known = set(found) <= set(session.KNOWN)
-        yield Finding("migrations", "registry", what, _MIGRATE if known else _INSTALL)
+        mend = _MIGRATE if known else session.too_new(connection, shown).mend
+        yield Finding("migrations", "registry", what, mend)
 
 
 def protected(engine: Engine) -> Iterator[Finding]:

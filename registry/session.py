@@ -23,6 +23,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
+from affinery import __version__
 from registry import asking, errors, guards
 from registry.digests import canonical
 from registry.turns import Turns
@@ -276,7 +277,7 @@ def check_schema(engine: Engine) -> None:
         if found is None:
             raise errors.RegistryMissing(where(engine))
         if found not in KNOWN:
-            raise errors.RegistryTooNew(found, HEAD, _made_by(connection))
+            raise too_new(connection, found)
         if found != HEAD:
             raise errors.RegistryOutdated(found, HEAD)
         missing = sorted(guards.EXPECTED[engine.dialect.name].keys() - guards.present(connection))
@@ -293,6 +294,13 @@ def _revision(connection: Connection) -> str | None:
             return None
         raise
     return None if revision is None else str(revision)
+
+
+def too_new(connection: Connection, found: str) -> errors.RegistryTooNew:
+    """What is said of a registry with this schema, which this program does not know."""
+    made_by = _made_by(connection)
+    # Between two releases a schema may be newer and the version the same: to name it would help nobody.
+    return errors.RegistryTooNew(found, HEAD, "" if made_by == __version__ else made_by)
 
 
 def _made_by(connection: Connection) -> str:

@@ -120,7 +120,7 @@ def test_without_a_workspace_the_machine_is_looked_at_all_the_same(
     [
         ("DROP TRIGGER node_immutable", "registry", "node_immutable"),
         ("UPDATE alembic_version SET version_num = '0001'", "registry", "affinery migrate"),
-        ("UPDATE alembic_version SET version_num = '9999'", "registry", "newer"),
+        ("UPDATE alembic_version SET version_num = '9999'", "registry", "pip install --upgrade affinery"),
     ],
 )
 def test_a_registry_that_may_not_be_used_fails(

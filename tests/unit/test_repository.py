@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from affinery import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROMISED = [
@@ -148,6 +150,11 @@ def test_the_licence_is_the_one_that_the_package_states() -> None:
     assert project["license"] == "Apache-2.0"
     assert "Apache License" in licence
     assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_the_program_and_the_package_have_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert __version__ == project["version"]
 
 
 def readme_commands() -> list[str]:

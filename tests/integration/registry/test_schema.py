@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, make_url, select, text
 from sqlalchemy.orm import Session
 
 import migrations.guards
+from affinery import __version__
 from migrations import guards_0001
 from registry import (
     adapters,
@@ -93,6 +94,20 @@ def test_a_registry_of_a_newer_schema_is_refused_with_the_version_to_install(
         assert caught.value.args == ("9999", HEAD, "9.9.9")
         assert "Affinery 9.9.9" in str(caught.value)
         assert "pip install 'affinery>=9.9.9'" in str(caught.value)
+
+
+def test_the_version_that_runs_is_not_the_one_to_install(engine: Engine) -> None:
+    _make_newer(engine)
+    with engine.begin() as connection:
+        own = {"own": __version__}
+        connection.execute(text("UPDATE registry_info SET value = :own WHERE key = 'affinery_version'"), own)
+        (finding,) = protection.at_head(connection)
+    with pytest.raises(errors.RegistryTooNew) as caught:
+        check_schema(engine)
+    mend = "Install the newer version of Affinery: pip install --upgrade affinery"
+    assert "made by a newer Affinery" in str(caught.value)
+    assert str(caught.value).endswith(mend)
+    assert finding.mend == mend
 
 
 def test_a_registry_of_an_older_schema_is_said_to_be_outdated(
