@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import HTTPException, Query, Request
 from fastapi import Path as Place
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from affinery_app.api.bodies import OF_BYTES
 from affinery_app.api.calls import Once, Posting, Space, answer
 from affinery_app.api.errors import UploadDiffers
 from affinery_app.api.rights import nouns
@@ -23,7 +24,6 @@ from affinery_app.wiring import Workspace
 from registry import blobs
 
 router = nouns("/v1/blobs", "blobs")
-BYTES = "application/octet-stream"
 OWNER = "the HTTP API"
 _AT_ONCE = 1 << 20
 
@@ -42,12 +42,7 @@ class Upload(Blob):
     expires_at: str
 
 
-_BODY = {
-    "requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
-}
-
-
-@router.post("", status_code=201, response_model=Upload, openapi_extra=_BODY)
+@router.post("", status_code=201, response_model=Upload, openapi_extra=OF_BYTES)
 async def create_blob(
     request: Request,
     space: Space,
@@ -55,8 +50,6 @@ async def create_blob(
     digest: Annotated[Digest, Query(description="The SHA-256 of the bytes, in hexadecimal.")],
 ) -> JSONResponse:
     """Send a file. It is kept for an hour, and for good once something is recorded that needs it."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BYTES:
-        raise HTTPException(415, f"Send the bytes as they are: Content-Type: {BYTES}")
     folder = space.folder / "cache"
     await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:

@@ -19,6 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import MutableHeaders
 
+from affinery_app.api.bodies import BYTES
 from affinery_app.api.calls import After, Limit, Ref, Space, page, paged
 from affinery_app.api.calls import answer as answered
 from affinery_app.api.errors import FileGone
@@ -31,7 +32,6 @@ from registry.records import ExportRecord
 router = nouns("/v1/exports", "exports")
 Export = shape(ExportRecord)
 KEPT_SECONDS = 24 * 3600
-BYTES = "application/octet-stream"
 _RANGE = re.compile("([0-9]{1,1000})-([0-9]{1,1000})?|-([0-9]{1,1000})")
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}

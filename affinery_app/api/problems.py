@@ -146,6 +146,10 @@ def tell(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _unreadable(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        unread = error.errors()[0]
+        if unread["type"] == "json_invalid":
+            place = f"after {unread['loc'][-1]} characters"
+            return problem(400, "Body unreadable", f"It is no JSON {place}: {unread['ctx']['error']}.")
         faults = [_fault(each) for each in error.errors()[:20]]
         first = faults[0]
         detail = f"{first.where}: {first.detail}." + (" And more, see faults." if len(faults) > 1 else "")

@@ -12,8 +12,10 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from affinery_app.api import bodies
 from affinery_app.api.access import Who
 from affinery_app.api.errors import NotGranted, ScopeMissing
 from affinery_app.api.problems import of_error
@@ -114,17 +116,21 @@ RIGHTS: dict[str, Right] = {
 
 
 class Entitled(APIRoute):
-    """A route behind its right, which is looked at before anything of the request is read."""
+    """A route behind its right, then behind the kind of its body, before anything of the request is read."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
         super().__init__(path, endpoint, **given)
         self.right = RIGHTS[self.name]
+        said = (self.openapi_extra or {}).get("requestBody", {}).get("content", {})
+        self.kinds = tuple(said) or ((bodies.JSON,) if self.body_field is not None else ())
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["method"] in (self.methods or ()) else None
-        if refusal is not None:
-            await of_error(refusal)(scope, receive, send)
-            return
+        if scope["method"] in (self.methods or ()):
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await of_error(refusal)(scope, receive, send)
+                return
+            bodies.check(Headers(scope=scope), self.kinds)
         await super().handle(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ScopeMissing | NotGranted | None:

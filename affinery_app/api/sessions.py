@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from affinery_app.api.access import COOKIE, Registered, Who, cookie_of, csrf_of
+from affinery_app.api.bodies import JSON, kind_of
 from affinery_app.api.calls import Caller, Space, answer
 from affinery_app.api.guard import FORM, too_often
 from affinery_app.api.problems import problem
@@ -44,7 +45,7 @@ class Session(BaseModel):
 
 
 _SHOWN = {"schema": Shown.model_json_schema()}
-_BODY = {"requestBody": {"required": True, "content": {"application/json": _SHOWN, FORM: _SHOWN}}}
+_BODY = {"requestBody": {"required": True, "content": {JSON: _SHOWN, FORM: _SHOWN}}}
 
 
 @router.get("", response_model=Session)
@@ -56,7 +57,7 @@ def get_session(who: Caller) -> JSONResponse:
 @router.post("", status_code=201, response_model=Session, openapi_extra=_BODY)
 async def open_session(request: Request, space: Space) -> Response:
     """Show a token, and have a cookie for half a day. A form that does so is sent on to `next`."""
-    form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+    form = kind_of(request.headers) == FORM
     new = await _read(request, form)
     door = request.scope["state"].get("door")
     if not isinstance(door, Registered):

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from affinery_app.api.bodies import OF_BYTES
 from affinery_app.api.calls import Posting, Space, answer
 from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved, UploadOverlong, UploadUnfinished
 from affinery_app.api.rights import nouns
@@ -28,7 +29,6 @@ from registry.errors import NotFound
 
 router = nouns("/v1/uploads", "uploads")
 UploadId = Annotated[str, Place(pattern="^[0-9a-f]{32}$", description="As it was given.")]
-BYTES = "application/octet-stream"
 KEPT_SECONDS = 24 * 3600
 MOST = 100
 SPARE_BYTES = 1 << 30  # what stays free on the disk
@@ -48,11 +48,6 @@ class Part(BaseModel):
 
     upload: str
     offset: int
-
-
-_BODY = {
-    "requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
-}
 
 
 @router.post("", status_code=201, response_model=Part)
@@ -79,7 +74,7 @@ def get_upload(space: Space, upload: UploadId) -> JSONResponse:
     return answer({"upload": upload, "offset": path_of(space, upload).stat().st_size})
 
 
-@router.put("/{upload}", response_model=Part, openapi_extra=_BODY)
+@router.put("/{upload}", response_model=Part, openapi_extra=OF_BYTES)
 async def put_part(
     request: Request,
     space: Space,
@@ -87,8 +82,6 @@ async def put_part(
     offset: Annotated[int, Query(ge=0, lt=2**62, description="Where this part begins: what is there.")],
 ) -> JSONResponse:
     """Send a part as it is. What came of one that broke off is kept: ask for the offset, and go on there."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BYTES:
-        raise HTTPException(415, f"Send the bytes as they are: Content-Type: {BYTES}")
     path = await run_in_threadpool(path_of, space, upload)
     with _alone(path, upload) as file:
         size = path.stat().st_size

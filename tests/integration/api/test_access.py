@@ -335,10 +335,10 @@ def test_a_change_in_a_session_needs_its_csrf_and_its_own_site(space: Workspace)
         assert note(X_Affinery_CSRF=csrf, Origin="null") == 403
         assert note(X_Affinery_CSRF=csrf, Sec_Fetch_Site="same-site") == 403
         form = "application/x-www-form-urlencoded"
-        assert note(f"csrf={csrf}&text=x".encode(), Content_Type=form) == 422  # let in, and no JSON
+        assert note(f"csrf={csrf}&text=x".encode(), Content_Type=form) == 415  # let in, and no JSON
         assert note(f"text=x&csrf={csrf}".encode(), Content_Type=form) == 403
         parts = f'--b\r\nContent-Disposition: form-data; name="csrf"\r\n\r\n{csrf}\r\n--b--\r\n'
-        assert note(parts.encode(), Content_Type="multipart/form-data; boundary=b") == 422
+        assert note(parts.encode(), Content_Type="multipart/form-data; boundary=b") == 415
         assert note(parts.replace(csrf, "x").encode(), Content_Type="multipart/form-data; boundary=b") == 403
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import socket
@@ -175,8 +176,33 @@ def test_bodies_that_are_no_json_are_refused_and_nothing_is_written(service: Ser
     for method, path, good in BODIES:
         for kind in ("text/plain", "application/xml", "multipart/form-data; boundary=x", ""):
             body = json.dumps(good).encode()
-            assert service.ask(method, path, body, Content_Type=kind, If_Match="*").status == 422
+            assert service.ask(method, path, body, Content_Type=kind, If_Match="*").status == 415
     assert counts(service) == before
+
+
+def test_json_that_breaks_off_is_a_body_that_cannot_be_read_and_where(service: Service) -> None:
+    reply = service.ask("POST", "/v1/renamings", b'{"of": nobody}', Content_Type="application/json")
+    assert (reply.status, reply.json["type"]) == (400, "urn:affinery:body-unreadable")
+    assert "after 7 characters" in reply.json["detail"]
+
+
+def test_a_body_that_is_packed_or_says_no_kind_is_refused(service: Service) -> None:
+    new = b'{"size_bytes": 3}'
+    assert service.ask("POST", "/v1/uploads", new).status == 415
+    json_kind = {"Content_Type": "application/json"}
+    assert service.ask("POST", "/v1/uploads", new, **json_kind, Content_Encoding="identity").status == 201
+    packed = service.ask("POST", "/v1/uploads", gzip.compress(new), **json_kind, Content_Encoding="gzip")
+    assert (packed.status, packed.headers["accept-encoding"]) == (415, "identity")
+    upload = service.ask("POST", "/v1/uploads", new, **json_kind).json["upload"]
+    part = service.ask(
+        "PUT",
+        f"/v1/uploads/{upload}?offset=0",
+        gzip.compress(b"abc"),
+        Content_Type="application/octet-stream",
+        Content_Encoding="gzip",
+    )
+    assert part.status == 415
+    assert service.get(f"/v1/uploads/{upload}")["offset"] == 0
 
 
 def test_headers_that_mean_nothing_are_refused(service: Service) -> None:
