@@ -99,9 +99,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str], allowed: frozenset[s
         connection.close()
 
 
-def resolved(host: str, port: int, allowed: frozenset[str], flags: int = 0) -> list[Address]:
+def resolved(host: str, port: int, allowed: frozenset[str]) -> list[Address]:
     """Where a name leads. Raises OSError where it leads nowhere, and what is refused."""
-    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     found: list[Address] = [(family, place) for family, _, _, _, place in entries]  # type: ignore[misc]
     if host.lower() not in allowed:
         for _, place in found:
@@ -114,14 +114,14 @@ def resolved(host: str, port: int, allowed: frozenset[str], flags: int = 0) -> l
 
 
 def checked(url: str, allowed: frozenset[str]) -> str:
-    """The address of a receiver. RecordInvalid where it is none, or is written in numbers that are refused.
+    """The address of a receiver. RecordInvalid where it is none, or leads now to where nothing is sent.
 
-    Where a name leads is seen each time that it is told.
+    Where a name leads is seen again each time that it is told; one that leads nowhere yet may do so by then.
     """
     parts = urlsplit(checked_url(url))
     with suppress(OSError):
         try:
-            resolved(str(parts.hostname), parts.port or 80, allowed, socket.AI_NUMERICHOST)
+            resolved(str(parts.hostname), parts.port or 80, allowed)
         except _Refused as error:
             raise RecordInvalid("The webhook's address", str(error)) from error
     return url

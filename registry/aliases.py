@@ -7,7 +7,7 @@ once take turns, and who said what it was to mean until then is told if it does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select
@@ -28,20 +28,20 @@ def point(
     ref: str,
     *,
     expect: str | None = None,
-    expect_move: int | None = None,
+    expect_moves: Collection[int] | None = None,
     require: Sequence[Requirement] = (),
 ) -> AliasRecord:
     """Point an alias of a task at the adapter version that ref means.
 
-    expect: the version (or "none") that the alias must mean now, expect_move: the number of its last move,
-    else AliasMoved. require: what the adapter's metrics must hold, else GateClosed. Where it points there
-    already, nothing is written.
+    expect: the version (or "none") that the alias must mean now, expect_moves: numbers of which one must be
+    that of its last move (0: there is none), else AliasMoved. require: what the adapter's metrics must hold,
+    else GateClosed. Where it points there already, nothing is written.
     """
     name = names.checked_alias(name)
     adapter = adapters.get(session, ref)
     _hold(session, adapter.task_id)
     now = _now(session, adapter.task_id, name)
-    _compare(session, name, adapter.task, now, expect, expect_move)
+    _compare(session, name, adapter.task, now, expect, expect_moves)
     gate = _passed(session, adapter, require)
     if now is not None and now.adapter_id == adapter.node_id:
         return now
@@ -49,7 +49,7 @@ def point(
 
 
 def remove(
-    session: Session, ref: str, *, expect: str | None = None, expect_move: int | None = None
+    session: Session, ref: str, *, expect: str | None = None, expect_moves: Collection[int] | None = None
 ) -> AliasRecord:
     """Take an alias (task@name) away. What it meant stays in its history; NotFound where it means nothing."""
     task_id, backbone_id, task, name = _alias(session, ref)
@@ -57,7 +57,7 @@ def remove(
     now = _now(session, task_id, name)
     if now is None or now.adapter is None:
         raise NotFound("alias", ref, [f"{task}@{alias.name}" for alias in list_all(session, task=task)])
-    _compare(session, name, task, now, expect, expect_move)
+    _compare(session, name, task, now, expect, expect_moves)
     return _append(session, task_id, backbone_id, name, None, None)
 
 
@@ -129,11 +129,16 @@ def _now(session: Session, task_id: int, name: str) -> AliasRecord | None:
 
 
 def _compare(
-    session: Session, name: str, task: str, now: AliasRecord | None, expect: str | None, move: int | None
+    session: Session,
+    name: str,
+    task: str,
+    now: AliasRecord | None,
+    expect: str | None,
+    moves: Collection[int] | None,
 ) -> None:
-    if move is not None and move != (now.number if now is not None else 0):
+    if moves is not None and (0 if now is None else now.number) not in moves:
         found = NOTHING if now is None else now.adapter or NOTHING
-        raise AliasMoved(f"{task}@{name}", f"what it meant at its move {move}", found)
+        raise AliasMoved(f"{task}@{name}", "what it meant when it was read", found)
     if expect is None:
         return
     means = None if now is None else now.adapter_id

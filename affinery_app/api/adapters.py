@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
 from affinery_app.api.calls import After, Caller, Limit, Once, Posting, Ref, Space, answer, paged
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Digest, Facts, Tags, Word, pages, shape
+from affinery_app.api.shapes import Digest, Facts, Sent, Tags, Word, pages, shape
 from affinery_app.wiring import Workspace
 from orchestration import arrivals
 from registry import about, adapters, blobs, retirement, search, tags
@@ -24,7 +24,7 @@ Certificate = shape(CertificateRecord)
 Evaluation = shape(EvaluationRecord)
 
 
-class Retired(BaseModel):
+class Retired(Sent):
     """Since when a version is not to be used any more, and why."""
 
     since: str
@@ -45,8 +45,6 @@ class AboutAdapter(Adapter):  # type: ignore[misc, valid-type]
 
 class NewAdapter(BaseModel):
     """An adapter that was trained elsewhere, for a task that is registered here."""
-
-    model_config = ConfigDict(extra="forbid")
 
     task: Word
     blob: Digest = Field(description="Its file, sent to /v1/blobs before.")
@@ -79,10 +77,8 @@ def get_adapter(space: Space, ref: Ref) -> JSONResponse:
         return answer(about.adapter(session, ref).to_json())
 
 
-class Reason(BaseModel):
+class Reason(Sent):
     """Why a version is not to be used any more."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(min_length=1, max_length=2000)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import Query
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from affinery_app.api.calls import Caller, IfMatch, IfNoneMatch, Ref, Space, answer, paged
-from affinery_app.api.errors import PreconditionFailed, PreconditionRequired
+from affinery_app.api.errors import PreconditionRequired
+from affinery_app.api.etags import listed
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Word, pages, shape
+from affinery_app.api.shapes import Sent, Word, pages, shape
 from registry import adapters, aliases, names
 from registry.errors import RecordInvalid, RefInvalid
 from registry.metrics import requirement
@@ -19,12 +21,11 @@ from registry.records import AliasRecord
 
 router = nouns("/v1/aliases", "aliases")
 Alias = shape(AliasRecord)
+_ETAG = re.compile('"[0-9]{1,9}"')
 
 
-class Target(BaseModel):
+class Target(Sent):
     """What an alias is to mean, and what that must hold."""
-
-    model_config = ConfigDict(extra="forbid")
 
     adapter: Word = Field(description="A version of the alias's own task: 3, or any reference.")
     require: list[Word] = Field(default=[], max_length=20, examples=[["recognition>=0.8"]])
@@ -80,7 +81,7 @@ def put_alias(
             wanted.alias,
             meant.ref,
             expect=aliases.NOTHING if if_match is None else None,
-            expect_move=_move(ref, if_match),
+            expect_moves=_moves(if_match),
             require=required,
         )
     return _told(moved)
@@ -93,18 +94,18 @@ def delete_alias(space: Space, who: Caller, ref: Ref, if_match: IfMatch = None) 
         raise PreconditionRequired(ref)
     with space.sessions.begin() as session:
         who.check_tasks(session, names.parse_as("adapter", ref).name)
-        return _told(aliases.remove(session, ref, expect_move=_move(ref, if_match)))
+        return _told(aliases.remove(session, ref, expect_moves=_moves(if_match)))
 
 
 def _told(alias: AliasRecord) -> JSONResponse:
-    return answer(alias.to_json(), etag=f'"{alias.number}"')
+    return answer(alias.to_json(), etag=_etag(alias.number))
 
 
-def _move(ref: str, if_match: str | None) -> int | None:
-    """The number of the move that is expected to be the last; None for any."""
-    if if_match in (None, "*"):
-        return None
-    number = str(if_match).strip('"')
-    if not (number.isascii() and number.isdigit() and len(number) < 10 and if_match == f'"{number}"'):
-        raise PreconditionFailed(ref, "something else")
-    return int(number)
+def _moves(if_match: str | None) -> list[int] | None:
+    """The numbers of the moves of which If-Match says that one is the last; None for any."""
+    named = ["*"] if if_match is None else listed(if_match)
+    return None if "*" in named else [int(each[1:-1]) for each in named if _ETAG.fullmatch(each)]
+
+
+def _etag(move: int) -> str:
+    return f'"{move}"'

@@ -68,6 +68,7 @@ def routes(space: Workspace) -> FastAPI:
         description=__doc__,
         docs_url=None,  # the pages that FastAPI brings fetch their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # it would name an address by what the request calls this host
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: route.name,
     )

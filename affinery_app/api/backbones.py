@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from affinery.errors import BackboneFileInvalid
 from affinery_app.api import uploads
 from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Digest, Word, pages, shape
+from affinery_app.api.shapes import Digest, Sent, Word, pages, shape
 from registry import backbones
 from registry.records import BackboneRecord
 
@@ -25,13 +25,11 @@ def list_backbones(space: Space, after: After = 0, limit: Limit = 50) -> JSONRes
     return page(space, "backbone", backbones.by_id, after, limit)
 
 
-class NewBackbone(BaseModel):
+class NewBackbone(Sent):
     """An upload that is a backbone file, or an official DiT checkpoint as safetensors.
 
     parent: what it was made from; the version before it, where there is one and none is named.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     upload: str = Field(pattern="^[0-9a-f]{32}$")

@@ -1,4 +1,4 @@
-"""What routes share: the workspace, references, pages, ETags, requests that are done once."""
+"""What routes share: the workspace, references, pages, requests that are done once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
-from affinery_app.api.errors import PreconditionFailed
 from affinery_app.wiring import Workspace
 from registry import pages, requests
 from registry.digests import digest_of, plain
@@ -44,6 +43,7 @@ class Once(BaseModel):
     """A request by the key that its sender chose, if any: sent again, it is answered alike and done once."""
 
     key: str | None
+    caller: str
     method: str
     path: str
 
@@ -64,7 +64,9 @@ class Once(BaseModel):
             if self.key is None:
                 made = do(session)
             else:
-                made, again = requests.once(session, self.key, self._asked(asked), lambda: do(session))
+                made, again = requests.once(
+                    session, self.caller, self.key, self._asked(asked), lambda: do(session)
+                )
         done = told(made, place, new=not again, key=self.key)
         if etag is not None:
             done.headers["ETag"] = etag(made)
@@ -75,7 +77,7 @@ class Once(BaseModel):
         if self.key is None:
             return None
         with space.sessions.read() as session:
-            made = requests.answered(session, self.key, self._asked(asked))
+            made = requests.answered(session, self.caller, self.key, self._asked(asked))
         return None if made is None else told(made, place, new=False, key=self.key)
 
     def _asked(self, asked: Any) -> str:
@@ -93,6 +95,7 @@ def told(made: Mapping[str, Any], place: str, *, new: bool, key: str | None) -> 
 
 async def _once(
     request: Request,
+    who: Caller,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -100,7 +103,7 @@ async def _once(
         ),
     ] = None,
 ) -> Once:
-    return Once(key=idempotency_key, method=request.method, path=request.url.path)
+    return Once(key=idempotency_key, caller=who.key, method=request.method, path=request.url.path)
 
 
 Posting = Annotated[Once, Depends(_once)]
@@ -133,15 +136,3 @@ def page(
         ids = pages.of_kind(session, kind, after, limit + 1)
         records = [by_id(session, node_id) for node_id in ids[:limit]]
     return paged(records, ids[limit - 1] if len(ids) > limit else None)
-
-
-def etag_of(value: Any) -> str:
-    """The ETag of what may change without being counted."""
-    return f'"{digest_of(value)[:32]}"'
-
-
-def held(what: str, etag: str, if_match: str | None) -> None:
-    """PreconditionFailed where the change was meant for something else than what is there."""
-    listed = [] if if_match is None else [each.strip() for each in if_match.split(",")]
-    if listed and "*" not in listed and etag not in listed:
-        raise PreconditionFailed(what, etag)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import After, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Facts, Word, pages, shape
+from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
 from orchestration.tracking import compositions as tracked
 from registry import compositions
 from registry.records import CompositionRecord
@@ -19,16 +19,14 @@ router = nouns("/v1/compositions", "compositions")
 Composition = shape(CompositionRecord)
 
 
-class NewComposition(BaseModel):
+class NewComposition(Sent):
     """Which adapters, on which backbone, and how."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     backbone: Word
     members: list[Word] = Field(min_length=1, max_length=1000, description="Adapters, in this order.")
     mode: Literal["routed", "merged"] = "routed"
-    recipe: Facts = {}
+    recipe: Facts = Field(default={})
 
 
 @router.get("", response_model=pages(Composition))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from affinery_app.api import uploads
 from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, page
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Digest, Word, pages, shape
+from affinery_app.api.shapes import Digest, Sent, Word, pages, shape
 from orchestration.errors import DatasetInvalid
 from registry import datasets
 from registry.records import DatasetRecord
@@ -19,23 +19,19 @@ router = nouns("/v1/datasets", "datasets")
 Dataset = shape(DatasetRecord)
 
 
-class Pinned(BaseModel):
+class Pinned(Sent):
     """What a DVC remote of the service's workspace has. Paths on the service's machine are none."""
-
-    model_config = ConfigDict(extra="forbid")
 
     md5: str = Field(pattern=r"^[0-9a-f]{32}(\.dir)?$", description="As a .dvc file pins it.")
     remote: Word | None = Field(default=None, description="Its name: the default one, where none is given.")
 
 
-class NewDataset(BaseModel):
+class NewDataset(Sent):
     """An upload that is a zip or tar archive of images (class_name/*.png …) or a Parquet file; or what a DVC
     remote has: either upload and sha256, or dvc.
 
     split, skip_bad and the columns of Parquet: as `affinery dataset add` takes them.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None

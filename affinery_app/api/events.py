@@ -9,7 +9,7 @@ from fastapi import Header, Query, Response
 from affinery_app.api.calls import LARGEST, After, Limit, Space, paged
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Word, pages, shape
-from affinery_app.api.streams import MEDIA_TYPE, STREAM, LastEventId, Message, stream
+from affinery_app.api.streams import LAST_EVENT, MEDIA_TYPE, STREAM, Message, stream
 from affinery_app.wiring import Workspace
 from registry import events
 from registry.records import EventRecord
@@ -26,11 +26,13 @@ def list_events(
     kind: Annotated[Word | None, Query(examples=["adapter.published"])] = None,
     subject: Annotated[int | None, Query(ge=0, le=LARGEST, description="A node_id.")] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
-    last_event_id: LastEventId = None,
+    last_event_id: Annotated[int | None, Header(description=LAST_EVENT, ge=0, le=LARGEST)] = None,
 ) -> Response:
     """The events after this one, oldest first. With `Accept: text/event-stream`, those to come too."""
     if MEDIA_TYPE in accept:
-        return stream(_Happening(space, _number(last_event_id, after), limit, kind, subject).look)
+        return stream(
+            _Happening(space, after if last_event_id is None else last_event_id, limit, kind, subject).look
+        )
     found = events.follow(space.sessions, after, limit=limit + 1, kind=kind, subject=subject)
     return paged(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
@@ -51,8 +53,3 @@ class _Happening:
         if found:
             self.after = found[-1].id
         return [Message("happened", each.to_json(), str(each.id)) for each in found], False
-
-
-def _number(last: str | None, after: int) -> int:
-    """Where to go on: after the last event that was had, if any."""
-    return int(last) if last is not None and last.isascii() and last.isdigit() and len(last) < 19 else after

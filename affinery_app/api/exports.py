@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from fastapi import HTTPException, Request
 from fastapi import Path as Place
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.datastructures import MutableHeaders
 
@@ -23,6 +23,7 @@ from affinery_app.api.bodies import BYTES
 from affinery_app.api.calls import After, Limit, Ref, Space, page, paged
 from affinery_app.api.calls import answer as answered
 from affinery_app.api.errors import FileGone
+from affinery_app.api.etags import is_had
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import pages, shape
 from affinery_app.wiring import Workspace
@@ -65,13 +66,14 @@ def list_files(space: Space, ref: Ref) -> JSONResponse:
     return paged([{"path": name, "size_bytes": path.stat().st_size} for name, path in found.items()], None)
 
 
+@router.head("/{ref}/files/{path:path}", include_in_schema=False)
 @router.get("/{ref}/files/{path:path}", response_class=FileResponse, responses=_FILE)
 def get_file(
     request: Request,
     space: Space,
     ref: Ref,
     path: Annotated[str, Place(description="Its path in the export.")],
-) -> FileResponse:
+) -> Response:
     """A file of an export. Range and If-Range (with its ETag) go on with what is missing."""
     record = _record(space, ref)
     found = _files(_there(record)).get(path)
@@ -80,8 +82,9 @@ def get_file(
     return _sent(request, found, found.name)
 
 
+@router.head("/{ref}/download", include_in_schema=False)
 @router.get("/{ref}/download", response_class=FileResponse, responses=_FILE)
-def download_export(request: Request, space: Space, ref: Ref) -> FileResponse:
+def download_export(request: Request, space: Space, ref: Ref) -> Response:
     """The whole export: a file as it is, a folder as a tar archive. Range and If-Range as with its files."""
     record = _record(space, ref)
     place = _there(record)
@@ -148,11 +151,13 @@ def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
     return packed
 
 
-def _sent(request: Request, path: Path, name: str) -> FileResponse:
-    """A file, or the bytes of it that Range asks for. 416 where it has none of them."""
+def _sent(request: Request, path: Path, name: str) -> Response:
+    """A file, or the bytes of it that Range asks for. 304 to who has it, 416 where it has none of them."""
     disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
     headers = {"Content-Disposition": disposition}
     whole = FileResponse(path, media_type=BYTES, headers=headers, stat_result=path.stat())
+    if is_had(request.headers, whole.headers["etag"]):
+        return Response(status_code=304, headers={"ETag": whole.headers["etag"]})
     asked = MutableHeaders(scope=request.scope)
     unchanged = asked.get("if-range") in (None, whole.headers["etag"], whole.headers["last-modified"])
     size = int(whole.headers["content-length"])

@@ -13,10 +13,10 @@ from orchestration.jobs import LIVE
 class Following:
     """What is new of a job since it was last looked. since: the moment of the last loss that was had."""
 
-    def __init__(self, space: Workspace, job_id: str, since: str | None) -> None:
+    def __init__(self, space: Workspace, job_id: str, since: float | None) -> None:
         self.space = space
         self.job_id = job_id
-        self._since = _moment(since)
+        self._since = -math.inf if since is None else since
         self._stood: object = None
 
     def look(self) -> tuple[list[Message], bool]:
@@ -48,11 +48,3 @@ class Following:
             Message("loss", {"task": task, "step": step, "loss": loss, "time": at}, repr(at))
             for at, step, task, loss in new
         ]
-
-
-def _moment(text: str | None) -> float:
-    try:
-        at = float(text or "-inf")
-    except ValueError:
-        return -math.inf
-    return -math.inf if math.isnan(at) else at

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from affinery.errors import AffineryError
 from affinery_app.api.access import HERE, Door, Registered, Who, bearer, cookie_of, is_loopback
+from affinery_app.api.bodies import kind_of
 from affinery_app.api.problems import of_error, problem
 from affinery_app.api.rates import SLOW_SECONDS, Buckets, Guesses
 from affinery_app.api.rights import SAFE
@@ -200,7 +201,7 @@ async def _forged(scope: Scope, headers: Headers, who: Who | None, body: _Body) 
     if site not in (None, "same-origin", "none") or (origin is not None and origin not in own):
         return problem(403, "Cross-site", "A page of another site may change nothing here.")
     if who is not None and who.via == "session":
-        said = headers.get(CSRF_HEADER) or await _first_field(headers.get("content-type", ""), body)
+        said = headers.get(CSRF_HEADER) or await _first_field(headers, body)
         if not hmac.compare_digest(said.encode(), who.csrf.encode()):
             detail = (
                 "A change in a browser's session carries what GET /session gives as csrf: in the header "
@@ -210,9 +211,9 @@ async def _forged(scope: Scope, headers: Headers, who: Who | None, body: _Body) 
     return None
 
 
-async def _first_field(content_type: str, body: _Body) -> str:
+async def _first_field(headers: Headers, body: _Body) -> str:
     """The field csrf of a form, where it comes first; "" otherwise."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = kind_of(headers)
     if kind not in (FORM, MULTIPART):
         return ""
     start = (await body.peek(_PEEKED)).decode("latin-1")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Path, Query
+from fastapi import Body, Header, Path, Query
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
@@ -21,16 +21,15 @@ from affinery_app.api.calls import (
     Posting,
     Space,
     answer,
-    etag_of,
-    held,
     paged,
     told,
 )
+from affinery_app.api.etags import etag_of, held
 from affinery_app.api.following import Following
 from affinery_app.api.orders import Priority, Terms, Training
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Facts, Word, pages, shape
-from affinery_app.api.streams import STREAM, LastEventId, stream
+from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
+from affinery_app.api.streams import LAST_EVENT, STREAM, stream
 from affinery_app.wiring import Workspace
 from orchestration import about, chores, queue
 from orchestration.chores import Chore
@@ -115,18 +114,14 @@ class Verify(Terms):
 NewJob = Annotated[Train | Evaluate | Retention | Export | Rebase | Verify, Field(discriminator="kind")]
 
 
-class Move(BaseModel):
+class Move(Sent):
     """Where in the queue."""
-
-    model_config = ConfigDict(extra="forbid")
 
     priority: Priority = Field(description="Higher runs first; usual is 0.")
 
 
-class Retry(BaseModel):
+class Retry(Sent):
     """waiting: whether jobs that are dead because of it are taken up too."""
-
-    model_config = ConfigDict(extra="forbid")
 
     waiting: bool = False
 
@@ -228,7 +223,11 @@ def get_job_log(
 
 
 @router.get("/{job}/events", response_class=StreamingResponse, responses={200: STREAM})
-def follow_job(space: Space, job: JobId, last_event_id: LastEventId = None) -> StreamingResponse:
+def follow_job(
+    space: Space,
+    job: JobId,
+    last_event_id: Annotated[float | None, Header(description=LAST_EVENT, allow_inf_nan=False)] = None,
+) -> StreamingResponse:
     """A job as server-sent events: `state` when it moves, `loss` as it learns, `end` with which it closes."""
     with space.sessions.read() as session:
         record = queue.get(session, job)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
-from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
+from affinery_app.api.calls import IfMatch, Ref, Space, answer
+from affinery_app.api.etags import etag_of, held
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import shape
+from affinery_app.api.shapes import Sent, shape
 from registry import nodes, notes, tags
 from registry.records import NoteRecord
 
@@ -16,10 +17,8 @@ router = nouns("/v1/notes", "notes")
 Note = shape(NoteRecord)
 
 
-class Text(BaseModel):
+class Text(Sent):
     """What is to be said."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(min_length=1, max_length=10_000)
 

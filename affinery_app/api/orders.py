@@ -5,23 +5,21 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from affinery.errors import ConfigInvalid
-from affinery_app.api.shapes import Facts, Word
+from affinery_app.api.shapes import Facts, Sent, Word
 
 Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class Terms(BaseModel):
+class Terms(Sent):
     """When a job runs. key: the same key again schedules nothing again; an Idempotency-Key counts as one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     after: list[Word] = Field(default=[], max_length=200, description="Jobs to be done before: number or id.")
     priority: Priority = 0
-    run_at: AwareDatetime | None = Field(default=None, description="Not before this moment.")
+    run_at: AwareDatetime | None = Field(default=None, strict=False, description="Not before this moment.")
     timeout_seconds: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     key: Word | None = None

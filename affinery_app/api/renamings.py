@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import Posting, Ref, Space, paged
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Word, pages, shape
+from affinery_app.api.shapes import Sent, Word, pages, shape
 from registry import renaming
 from registry.records import RenamingRecord
 
@@ -18,10 +18,8 @@ router = nouns("/v1/renamings", "renamings")
 Renaming = shape(RenamingRecord)
 
 
-class NewName(BaseModel):
+class NewName(Sent):
     """What is to be called otherwise, and how."""
-
-    model_config = ConfigDict(extra="forbid")
 
     of: Word = Field(description="A backbone, dataset, task or composition, without a version: task:digits.")
     name: Word = Field(description="What it is called from now on, in all its versions.")

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from affinery_app.api import bodies
+from affinery_app.api import bodies, etags
 from affinery_app.api.access import Who
 from affinery_app.api.errors import NotGranted, ScopeMissing
 from affinery_app.api.problems import of_error
@@ -116,13 +118,16 @@ RIGHTS: dict[str, Right] = {
 
 
 class Entitled(APIRoute):
-    """A route behind its right, then behind the kind of its body, before anything of the request is read."""
+    """A route behind its right, then behind what may be asked of it and the kind of its body; nothing of the
+    request is read before. What was read before and is the same is not sent again.
+    """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
         super().__init__(path, endpoint, **given)
         self.right = RIGHTS[self.name]
         said = (self.openapi_extra or {}).get("requestBody", {}).get("content", {})
         self.kinds = tuple(said) or ((bodies.JSON,) if self.body_field is not None else ())
+        self.queried = _queried(self.dependant)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
@@ -130,8 +135,23 @@ class Entitled(APIRoute):
             if refusal is not None:
                 await of_error(refusal)(scope, receive, send)
                 return
-            bodies.check(Headers(scope=scope), self.kinds)
+            headers = Headers(scope=scope)
+            self._check_query(QueryParams(scope["query_string"]))
+            bodies.check(headers, self.kinds)
+            if scope["method"] in SAFE:
+                send = etags.unless_had(headers, send)
         await super().handle(scope, receive, send)
+
+    def _check_query(self, asked: QueryParams) -> None:
+        """Raises RequestValidationError: a filter that is misspelt would find everything."""
+        known = f"there are {', '.join(sorted(self.queried))}" if self.queried else "this address takes none"
+        faults = [
+            {"type": "unknown", "loc": ("query", name), "msg": f"there is no such parameter here; {known}"}
+            for name in dict.fromkeys(asked)
+            if name not in self.queried
+        ]
+        if faults:
+            raise RequestValidationError(faults)
 
     def _refusal(self, scope: Scope) -> ScopeMissing | NotGranted | None:
         who: Who | None = scope.get("state", {}).get("who")
@@ -144,6 +164,12 @@ class Entitled(APIRoute):
         if who.tasks is not None and not self.right.tasks and scope["method"] not in SAFE:
             return NotGranted(who.name, "more than tasks", ", ".join(who.tasks))
         return None
+
+
+def _queried(dependant: Dependant) -> frozenset[str]:
+    """The names of the parameters that a route, and what it depends on, takes of an address."""
+    own = frozenset(field.alias for field in dependant.query_params)
+    return own.union(*(_queried(each) for each in dependant.dependencies))
 
 
 def nouns(prefix: str, tag: str) -> APIRouter:

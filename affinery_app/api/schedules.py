@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import Path
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import Caller, Posting, Space, answer, paged
 from affinery_app.api.orders import Priority
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Facts, Word, pages, shape
+from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
 from orchestration.queue import schedules
 from orchestration.queue.schedules import ScheduleRecord
 
@@ -21,15 +21,13 @@ Schedule = shape(ScheduleRecord)
 Name = Annotated[str, Path(max_length=200, description="A schedule's name.")]
 
 
-class NewSchedule(BaseModel):
+class NewSchedule(Sent):
     """When which tasks are trained again. cron: minute hour day month weekday, in this time zone."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     cron: Word = Field(examples=["0 3 * * *"])
     tasks: list[Word] = Field(min_length=1, max_length=200)
-    recipe: Facts = {}
+    recipe: Facts = Field(default={})
     timezone: Word = "UTC"
     when_changed: bool = Field(default=False, description="Only tasks whose dataset has a newer version.")
     together: bool = Field(default=False, description="Train them in one job.")

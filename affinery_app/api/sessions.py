@@ -120,8 +120,10 @@ async def _read(request: Request, form: bool) -> Shown:
             return Shown.model_validate_json(body)
         fields = parse_qs(body.decode(), keep_blank_values=True)
         return Shown(**{name: values[0] for name, values in fields.items() if name in Shown.model_fields})
-    except (ValidationError, ValueError) as error:
-        raise HTTPException(422, 'Send {"token": "aff_…"}, or a form with the field token.') from error
+    except ValueError as error:
+        unread = not isinstance(error, ValidationError) or error.errors()[0]["type"] == "json_invalid"
+        detail = 'Send {"token": "aff_…"}, or a form with the field token.'
+        raise HTTPException(400 if unread else 422, detail) from error
 
 
 def _open(space: Workspace, who: Who) -> tuple[str, datetime]:

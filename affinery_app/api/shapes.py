@@ -6,7 +6,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from registry.names import KINDS
 
@@ -35,6 +35,12 @@ def _told(hint: Any) -> Any:
     if len(set(kinds)) != 1 or Ellipsis in kinds:
         return hint
     return Annotated[list[kinds[0]], Field(min_length=len(kinds), max_length=len(kinds))]  # type: ignore[valid-type]
+
+
+class Sent(BaseModel):
+    """What a request may bring: these fields only, each of its own kind of JSON's ("5" is no number)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Page(BaseModel, Generic[_Item]):

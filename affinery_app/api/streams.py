@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Header, HTTPException
+from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -17,9 +17,7 @@ MEDIA_TYPE = "text/event-stream"
 LOOK_SECONDS = 1.0
 QUIET_SECONDS = 15.0  # after which a word goes out, so that nothing between takes the connection for dead
 LONGEST_SECONDS = 600.0  # then it ends, and who comes again shows again who they are
-LastEventId = Annotated[
-    str | None, Header(description="The id of the last event that was had.", max_length=60)
-]
+LAST_EVENT = "The id of the last event that was had."
 STREAM = {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "Events as they happen."}
 
 

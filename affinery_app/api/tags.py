@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Body
 from fastapi.responses import JSONResponse
 
-from affinery_app.api.calls import IfMatch, Ref, Space, answer, etag_of, held
+from affinery_app.api.calls import IfMatch, Ref, Space, answer
+from affinery_app.api.etags import etag_of, held
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import TagKey, TagValue
 from registry import nodes, tags

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from affinery_app.api.access import Who
 from affinery_app.api.adapters import Adapter, found
@@ -13,7 +13,7 @@ from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, an
 from affinery_app.api.jobs import Job
 from affinery_app.api.orders import Training
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Facts, Word, pages, shape
+from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
 from affinery_app.wiring import Workspace
 from orchestration.scheduling import Wanted
 from registry import tasks
@@ -24,25 +24,21 @@ Task = shape(TaskRecord)
 Threshold = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class Condition(BaseModel):
+class Condition(Sent):
     """A picture that tells the task what to draw. low, high: the thresholds of canny."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word = Field(examples=["canny"])
     low: Threshold | None = None
     high: Threshold | None = None
 
 
-class PlannedTask(BaseModel):
+class PlannedTask(Sent):
     """One task. dataset: the one of its name where none is given; kind, config: those of all."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     dataset: Word | None = None
     kind: Word | None = None
-    config: Facts = {}
+    config: Facts = Field(default={})
     condition: Condition | None = None
 
 

@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Path
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from affinery_app.api.calls import Caller, Space, answer, paged
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Word, pages
+from affinery_app.api.shapes import Sent, Word, pages
 from registry import tokens
 
 router = nouns("/v1/tokens", "tokens")
 Name = Annotated[str, Path(max_length=64, description="A token's name.")]
 
 
-class Token(BaseModel):
+class Token(Sent):
     """A token, without its secret. tasks: those that it may change; null for all."""
 
     id: str
@@ -34,8 +34,6 @@ class Token(BaseModel):
 
 class NewToken(BaseModel):
     """What a token is called and may do."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     scope: Literal["read", "schedule", "promote", "admin"]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import HTTPException, Query, Request, Response
 from fastapi import Path as Place
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -24,6 +24,7 @@ from affinery_app.api.bodies import OF_BYTES
 from affinery_app.api.calls import Posting, Space, answer
 from affinery_app.api.errors import NoRoom, UploadDiffers, UploadMoved, UploadOverlong, UploadUnfinished
 from affinery_app.api.rights import nouns
+from affinery_app.api.shapes import Sent
 from affinery_app.wiring import Workspace
 from registry.errors import NotFound
 
@@ -35,10 +36,8 @@ SPARE_BYTES = 1 << 30  # what stays free on the disk
 _AT_ONCE = 1 << 20
 
 
-class NewUpload(BaseModel):
+class NewUpload(Sent):
     """What is going to come. size_bytes: held to, and that there is room is seen at once; 0: not known."""
-
-    model_config = ConfigDict(extra="forbid")
 
     size_bytes: int = Field(default=0, ge=0, lt=2**62)
 

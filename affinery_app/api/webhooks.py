@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.calls import After, Caller, Limit, Posting, Space, answer, paged
 from affinery_app.api.rights import nouns
-from affinery_app.api.shapes import Word, pages, shape
+from affinery_app.api.shapes import Sent, Word, pages, shape
 from orchestration.webhooks_posting import checked
 from registry import webhooks
 from registry.webhooks import DeliveryRecord, WebhookRecord
@@ -22,10 +22,8 @@ Delivery = shape(DeliveryRecord)
 Name = Annotated[str, Path(max_length=64, description="A webhook's name.")]
 
 
-class NewWebhook(BaseModel):
+class NewWebhook(Sent):
     """Who is to be told of what. kinds: job.done, or job.* for all of jobs; none for all that happens."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Word
     url: str = Field(max_length=webhooks.LONGEST_URL, examples=["https://chat.example/hooks/affinery"])

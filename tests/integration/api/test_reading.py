@@ -132,6 +132,17 @@ def test_an_adapter_is_found_by_name_version_alias_and_digest_with_what_people_s
     assert either.get("/v1/adapters/digits")["ref"] == "digits@2"
 
 
+@pytest.mark.parametrize("path", ["/v1/tags/adapter:digits@1", "/v1/notes/digits@1", "/v1/jobs/job-faces-1"])
+def test_what_was_read_and_is_the_same_is_not_sent_again(service: Service, path: str) -> None:
+    read = service.ask("GET", path)
+    for said in (read.headers["etag"], "W/" + read.headers["etag"], '"x", ' + read.headers["etag"], "*"):
+        same = service.ask("GET", path, If_None_Match=said)
+        assert (same.status, same.body, same.headers["etag"]) == (304, b"", read.headers["etag"]), said
+        assert "content-type" not in same.headers
+    other = service.ask("GET", path, If_None_Match='"x"')
+    assert (other.status, other.body) == (200, read.body)
+
+
 def test_a_name_of_any_script_is_found(service: Service) -> None:
     with service.space.sessions.begin() as session:
         world.backbone(session, "骨干 网络")

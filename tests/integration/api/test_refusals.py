@@ -123,7 +123,36 @@ def test_no_query_makes_the_server_fail(either: Service) -> None:
                 if len(value) < 5000:
                     fine(either.ask("GET", f"{path}?{name}={quote(value, safe='')}"))
     fine(either.ask("GET", "/v1/adapters?filter=%ff%00&limit=%c0%af"))
-    fine(either.ask("GET", "/v1/adapters?limit=1&limit=2&unknown=3"))
+    fine(either.ask("GET", "/v1/adapters?limit=1&limit=2"))
+
+
+def test_a_parameter_that_an_address_does_not_take_is_refused_with_those_that_it_takes(
+    service: Service,
+) -> None:
+    reply = service.ask("GET", "/v1/aliases?tsak=digits&limit=3&tsak=faces")
+    assert (reply.status, reply.json["type"]) == (422, "urn:affinery:request-invalid")
+    assert [fault["where"] for fault in reply.json["faults"]] == ["query.tsak", "query.limit"]
+    assert "there are task" in reply.json["detail"]
+    assert "takes none" in service.ask("GET", "/v1/adapters/digits@1?limit=1").json["detail"]
+    before = service.get("/v1/tags/adapter:digits@1")
+    assert service.ask("PATCH", "/v1/tags/adapter:digits@1?dry=1", {"owner": "ann"}).status == 422
+    assert service.get("/v1/tags/adapter:digits@1") == before
+
+
+def test_a_value_of_another_kind_than_json_s_own_is_refused(service: Service) -> None:
+    for size in ("5", True, 5.0, None):
+        assert service.ask("POST", "/v1/uploads", {"size_bytes": size}).status == 422, size
+    verify = {"kind": "verify"}
+    for name, value in (("priority", "3"), ("timeout_seconds", "60"), ("ref", 7)):
+        assert service.ask("POST", "/v1/jobs", verify | {name: value}).status == 422, name
+    moment = {"timeout_seconds": 60, "run_at": "2030-01-02T03:04:05+01:00"}
+    assert service.ask("POST", "/v1/jobs", verify | moment).json["run_at"].startswith("2030-01-02T02:04:05")
+
+
+def test_an_address_with_a_slash_too_many_is_none_and_leads_nowhere_else(service: Service) -> None:
+    for path in ("/v1/adapters/", "/v1/adapters/digits@1/", "/tasks/"):
+        reply = service.ask("GET", path)
+        assert (reply.status, "location" in reply.headers) == (404, False), path
 
 
 @pytest.mark.parametrize(("name", "known"), [("states", "queued, running"), ("kinds", "train, evaluate")])

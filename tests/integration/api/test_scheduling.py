@@ -439,6 +439,24 @@ def test_an_export_is_downloaded_whole_or_from_where_it_broke_off(exported: Serv
     assert (part.status, part.body) == (206, bytes(range(4)))
 
 
+def test_of_a_download_the_head_alone_says_how_much_it_is_and_who_has_it_gets_nothing(
+    exported: Service,
+) -> None:
+    for place, size in (
+        ("/v1/exports/both@3/download", 4000),
+        ("/v1/exports/both@2/files/deep/weights.bin", 10_240),
+    ):
+        whole = exported.ask("GET", place)
+        head = exported.ask("HEAD", place)
+        assert (head.status, head.headers["content-length"], head.body) == (200, str(size), b"")
+        assert (head.headers["etag"], head.headers["accept-ranges"]) == (whole.headers["etag"], "bytes")
+        had = f'"other", W/{whole.headers["etag"]}'
+        same = exported.ask("GET", place, If_None_Match=had, Range="bytes=0-3")
+        assert (same.status, same.body, same.headers["etag"]) == (304, b"", whole.headers["etag"])
+        assert exported.ask("GET", place, If_None_Match='"other"').body == whole.body
+    assert exported.ask("HEAD", "/v1/exports/both@2/files/passwd").status == 404
+
+
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=abc", "items=0-1", "bytes=", "bytes", "bytes=0-1,x"])
 def test_a_range_that_is_none_is_ignored(exported: Service, asked: str) -> None:
     for place in ("/v1/exports/both@3/download", "/v1/exports/both@2/files/deep/weights.bin"):

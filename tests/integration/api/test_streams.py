@@ -69,8 +69,9 @@ def test_a_job_is_followed_to_its_end_and_from_where_it_broke_off(service: Servi
     second = next(number for name, number, told in whole if name == "loss" and told["step"] == 2)
     rest = Stream(service, "/v1/jobs/job-faces-1/events", Last_Event_ID=second)
     assert [told["step"] for name, _, told in rest.events if name == "loss"] == [3]
-    strange = Stream(service, "/v1/jobs/job-faces-1/events", Last_Event_ID="nan")
-    assert len([name for name, _, _ in strange.events if name == "loss"]) == 3
+    for strange in ("nan", "inf", "x"):
+        refused = service.ask("GET", "/v1/jobs/job-faces-1/events", Last_Event_ID=strange)
+        assert (refused.status, refused.json["faults"][0]["where"]) == (422, "header.last-event-id")
     assert service.ask("GET", "/v1/jobs/nothing-1/events").status == 404
 
 
@@ -88,4 +89,7 @@ def test_the_registry_tells_what_happens_while_it_is_listened_to(service: Servic
     _, later, _ = next(again.events)
     again.close()
     assert int(later) > int(number)
+    for strange in ("nan", "-1", "x", "9" * 30):
+        refused = service.ask("GET", "/v1/events", Accept="text/event-stream", Last_Event_ID=strange)
+        assert (refused.status, refused.json["faults"][0]["where"]) == (422, "header.last-event-id")
     assert service.ask("GET", "/v1/events").headers["content-type"] == "application/json"

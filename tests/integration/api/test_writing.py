@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,19 @@ def test_a_request_sent_again_under_its_key_is_answered_alike_and_done_once(eith
     assert either.ask("POST", "/v1/compositions", new, Idempotency_Key="k-2").json["ref"] == "pair@2"
 
 
+def test_a_key_is_its_sender_s_alone(space: Workspace) -> None:
+    new = {"name": "pair", "backbone": "dit", "members": ["digits", "faces"]}
+    own = "a-secret-of-this-machine"
+    with serving(space, own) as service:
+        ann = replace(service, headers={"Authorization": f"Bearer {own}"})
+        made = ann.ask("POST", "/v1/tokens", {"name": "bob", "scope": "promote"}).json["token"]
+        bob = replace(service, headers={"Authorization": f"Bearer {made}"})
+        assert ann.ask("POST", "/v1/compositions", new, Idempotency_Key="1").status == 201
+        other = bob.ask("POST", "/v1/compositions", new | {"name": "two"}, Idempotency_Key="1")
+        assert (other.status, other.json["ref"]) == (201, "two@1")
+        assert ann.ask("POST", "/v1/compositions", new | {"name": "two"}, Idempotency_Key="1").status == 422
+
+
 def test_bytes_sent_again_under_their_key_hold_one_lease(service: Service) -> None:
     first = sent(service, b"some bytes", Idempotency_Key="bytes")
     again = sent(service, b"some bytes", Idempotency_Key="bytes")
@@ -247,6 +261,10 @@ def test_an_alias_moves_only_from_the_move_that_was_read(either: Service) -> Non
     assert (moved.status, moved.json["adapter"]) == (200, "digits@2")
     late = either.ask("PUT", path, {"adapter": "1"}, If_Match=seen)
     assert (late.status, late.json["type"]) == (412, "urn:affinery:alias-moved")
+    assert either.ask("PUT", path, {"adapter": "2"}, If_Match="").status == 412
+    listed = f'"77", {moved.headers["etag"]}'
+    assert either.ask("PUT", path, {"adapter": "1"}, If_Match=listed).status == 200
+    assert either.ask("PUT", path, {"adapter": "2"}, If_Match=listed).status == 412
     # There and back again is not where one was.
     either.ask("PUT", path, {"adapter": "1"}, If_Match="*")
     assert either.ask("PUT", path, {"adapter": "2"}, If_Match=seen).status == 412

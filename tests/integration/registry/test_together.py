@@ -72,7 +72,7 @@ def point(turn):
         try:
             with ledger.begin() as session:
                 move = 0 if last is None else last.number
-                aliases.point(session, "champion", target, expect_move=move)
+                aliases.point(session, "champion", target, expect_moves=[move])
             done["moved"] += 1
             return
         except errors.AliasMoved:
