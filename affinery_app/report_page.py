@@ -14,7 +14,7 @@ from affinery_app.charts import bars, heat_key, line_chart
 from affinery_app.figures import figures
 from affinery_app.matrix import shown
 from affinery_app.task_report import TaskReport, Version
-from registry.metrics import numbers, recognition
+from registry.metrics import recognition
 from registry.records import EvaluationRecord
 
 STYLE = (
@@ -225,20 +225,10 @@ def _losses(versions: Sequence[Version]) -> str:
 
 def _over_steps(report: TaskReport) -> str:
     """A chart a protocol that measured several versions: what the steps of each, on those before, came to."""
-    steps = report.steps()
     parts = []
-    for digest, found in report.evaluations.items():
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for each in found:
-            for name, value in numbers(each.results).items():
-                if each.adapter in steps and name.startswith(("FD", "FID")):
-                    lines.setdefault(name, []).append((steps[each.adapter], value))
-        several = {name: sorted(points) for name, points in lines.items() if len(points) > 1}
-        if several:
-            parts.append(
-                f"<h3>Protocol {escape(digest[:12])}</h3>"
-                + line_chart(several, "steps", "distance", "Distance over steps")
-            )
+    for digest, lines in report.over_steps().items():
+        drawn = line_chart(lines, "steps", "distance", "Distance over steps")
+        parts.append(f"<h3>Protocol {escape(digest[:12])}</h3>{drawn}")
     about = "A version begun from another of this task counts that one's steps too. Lower is better."
     return f"<p class='faint'>{about}</p>{''.join(parts)}" if parts else ""
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from affinery_app.wiring import Workspace
-from orchestration import publishing, queue
+from orchestration import distances, publishing, queue
 from orchestration.errors import JobNotFound
 from orchestration.evaluations import folder_of
 from orchestration.retention import Kept
@@ -18,9 +18,7 @@ from registry import (
     backbones,
     certificates,
     datasets,
-    evaluations,
     notes,
-    runs,
     search,
     tags,
     tasks,
@@ -58,14 +56,9 @@ class TaskReport:
     evaluations: dict[str, list[EvaluationRecord]]
     retention: dict[str, Any] | None
 
-    def steps(self) -> dict[str, int]:
-        """By adapter, the steps that were taken for it, with those of the versions that it began from."""
-        found: dict[str, int] = {}
-        for version in self.versions:  # oldest first: what one began from came before it
-            if version.run is not None and "steps" in version.run.config:
-                before = found.get(version.adapter.warm_start or "", 0)
-                found[version.adapter.ref] = before + int(version.run.config["steps"])
-        return found
+    def over_steps(self) -> dict[str, distances.Lines]:
+        """By protocol and figure, (steps, distance) of the versions."""
+        return distances.over_steps([(each.adapter, each.run) for each in self.versions], self.evaluations)
 
 
 def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport:
@@ -79,12 +72,9 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
         else:
             found = list(search.search(session, f"task={task.digest}", limit=newest).adapters)[::-1]
         proofs = {each.ref: certificates.list_for(session, each.ref) for each in found}
-        made = {each.ref: None if each.run_id is None else runs.by_id(session, each.run_id) for each in found}
+        made = {each.ref: distances.run_of(session, each) for each in found}
         places = {each.ref: place_of(session, each) for each in found}
-        measured: dict[str, list[EvaluationRecord]] = {}
-        for each in found:
-            for evaluation in evaluations.latest_of(session, each.node_id):
-                measured.setdefault(evaluation.protocol_digest, []).append(evaluation)
+        measured = distances.measured(session, found)
         said, held = notes.of(session, task.node_id), tags.of(session, task.node_id)
     versions = [
         Version(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from affinery import tensor_files
-from orchestration import datasets, publishing
+from orchestration import datasets, distances, publishing
 from orchestration.services import Services
 from registry import adapters, backbones, evaluations, refs, tasks
 from registry import datasets as recorded
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from trainers.data import Split
     from trainers.evaluation.judging import Judgement
 
-PICTURES = "evaluations"
 ROWS = 8
 
 
@@ -170,7 +169,8 @@ def keep(services: Services, measured: Measured, evaluation: EvaluationRecord) -
     ]
     tracking.log_metrics(key, points)
     for path in pictures:
-        tracking.log_artifact(key, path, f"{PICTURES}/{digest}")
+        tracking.log_artifact(key, path, f"{distances.FOLDER}/{digest}")
+    distances.show(services, record, key)
     tracking.flush(key)
     return pictures
 

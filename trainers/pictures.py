@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INK, PAPER, GAP = (235, 235, 235), (24, 24, 27), 2
+MARKED = 20  # up to so many points of a curve are marked
 
 
 def tile(images: Tensor, columns: int, zoom: int = 3) -> Image:
@@ -57,16 +58,26 @@ def png(picture: Image) -> bytes:
 
 def loss_curve(losses: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     """By task, (step, loss) → a PNG of the curves."""
+    return chart(losses, "step", "loss (L_simple)", "Training loss")
+
+
+def chart(
+    lines: Mapping[str, Sequence[Sequence[float]]], across: str, up: str, title: str, *, log: bool = False
+) -> bytes:
+    """By name, (x, y) → a PNG; where points are few, each is marked. log: whether y stands by its powers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for task, points in losses.items():
-        axes.plot([step for step, _ in points], [loss for _, loss in points], label=_literal(task))
-    axes.set(xlabel="step", ylabel="loss (L_simple)", title="Training loss")
-    axes.grid(alpha=0.3)
-    if losses:
+    for name, points in lines.items():
+        marker = "o" if len(points) <= MARKED else None
+        axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=_literal(name))
+    axes.set(xlabel=across, ylabel=up, title=_literal(title))
+    if log:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both" if log else "major")
+    if lines:
         axes.legend()
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)

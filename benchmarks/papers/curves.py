@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from affinery.adapters.files import Adapter
 from benchmarks.papers.cells import VERSION, Bench, Cell
 from benchmarks.papers.sequences import figure
+from trainers.pictures import chart
 from trainers.session import TrainingSession
 
 LOOKS = 5
@@ -49,18 +49,4 @@ def as_it_stands(training: TrainingSession, task: str) -> Adapter:
 
 def drawn(lines: Mapping[str, Sequence[Sequence[float]]], dataset: str) -> bytes:
     """By method, (steps, figure) → a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(7, 4), layout="constrained")
-    axes = picture.add_subplot()
-    for name, points in lines.items():
-        axes.plot([step for step, _ in points], [value for _, value in points], marker="o", label=name)
-    axes.set(xlabel="steps", ylabel="Fréchet distance", title=f"{dataset}: distance over steps")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    buffer = io.BytesIO()
-    canvas: Any = FigureCanvasAgg(picture)
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return chart(lines, "steps", "Fréchet distance", f"{dataset}: distance over steps", log=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from orchestration import (
     datasets,
+    distances,
     evaluations,
     failpoints,
     needs,
@@ -86,6 +87,8 @@ class Train:
             attempt, plan, stage, model, results, trainings.EXPERIMENT, started_at
         )
         attempt.tell.published(published, certificate)
+        for record in published:
+            distances.show(services, record, keys[record.task])
         trainings.conclude(services.tracking, job, published)
 
 

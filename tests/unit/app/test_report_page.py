@@ -262,7 +262,7 @@ def test_a_version_begun_from_another_stands_after_the_steps_of_both(report: Tas
         replace(evaluated("d" * 64, value), adapter=ref) for ref, value in zip(refs, (8, 2), strict=True)
     ]
     told = replace(report, versions=[first, second], evaluations={"d" * 64: measured})
-    assert told.steps() == {refs[0]: 300, refs[1]: 600}
+    assert told.over_steps() == {"d" * 64: {"FD[recogniser]": [(300, 8), (600, 2)]}}
     text = page(told)
     chart = text[text.index("Distance over steps") :]
     assert "FD[recogniser]" in chart
