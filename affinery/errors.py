@@ -18,13 +18,15 @@
 
 Constructors take positional arguments only, so that an error raised in a Ray worker arrives whole.
 
-What names a place of this machine, or is what a library said and may name one, is for whoever sits at it: its
-class says `here=` which arguments these are, and `elsewhere()` gives the words for everybody else.
+What names a place of this machine, or is what a library said and may name one, is for whoever sits at it, and
+an option is for who types commands: a class says `here=` which arguments these are, and `elsewhere()` gives
+the words for everybody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Self
 
@@ -42,25 +44,39 @@ def words_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def as_fields(text: str) -> str:
+    """Options of commands as the fields of a request that they are elsewhere: `--skip-bad` is `skip_bad`."""
+    return re.sub(r"(?<![^\s(])--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+
+
+Words = str | Callable[[str], str]
+
+
 class AffineryError(Exception):
     """Something that was well asked for failed."""
 
     exit_code = 1
-    here: Mapping[int, str] = {}
+    here: Mapping[int, Words] = {}
 
-    def __init_subclass__(cls, here: Mapping[int, str] | None = None) -> None:
-        """here: by position, the arguments that are told on this machine only, and what is said elsewhere."""
+    def __init_subclass__(cls, here: Mapping[int, Words] | None = None) -> None:
+        """here: by position, the arguments that are told on this machine only, and what is said elsewhere:
+        other words, or what makes them of these.
+        """
         if here is not None:
             cls.here = here
 
     def elsewhere(self) -> str:
         """What happened, for who asks from elsewhere: without the places of this machine."""
-        return str(type(self)(*(self.here.get(i, each) for i, each in enumerate(self.args))))
+        told = list(self.args)
+        for i, words in self.here.items():
+            if i < len(told):
+                told[i] = words if isinstance(words, str) else words(told[i])
+        return str(type(self)(*told))
 
     def called(self, place: str, name: str) -> Self:
         """The same of a file or folder that its reader knows by another name, which is no secret."""
         made = type(self)(*(str(each).replace(place, name) for each in self.args))
-        made.here = {}
+        made.here = {i: words for i, words in self.here.items() if not isinstance(words, str)}
         return made
 
 
@@ -133,7 +149,7 @@ class UnknownName(UserError):
         return f"There is no {noun} named {name!r}.{near(name, known)} Known: {listing}."
 
 
-class ConfigInvalid(UserError):
+class ConfigInvalid(UserError, here={0: as_fields}):
     """A configuration value that cannot be. Args: what, reason."""
 
     def __str__(self) -> str:
@@ -141,7 +157,7 @@ class ConfigInvalid(UserError):
         return f"{what}: {reason}"
 
 
-class PlaceInvalid(ConfigInvalid, here={1: "what it names", 3: ""}):
+class PlaceInvalid(ConfigInvalid, here={0: as_fields, 1: "what it names", 3: ""}):
     """A file or a folder that was named and cannot serve. Args: what, path, reason, words or nothing."""
 
     def __str__(self) -> str:

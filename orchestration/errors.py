@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from affinery.errors import AffineryError, UserError
+from affinery.errors import AffineryError, UserError, as_fields
 
 
 class OrchestrationError(AffineryError):
@@ -77,7 +77,7 @@ class LimitInvalid(OrchestrationError, UserError):
         return f"The limit {limit} cannot be set: {reason}."
 
 
-class ScheduleInvalid(OrchestrationError, UserError):
+class ScheduleInvalid(OrchestrationError, UserError, here={1: as_fields}):
     """A schedule that cannot be kept. Args: name, reason."""
 
     def __str__(self) -> str:
@@ -202,7 +202,7 @@ class OlderTaskDisturbed(OrchestrationError):
         )
 
 
-class DatasetInvalid(OrchestrationError, UserError, here={0: "The dataset"}):
+class DatasetInvalid(OrchestrationError, UserError, here={0: "The dataset", 1: as_fields}):
     """A folder or a file that cannot be learnt from. Args: path, reason."""
 
     def __str__(self) -> str:

@@ -83,7 +83,7 @@ def chosen_splits(where: str, there: list[str], wanted: str | None) -> tuple[lis
     others = [each for each in there if each != name]
     if not others:
         return [name], []
-    return [name], [f"the split {name} is taken; {', '.join(others)} left out (--split all takes every one)"]
+    return [name], [f"the split {name} is taken; {', '.join(others)} left out; the split 'all' is every one"]
 
 
 def joined(parts: list[tuple[str, Listing]], notes: list[str]) -> Listing:

@@ -9,8 +9,14 @@ from importlib import import_module
 
 import pytest
 
-from affinery.errors import AffineryError, PlaceInvalid, words_of
-from orchestration.errors import AttemptFailed, DatasetInvalid, DatasetUnavailable, DriverDied
+from affinery.errors import AffineryError, ConfigInvalid, PlaceInvalid, as_fields, words_of
+from orchestration.errors import (
+    AttemptFailed,
+    DatasetInvalid,
+    DatasetUnavailable,
+    DriverDied,
+    ScheduleInvalid,
+)
 from orchestration.talk import packed, unpacked
 from registry.errors import BlobDamaged, BlobMissing
 
@@ -51,7 +57,7 @@ def test_every_argument_that_its_docstring_calls_a_place_is_told_on_this_machine
         (DriverDied("was killed", "cannot open /srv/data/x"), "was killed."),
         (
             PlaceInvalid("--out", "/srv/out", "cannot be made", "at '/srv'"),
-            "--out: what it names cannot be made.",
+            "out: what it names cannot be made.",
         ),
     ],
 )
@@ -61,6 +67,26 @@ def test_an_error_says_the_same_elsewhere_without_its_places(error: AffineryErro
         assert isinstance(each, AffineryError)
         assert told in each.elsewhere()
         assert "/srv" not in each.elsewhere()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigInvalid("--canny-low, --canny-high", "no task is told edges."), "canny_low, canny_high: no"),
+        (ScheduleInvalid("nightly", "it names no task; name one with --task"), "name one with task."),
+        (DatasetInvalid("/srv/a--b", "a -- b: choose (--split, or --split all)"), "(split, or split all)"),
+    ],
+)
+def test_options_of_commands_are_fields_elsewhere(error: AffineryError, told: str) -> None:
+    assert " --" in f" {error}".replace("(", " ")
+    for each in (error, error.called("/srv", "the upload"), pickle.loads(pickle.dumps(error))):  # noqa: S301
+        assert told in each.elsewhere()
+        assert "--" in str(each)
+
+
+def test_what_only_looks_like_an_option_is_left_as_it_is() -> None:
+    for text in ("the task 'a--b'", "no column '--x'", "a -- b", "--", "---"):
+        assert as_fields(text) == text
 
 
 def test_an_upload_is_told_by_the_name_that_its_sender_knows() -> None:

@@ -333,6 +333,22 @@ def test_hostile_archives_are_refused_and_leave_nothing(learnable: Service, tmp_
     assert list(tmp_path.parent.rglob("evil.png")) == []
 
 
+def test_what_to_choose_for_a_dataset_is_named_as_the_field_that_it_is(
+    learnable: Service, tmp_path: Path
+) -> None:
+    image = pictures(tmp_path / "pets")["cats/0.png"]
+    splits = {f"{split}/cats/0.png": image for split in ("train", "val")}
+    for files, chosen, words in (
+        ({"cats/0.png": image, "cats/bad.png": b"no picture"}, {}, "; skip_bad leaves out what cannot be"),
+        (splits, {"split": "tests"}, "choose with split, or split all"),
+    ):
+        asked = {"name": "odd", **uploaded(learnable, zipped(files)), **chosen}
+        refused = post(learnable, "/v1/datasets", asked)
+        assert refused.status == 422
+        assert words in refused.json["detail"]
+        assert "--" not in refused.json["detail"]
+
+
 def test_an_upload_that_makes_no_sense_is_refused(service: Service) -> None:
     assert post(service, "/v1/uploads", {"size_bytes": 2**60}).status == 507
     upload = post(service, "/v1/uploads", {}).json["upload"]
