@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Annotated
@@ -88,6 +90,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
             root.add_typer(_narrowed(what, words[1:]), name=name, rich_help_panel=panel)
         else:
             root.command(name, rich_help_panel=panel)(what)
+    _let_flow(root)
     return root
 
 
@@ -104,6 +107,16 @@ def _narrowed(group: typer.Typer, words: Sequence[str]) -> typer.Typer:
     narrow = copy.copy(group)
     narrow.registered_commands, narrow.registered_groups = commands, groups
     return narrow
+
+
+def _let_flow(group: typer.Typer) -> None:
+    """Every paragraph of help is one line, for the terminal to break: Typer keeps those of the source."""
+    for command in group.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _let_flow(each.typer_instance)
 
 
 def _version(wanted: bool) -> None:

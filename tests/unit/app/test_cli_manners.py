@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.core import TyperGroup
 
 from affinery_app.cli import progress
 from affinery_app.cli.progress import Screen
@@ -21,7 +24,7 @@ from orchestration.jobs import JobRecord
 from registry import aliases
 from registry.session import connect, sessions
 from tests import registry_world as world
-from tests.command_line import typed
+from tests.command_line import root_command, typed
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,29 @@ def test_where_nobody_watches_there_is_no_colour_and_no_line_is_too_long(
         assert "\x1b" not in said.out + said.err
         assert max(map(len, said.out.splitlines())) <= 80
         assert "Next:" not in said.err  # which is for people
+
+
+def commands(group: TyperGroup, *path: str) -> Iterator[tuple[str, str]]:
+    """Every command's words, and its help."""
+    for name, each in group.commands.items():
+        if isinstance(each, TyperGroup):
+            yield from commands(each, *path, name)
+        else:
+            yield " ".join([*path, name]), each.help or ""
+
+
+def test_the_terminal_breaks_the_lines_of_every_help_and_not_the_source(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict(commands(root_command()))
+    assert len(found) > 80
+    assert [name for name, text in found.items() if not text or "\n" in text.replace("\n\n", "")] == []
+    for columns in ("60", "100"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert typed("serve", "--help") == 0
+        shown = [line.strip() for line in capfd.readouterr().out.splitlines()]
+        for paragraph in found["serve"].split("\n\n"):
+            assert {*textwrap.wrap(paragraph, int(columns) - 2)} <= {*shown}
 
 
 def completed(words: str, workspace: Path) -> list[str]:
