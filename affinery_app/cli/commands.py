@@ -68,10 +68,11 @@ PANELS: Mapping[str, Mapping[str, str]] = {
 """Every noun and verb, under what one wants when one looks for it, and its name in this package."""
 
 
-def command_line(words: Sequence[str] = ()) -> typer.Typer:
+def command_line(words: Sequence[str] = (), begun: str = "") -> typer.Typer:
     """The command that the words begin with alone, or all of them where they name none.
 
     Typer makes every option of every command before it looks which one was called: most of a read's time.
+    begun: how the noun begins that follows, where a shell asks what to offer.
     """
     root = typer.Typer(
         name="affinery",
@@ -81,9 +82,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     root.callback()(_callback)
-    named = [(panel, name, where) for panel, each in PANELS.items() for name, where in each.items()]
-    meant = [each for each in named if words and each[1] == words[0]]
-    for panel, name, where in meant or named:
+    for panel, name, where in _meant(words, begun):
         module, _, attribute = where.partition(".")
         what = getattr(import_module(f"affinery_app.cli.{module}"), attribute)
         if isinstance(what, typer.Typer):
@@ -92,6 +91,16 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
             root.command(name, rich_help_panel=panel)(what)
     _let_flow(root)
     return root
+
+
+def _meant(words: Sequence[str], begun: str) -> list[tuple[str, str, str]]:
+    """→ of each command the panel, the name and where it is"""
+    named = [(panel, name, where) for panel, each in PANELS.items() for name, where in each.items()]
+    if not words:
+        return [each for each in named if each[1].startswith(begun)]
+    if words[0].startswith("-") and words[0] not in ("-h", "--help", "--"):  # as --version, which needs none
+        return []
+    return [each for each in named if each[1] == words[0]] or named
 
 
 def _narrowed(group: typer.Typer, words: Sequence[str]) -> typer.Typer:

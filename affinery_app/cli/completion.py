@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +14,23 @@ if TYPE_CHECKING:
 Completer = Callable[[typer.Context, str], Iterable[str | tuple[str, str]]]
 Found = TypeVar("Found")
 MOST = 50
+
+
+def asked() -> tuple[list[str], str] | None:
+    """The words before the one that a shell asks about, and how that begins; None where no shell asks.
+
+    As Typer's scripts for the shells say it; what stands in quotes may come in pieces.
+    """
+    if "_AFFINERY_COMPLETE" not in os.environ:
+        return None
+    line = os.environ.get("_TYPER_COMPLETE_ARGS")
+    if line is None:  # bash
+        words = os.environ.get("COMP_WORDS", "").split()
+        place = int(os.environ.get("COMP_CWORD", "1"))
+        return words[1:place], "".join(words[place : place + 1])
+    words = line.split()
+    begun = "" if line.endswith(" ") or len(words) < 2 else words.pop()
+    return words[1:], begun
 
 
 def _named(kind: str) -> Completer:

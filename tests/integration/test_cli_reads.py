@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,54 @@ def test_a_read_imports_nothing_that_it_does_not_need(folder: Path) -> None:
 
 def test_the_version_is_told_without_a_registry(tmp_path: Path) -> None:
     found, _, _ = loaded(["--version"], tmp_path)
-    assert not {*found["--version"]} & {"sqlalchemy", "registry", "pydantic"}
+    assert not {*found["--version"]} & {"sqlalchemy", "registry", "pydantic", *commands_of(PANELS)}
+
+
+def commands_of(panels: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """The modules of commands."""
+    return {
+        f"affinery_app.cli.{where.partition('.')[0]}" for panel in panels.values() for where in panel.values()
+    }
+
+
+@pytest.mark.parametrize(
+    ("shell", "told", "loads", "offers"),
+    [
+        ("bash", {"COMP_WORDS": "affinery\nta", "COMP_CWORD": "1"}, {"task", "labels"}, {"task", "tag"}),
+        ("bash", {"COMP_WORDS": "affinery\ntask\n", "COMP_CWORD": "2"}, {"task"}, {"add", "show"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "affinery serve"}, {"serve", "serve_model"}, {"serve-model"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "affinery task "}, {"task"}, {"add", "show"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "affinery config s"}, {"config"}, {"set", "show"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "affinery --vers"}, set(), {"--version"}),
+    ],
+)
+def test_a_shell_that_asks_what_follows_waits_for_no_other_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shell: str,
+    told: dict[str, str],
+    loads: set[str],
+    offers: set[str],
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("_AFFINERY_COMPLETE", f"complete_{shell}")
+    modules, said = asked(tmp_path)
+    assert modules & commands_of(PANELS) == {f"affinery_app.cli.{name}" for name in loads}
+    assert offers <= set(re.findall(r"[\w-]+", said))
+
+
+def asked(folder: Path) -> tuple[set[str], str]:
+    """→ the modules that a shell's question loads, and the answer"""
+    code = (
+        "import atexit, json, sys; from affinery_app.cli.main import main; sys.argv = ['affinery'];"
+        "atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+    )
+    return {*json.loads(done.stderr)}, done.stdout
 
 
 def test_a_read_looks_for_no_garbage_neither_while_it_runs_nor_when_it_ends(folder: Path) -> None:
