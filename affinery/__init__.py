@@ -4,7 +4,7 @@ import affinery
 model = affinery.load("bundle/")                      # verified, every task on one backbone
 images = affinery.draw(model, "digits", "7", n=4)     # (4, C, H, W) in [−1, 1]
 
-client = affinery.Client("my-workspace")              # all verbs of the service: docs/guides/python.md
+client = affinery.Client.init("my-workspace")         # all verbs of the service: docs/guides/python.md
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from affinery_app.client import nouns
-from affinery_app.client.errors import ServiceRefused, ServiceUnreachable, WorksElsewhere
+from affinery_app.client.errors import NoWorkspace, ServiceRefused, ServiceUnreachable, WorksElsewhere
 from affinery_app.client.transport import Reply, Transport
 
 TRIES = 5
@@ -24,11 +24,20 @@ Json = dict[str, Any]
 class Client:
     """A workspace on this machine (its folder), or a service elsewhere (its address): the same verbs.
 
-    client = affinery.Client("my-workspace")                        # made where there is none
+    client = affinery.Client("my-workspace")
+    client = affinery.Client.init("my-workspace")                   # made where there is none
     client = affinery.Client("https://affinery.lab", token="aff_…")
     """
 
+    @classmethod
+    def init(cls, folder: str | Path) -> Self:
+        """The same, after a workspace is made there, or brought up to date, as `affinery init` does."""
+        from affinery_app.wiring import create_workspace
+
+        return cls(create_workspace(Path(folder))[0].folder)
+
     def __init__(self, where: str | Path, token: str | None = None) -> None:
+        """Raises NoWorkspace for a folder that is none."""
         self._transport, self._space = _opened(where, token)
         self.backbones = nouns.Backbones(self)
         self.datasets = nouns.Datasets(self)
@@ -155,18 +164,15 @@ def _opened(where: str | Path, token: str | None) -> tuple[Transport, Any]:
         from affinery_app.client.remote import Remote
 
         return Remote(where, token), None
-    from affinery_app import settings, wiring
+    from affinery_app import wiring
     from affinery_app.client.local import Local
+    from affinery_app.errors import WorkspaceMissing
 
-    folder = settings.chosen(Path(where))
-    space = wiring.open_workspace(folder) if (folder / settings.FILE).exists() else _made(folder)
+    try:
+        space = wiring.open_workspace(Path(where))
+    except WorkspaceMissing as error:
+        raise NoWorkspace(*error.args) from error
     return Local(space), space
-
-
-def _made(folder: Path) -> Any:
-    from affinery_app.wiring import create_workspace
-
-    return create_workspace(folder)[0]
 
 
 def _query(given: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from affinery.errors import AffineryError, UserError
+from affinery_app.errors import WorkspaceMissing
 
 
 class ServiceRefused(UserError):
@@ -20,6 +21,16 @@ class ServiceRefused(UserError):
 
     def __str__(self) -> str:
         return str(self.args[2]) or str(self.args[1])
+
+
+class NoWorkspace(WorkspaceMissing):
+    """The same, for who writes Python. Args: folder."""
+
+    def __str__(self) -> str:
+        (folder,) = self.args
+        return (
+            f"There is no workspace in {folder}. Make one: affinery.Client.init({folder!r}). Or name another."
+        )
 
 
 class ServiceUnreachable(AffineryError):

@@ -14,7 +14,13 @@ import affinery
 from affinery.errors import PlaceInvalid
 from affinery_app import settings
 from affinery_app.client import Client
-from affinery_app.client.errors import JobNotDone, ServiceRefused, ServiceUnreachable, WorksElsewhere
+from affinery_app.client.errors import (
+    JobNotDone,
+    NoWorkspace,
+    ServiceRefused,
+    ServiceUnreachable,
+    WorksElsewhere,
+)
 from affinery_app.wiring import Workspace
 from registry import compositions, tokens
 from tests import learning_world as world
@@ -124,6 +130,22 @@ def test_a_refusal_reads_alike(client: Client, tmp_path: Path) -> None:
     if client._space is None:
         with pytest.raises(WorksElsewhere):
             client.run()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_workspace_is_made_only_where_that_is_asked_for(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "space"
+    if there:
+        folder.mkdir()
+    with pytest.raises(
+        NoWorkspace, match=r"no workspace in .*space\. Make one: affinery\.Client\.init\('.*space'\)"
+    ):
+        affinery.Client(folder)
+    assert list(tmp_path.rglob("*")) == [folder] * there
+    with affinery.Client.init(folder) as made:
+        assert made.stats()["tasks"] == 0
+    with affinery.Client(folder) as again, affinery.Client.init(folder) as once_more:
+        assert again.stats() == once_more.stats()
 
 
 def test_where_nobody_answers_it_is_said() -> None:
