@@ -29,7 +29,7 @@ class NoWorkspace(WorkspaceMissing):
     def __str__(self) -> str:
         (folder,) = self.args
         return (
-            f"There is no workspace in {folder}. Make one: affinery.Client.init({folder!r}). Or name another."
+            f"There is no workspace in {folder}. Name another, or make one: affinery.Client.init({folder!r})"
         )
 
 
