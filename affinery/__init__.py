@@ -13,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affinery.version import __version__
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from affinery.composed import ComposedModel
 
-__version__ = "0.1.0"
 __all__ = ["Client", "__version__", "draw", "load"]
 
 

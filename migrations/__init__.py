@@ -17,7 +17,7 @@ def upgrade(url: str) -> None:
     from alembic import command
     from sqlalchemy import Connection, text
 
-    from affinery import __version__
+    from affinery.version import __version__
     from registry import errors, session
 
     engine = session.connect(url, create=True)

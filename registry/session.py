@@ -23,7 +23,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
-from affinery import __version__
+from affinery.version import __version__
 from registry import asking, errors, guards
 from registry.digests import canonical
 from registry.turns import Turns
