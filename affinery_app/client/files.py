@@ -53,17 +53,34 @@ def upload(client: Client, file: Path) -> dict[str, str]:
 
 @contextmanager
 def as_file(source: Path) -> Iterator[Path]:
-    """The source itself, or an archive of a folder, which is gone again after the `with`."""
+    """The source itself, or an archive of a folder, which is gone again after the `with`.
+
+    Raises DatasetInvalid for a folder that no workspace would take either, by its links and the like, and
+    PlaceInvalid for a file that cannot be read.
+    """
     if not source.is_dir():
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="affinery-") as folder:
         packed = Path(folder) / "folder.zip"
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(source.rglob("*")):
-                if path.is_file():
-                    archive.write(path, path.relative_to(source).as_posix())
+        _pack(source, packed)
         yield packed
+
+
+def _pack(source: Path, packed: Path) -> None:
+    from orchestration.datasets.folders import files
+
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for path in files(source):
+            try:
+                entry = zipfile.ZipInfo(path.relative_to(source).as_posix())
+                entry.filename.encode()
+                content = path.open("rb")
+            except (OSError, UnicodeEncodeError) as error:
+                told = "its name is not UTF-8" if isinstance(error, UnicodeError) else words_of(error)
+                raise PlaceInvalid("the file", str(path), f"cannot be read: {told}", "") from error
+            with content, archive.open(entry, "w", force_zip64=True) as sent:
+                shutil.copyfileobj(content, sent, PIECE_BYTES)
 
 
 def download(client: Client, place: str, to: Path) -> None:

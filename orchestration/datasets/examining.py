@@ -7,7 +7,9 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
+from affinery.errors import words_of
 from orchestration.datasets.listing import Found
+from orchestration.errors import DatasetInvalid
 
 LARGEST_PIXELS = 50_000_000
 LARGEST_BYTES = 200_000_000
@@ -55,13 +57,16 @@ class Unfits:
 
 
 def read(file: Found) -> bytes:
-    """A file's bytes. Raises Unfit."""
-    size = file.path.stat().st_size
-    if not size:
-        raise Unfit("empty", "it is empty")
-    if size > LARGEST_BYTES:
-        raise Unfit("too large", f"it has {size:,} bytes, over {LARGEST_BYTES:,}")
-    return file.path.read_bytes()
+    """A file's bytes. Raises Unfit, and DatasetInvalid where the system does not give them."""
+    try:
+        size = file.path.stat().st_size
+        if not size:
+            raise Unfit("empty", "it is empty")
+        if size > LARGEST_BYTES:
+            raise Unfit("too large", f"it has {size:,} bytes, over {LARGEST_BYTES:,}")
+        return file.path.read_bytes()
+    except OSError as error:
+        raise DatasetInvalid(file.place, f"it cannot be read: {words_of(error)}") from error
 
 
 def examine(content: bytes) -> Examined:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from affinery.errors import words_of
 from orchestration.datasets.listing import Found, Listing
 from orchestration.datasets.metadata import metadata_of, read_metadata
 from orchestration.errors import DatasetInvalid
@@ -125,7 +126,7 @@ def _scan_classes(folder: Path) -> Listing:
         if path.is_file():
             (loose if is_image(path.name) else others).append(path.name)
             continue
-        inside = [file.relative_to(folder).as_posix() for file in _files(path)]
+        inside = [file.relative_to(folder).as_posix() for file in files(path)]
         others += [name for name in inside if not is_image(name)]
         images = [name for name in inside if is_image(name)]
         if not images:
@@ -171,7 +172,7 @@ def _scan_metadata(folder: Path, metadata: Path) -> Listing:
         found.append(Found(folder, line.image, label, line.image, line.text, drawn or None, line.place))
     named = {line.image for line in lines} | {line.condition for line in lines}
     others = sum(
-        is_image(path.name) and path.relative_to(folder).as_posix() not in named for path in _files(folder)
+        is_image(path.name) and path.relative_to(folder).as_posix() not in named for path in files(folder)
     )
     if others:
         notes.append(f"{others} images are in no line of {metadata.name} and were left out")
@@ -187,10 +188,12 @@ def _scan_metadata(folder: Path, metadata: Path) -> Listing:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid on links and pipes."""
-    entries = [
-        path for path in sorted(folder.iterdir(), key=lambda p: p.name) if not path.name.startswith(".")
-    ]
+    """What is in a folder, sorted, without hidden files. Raises DatasetInvalid, on links and pipes too."""
+    try:
+        there = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise DatasetInvalid(str(folder), f"it cannot be read: {words_of(error)}") from error
+    entries = [path for path in there if not path.name.startswith(".")]
     for path in entries:
         if path.is_symlink():
             raise DatasetInvalid(str(path), "it is a link; a dataset must hold the files themselves")
@@ -199,10 +202,11 @@ def _entries(folder: Path) -> list[Path]:
     return entries
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files(folder: Path) -> Iterator[Path]:
+    """Every file in it and below, sorted, without hidden ones. Raises DatasetInvalid."""
     for path in _entries(folder):
         if path.is_dir():
-            yield from _files(path)
+            yield from files(path)
         else:
             yield path
 

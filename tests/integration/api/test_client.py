@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from affinery_app.client.errors import (
     WorksElsewhere,
 )
 from affinery_app.wiring import Workspace
+from orchestration.errors import DatasetInvalid
 from registry import compositions, tokens
 from tests import learning_world as world
 from tests.integration.api.conftest import serving
@@ -88,6 +91,48 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_sent(client: Clie
         client.backbones.add("q", tmp_path)
     asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
     assert "POST /v1/uploads" not in asked
+
+
+def test_a_folder_is_sent_only_where_all_of_it_can_be_read(client: Client, tmp_path: Path) -> None:
+    (folder := tmp_path / "images" / "cats").mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"whatever it is")
+    for name, words in (
+        (b"gone.png", r"gone\.png: it is a link"),
+        (b"\xff.png", r"cannot be read: its name is not UTF-8"),
+    ):
+        odd = folder / os.fsdecode(name)
+        odd.symlink_to("/nowhere") if b"gone" in name else odd.touch()
+        with pytest.raises((DatasetInvalid, PlaceInvalid), match=words):
+            client.datasets.add("q", tmp_path / "images")
+        odd.unlink()
+    asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
+    assert "POST /v1/uploads" not in asked
+
+
+@pytest.mark.parametrize("closed", ["cats/a.png", "cats"])
+def test_a_file_or_a_folder_that_may_not_be_read_is_named_by_whoever_looks(closed: str) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from affinery.errors import AffineryError;"
+        "from affinery_app.client.files import as_file; from orchestration.datasets.examining import read;"
+        "from orchestration.datasets.listing import Found; folder = Path(sys.argv[1]);"
+        "os.geteuid() or os.setuid(65534);"
+        "found = Found(folder, 'cats/a.png', 0, 'cats/a.png')\n"
+        "for look in (lambda: as_file(folder).__enter__(), lambda: read(found)):\n"
+        "    try: look()\n"
+        "    except AffineryError as error: print(error)"
+    )
+    with tempfile.TemporaryDirectory() as name:  # where anybody may look, unlike tmp_path
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "cats").mkdir()
+        (folder / "cats" / "a.png").write_bytes(b"whatever it is")
+        (folder / closed).chmod(0)
+        command = [sys.executable, "-c", code, name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        (folder / closed).chmod(0o755)
+    sent, learnt = done.stdout.splitlines()
+    assert re.search(rf"{folder / closed}:? (it )?cannot be read: Permission denied\.", sent)
+    assert learnt.startswith(f"{folder / 'cats/a.png'}: it cannot be read: Permission denied.")
 
 
 def test_a_job_is_changed_only_as_it_was_read(client: Client) -> None:
