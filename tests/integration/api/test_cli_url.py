@@ -53,6 +53,8 @@ REFUSED = [
     ("dataset", "show", "nope"),
     ("job", "show", "999"),
     ("job", "list", "--task", "digts"),
+    ("job", "list", "--state", "bogus"),
+    ("job", "list", "--kind", "train", "--kind", "bogus"),
     ("lineage", "nothing"),
     ("evaluations", "nobody"),
 ]
@@ -120,6 +122,7 @@ def test_what_is_refused_is_refused_in_the_same_words(
         there = answered(capfd, *words, "--url", address)
         assert there == here, words
         assert (here[0], here[1]) == (2, ""), here
+        assert "bogus" not in words or "Known: " in here[2]
 
 
 def test_what_is_typed_counts_before_what_a_variable_says(
