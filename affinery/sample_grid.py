@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from affinery import tensor_files
+from affinery import lettering, tensor_files
 
 IMAGES = "images"
 TASKS_LIMIT, SIDE, GAP, LINE = 40, 64, 4, 20
@@ -22,14 +22,14 @@ def sample_grid(golden: Sequence[tuple[str, Path]]) -> bytes | None:
     lines = [(name, pixels) for name, path in golden[:TASKS_LIMIT] if (pixels := _pixels(path)) is not None]
     if not lines:
         return None
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     width = GAP + max(len(pixels) for _, pixels in lines) * (SIDE + GAP)
     height = GAP + len(lines) * (LINE + SIDE + GAP)
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=13), GAP
+    pen, font, top = ImageDraw.Draw(sheet), lettering.font(12), GAP
     for name, pixels in lines:
-        pen.text((GAP, top), name, fill=INK, font=font)
+        pen.text((GAP, top), lettering.drawable(name, font), fill=INK, font=font)
         for i, one in enumerate(pixels):
             small = one.shape[0] < SIDE
             how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS

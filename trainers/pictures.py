@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from affinery import lettering
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -36,9 +38,10 @@ def tile(images: Tensor, columns: int, zoom: int = 3) -> Image:
 def titled(parts: Sequence[tuple[str, Image]]) -> Image:
     """Pictures under each other, each below its title."""
     from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
-    font = ImageFont.load_default(size=16)
+    font = lettering.font(15)
+    parts = [(lettering.drawable(title, font), picture) for title, picture in parts]
     line = 28
     width = max(max(picture.width + 16, round(font.getlength(title)) + 20) for title, picture in parts)
     sheet = Pillow.new("RGB", (width, sum(picture.height + line + 8 for _, picture in parts) + 8), PAPER)
@@ -68,17 +71,20 @@ def chart(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    letters = lettering.letters_for([*lines, title])
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, points in lines.items():
         marker = "o" if len(points) <= MARKED else None
-        axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=_literal(name))
-    axes.set(xlabel=across, ylabel=up, title=_literal(title))
+        x, y = [x for x, _ in points], [y for _, y in points]
+        axes.plot(x, y, marker=marker, label=letters.spelt(name))
+    axes.set(xlabel=across, ylabel=up)
+    axes.set_title(letters.spelt(title), family=letters.families)
     if log:
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both" if log else "major")
     if lines:
-        axes.legend()
+        axes.legend(prop={"family": letters.families})
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
@@ -91,13 +97,16 @@ def heat_map(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    letters = lettering.letters_for([*down, *across, title])
     values = [[math.nan if value is None else value for value in row] for row in rows]
     figure = Figure(figsize=(2.5 + 1.1 * len(across), 1.5 + 0.6 * len(down)), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(values, cmap="viridis_r", aspect="auto")
-    axes.set_xticks(range(len(across)), [_literal(name) for name in across], rotation=30, ha="right")
-    axes.set_yticks(range(len(down)), [_literal(name) for name in down])
-    axes.set_title(_literal(title))
+    axes.set_xticks(range(len(across)), [letters.spelt(name) for name in across], rotation=30, ha="right")
+    axes.set_yticks(range(len(down)), [letters.spelt(name) for name in down])
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_fontfamily(letters.families)
+    axes.set_title(letters.spelt(title), family=letters.families)
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
             if value is not None:
@@ -107,8 +116,3 @@ def heat_map(
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
-
-
-def _literal(text: str) -> str:
-    """matplotlib would read what is between dollars as a formula."""
-    return text.replace("$", r"\$")

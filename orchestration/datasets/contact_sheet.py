@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from affinery import lettering
 from trainers import packs
 from trainers.packs import Manifest, PackedImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
 
 CELL, GAP, NAMES, TITLE = 64, 4, 180, 30
 MOST_CLASSES, A_CLASS = 40, 12
@@ -29,15 +29,15 @@ def contact_sheet(pack: Path, title: str) -> bytes:
     chosen = _chosen(manifest)
     height = TITLE + len(chosen) * (CELL + GAP) + GAP
     sheet = Pillow.new("RGB", (NAMES + A_CLASS * (CELL + GAP) + GAP, height), PAPER)
-    pen, font = ImageDraw.Draw(sheet), _font()
+    pen, font = ImageDraw.Draw(sheet), lettering.font(13)
     left_out = len(manifest.classes) - len(chosen)
     more = f", {left_out} further classes not shown" if left_out else ""
     counted = f"{len(manifest.images):,} images, {len(manifest.classes)} classes{more}"
-    pen.text((GAP, 7), f"{_drawable(title, font)}   {counted}", fill=INK, font=font)
+    pen.text((GAP, 7), f"{lettering.drawable(title, font)}   {counted}", fill=INK, font=font)
     with zipfile.ZipFile(pack / packs.IMAGES) as archive:
         for line, (label, images) in enumerate(chosen):
             top = TITLE + line * (CELL + GAP)
-            name = _drawable(manifest.classes[label], font)
+            name = lettering.drawable(manifest.classes[label], font)
             pen.text((GAP, top + 12), name if len(name) <= 22 else f"{name[:21]}…", fill=INK, font=font)
             pen.text((GAP, top + 32), f"{manifest.class_counts[label]:,}", fill=FAINT, font=font)
             for i, image in enumerate(images):
@@ -84,20 +84,4 @@ def _eight_bits(image: Image) -> Image:
         return image
     return (
         image.convert("F").point(lambda value: value * (255 if image.mode == "F" else 1 / 257)).convert("L")
-    )
-
-
-def _font() -> FreeTypeFont:
-    """DejaVu, which has most alphabets."""
-    from matplotlib import get_data_path
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 13)
-
-
-def _drawable(text: str, font: FreeTypeFont) -> str:
-    """Characters that the font does not have are named by number."""
-    none = bytes(font.getmask("\U0010ffff"))
-    return "".join(
-        c if bytes(font.getmask(c)) != none else f"\\u{ord(c):04x}" for c in text if c.isprintable()
     )
