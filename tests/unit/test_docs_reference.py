@@ -13,8 +13,8 @@ from registry.models import Base
 from scripts import build_docs, reference
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS_ALONE = {"AFFINERY_FAILPOINT", "AFFINERY_RAY_FOLDER", "AFFINERY_TRAINS"}
-"""Which one process of Affinery's sets for another, and nobody else."""
+OURS_ALONE = {"AFFINERY_COMPLETE", "AFFINERY_FAILPOINT", "AFFINERY_RAY_FOLDER", "AFFINERY_TRAINS"}
+"""Which one process of Affinery's sets for another, or a shell after TAB, and nobody else."""
 
 
 @cache
