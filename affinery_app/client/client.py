@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-from affinery_app.client import nouns
+from affinery_app.client import labels, nouns
 from affinery_app.client.errors import NoWorkspace, ServiceRefused, ServiceUnreachable, WorksElsewhere
 from affinery_app.client.transport import Reply, Transport
 
@@ -49,6 +49,9 @@ class Client:
         self.compositions = nouns.Compositions(self)
         self.exports = nouns.Exports(self)
         self.evaluations = nouns.Evaluations(self)
+        self.tags = labels.Tags(self)
+        self.notes = labels.Notes(self)
+        self.names = labels.Names(self)
         self.events = nouns.Events(self)
         self.tokens = nouns.Tokens(self)
         self.webhooks = nouns.Webhooks(self)

@@ -19,13 +19,23 @@ OVER = ("done", "dead", "cancelled")
 LOOK_SECONDS = 1.0
 
 
-class Noun:
-    """What can be listed and read. PLACE: where it is."""
+class Place:
+    """What is asked of one place of the service. PLACE: where it is."""
 
     PLACE = ""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    def _ask(self, method: str, *parts: str, body: Any = None, **query: Any) -> Json:
+        from affinery_app.client.client import path
+
+        found: Json = self._client.ask(method, path(self.PLACE, *parts), body, **query)
+        return found
+
+
+class Noun(Place):
+    """What can be listed and read."""
 
     def list(self, **query: Any) -> Iterator[Json]:
         """All of them, page by page."""
@@ -34,12 +44,6 @@ class Noun:
     def get(self, ref: str) -> Json:
         """One of them."""
         return self._ask("GET", ref)
-
-    def _ask(self, method: str, *parts: str, body: Any = None, **query: Any) -> Json:
-        from affinery_app.client.client import path
-
-        found: Json = self._client.ask(method, path(self.PLACE, *parts), body, **query)
-        return found
 
 
 class Backbones(Noun):
@@ -243,6 +247,10 @@ class Aliases(Noun):
         """Point task@alias at a version, whatever it means now."""
         body = {"adapter": adapter, "require": [*require]}
         return self._ask("PUT", alias, body=body, if_match="*")
+
+    def history(self, alias: str) -> Iterator[Json]:
+        """Every move of task@alias, the latest first."""
+        return iter(self._ask("GET", alias, "history")["items"])
 
     def remove(self, alias: str) -> Json:
         """Take it away."""

@@ -23,6 +23,7 @@ from affinery_app.client.errors import (
     ServiceUnreachable,
     WorksElsewhere,
 )
+from affinery_app.client.nouns import Place
 from affinery_app.wiring import Workspace
 from orchestration.errors import DatasetInvalid
 from registry import compositions, tokens
@@ -79,6 +80,36 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     assert client.tokens.revoke("ben")["state"] == "revoked"
     asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
     assert "POST /v1/compositions" in asked
+
+
+def test_what_people_say_about_a_thing_and_call_it_is_changed_alike(client: Client) -> None:
+    assert client.tags.set("digits@1", {"owner": "ann", "draft": "yes"}) == {"draft": "yes", "owner": "ann"}
+    assert client.tags.set("digits@1", {"draft": None, "absent": None}) == {"owner": "ann"}
+    assert client.tags.get("adapter:digits@1") == {"owner": "ann"}
+    assert client.notes.write("digits@1", "sharp\nand small") == client.notes.get("digits@1")
+    assert client.notes.get("digits@1") == {"ref": "adapter:digits@1", "text": "sharp\nand small"}
+    assert client.notes.remove("digits@1")["text"] is None
+    client.aliases.set("digits@best", "1")
+    client.aliases.set("digits@best", "2")
+    client.aliases.remove("digits@best")
+    moves = [each["adapter"] for each in client.aliases.history("digits@best")]
+    assert moves == [None, "digits@2", "digits@1"]
+    assert client.names.rename("task:digits", "numbers")["ref"] == "task:numbers"
+    assert [(each["was"], each["name"]) for each in client.names.history("task:numbers")] == [
+        ("digits", "numbers")
+    ]
+    assert client.tags.get("numbers@1") == {"owner": "ann"}
+    with pytest.raises(ServiceRefused, match="it was renamed"):
+        client.notes.get("adapter:digits@1")
+
+
+def test_every_verb_of_every_noun_is_in_the_guide(client: Client) -> None:
+    nouns = {name: noun for name, noun in vars(client).items() if isinstance(noun, Place)}
+    rows = dict(re.findall(r"^\| `client\.(\w+)` \| (.*) \|$", GUIDE.read_text(), re.M))
+    assert rows.keys() == nouns.keys()
+    for name, noun in nouns.items():
+        verbs = {each for each in vars(type(noun)) if each.islower() and not each.startswith("_")}
+        assert verbs <= set(re.findall(r"\w+", rows[name])), name
 
 
 def test_a_file_that_cannot_be_read_is_told_before_anything_is_sent(client: Client, tmp_path: Path) -> None:
