@@ -44,12 +44,12 @@ def words_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def as_fields(text: str) -> str:
+def as_fields(told: object) -> str:
     """Options of commands as the fields of a request that they are elsewhere: `--skip-bad` is `skip_bad`."""
-    return re.sub(r"(?<![^\s(])--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+    return re.sub(r"(?<![^\s(])--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(told))
 
 
-Words = str | Callable[[str], str]
+Words = str | Callable[[object], str]
 
 
 class AffineryError(Exception):

@@ -73,6 +73,7 @@ def test_an_error_says_the_same_elsewhere_without_its_places(error: AffineryErro
     ("error", "told"),
     [
         (ConfigInvalid("--canny-low, --canny-high", "no task is told edges."), "canny_low, canny_high: no"),
+        (ConfigInvalid(7, "it is no name; see --kind"), "7: it is no name; see --kind"),
         (ScheduleInvalid("nightly", "it names no task; name one with --task"), "name one with task."),
         (DatasetInvalid("/srv/a--b", "a -- b: choose (--split, or --split all)"), "(split, or split all)"),
     ],
