@@ -129,14 +129,18 @@ def compare(visit: Visit) -> Response:
 
 def _samples(
     visit: Visit, session: Session, sides: Sequence[AdapterRecord], compared: comparison.Comparison | None
-) -> list[tuple[str, str]]:
-    """What both drew, by version: under the protocol that they share where that is there, else as trained."""
+) -> list[tuple[str, str | None]]:
+    """What both drew, by version: under the protocol that they share where that is there, else as trained.
+
+    None for a version of which no samples are on this machine.
+    """
     drawn = [pictures(visit.space, each, place_of(session, each)) for each in sides]
     names = [SAMPLES]
     if compared is not None:
         names.insert(0, f"samples (protocol {compared.left.protocol_digest[:12]})")
     name = next((name for name in names if all(name in held for held in drawn)), SAMPLES)
-    return [(each.ref, place(each, name)) for each, held in zip(sides, drawn, strict=True) if name in held]
+    both = zip(sides, drawn, strict=True)
+    return [(each.ref, place(each, name) if name in held else None) for each, held in both]
 
 
 def _sections(

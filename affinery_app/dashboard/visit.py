@@ -21,7 +21,7 @@ from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES, said_of
 from affinery_app.charts import heat_key
 from affinery_app.dashboard.beginning import next_step
-from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
+from affinery_app.dashboard.words import ago, counted, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
 from affinery_app.figures import signed, size
 from affinery_app.wiring import Workspace
@@ -181,6 +181,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
+    made.filters["counted"] = counted
     made.filters["plain"] = plain
     made.filters["signed"] = signed
     made.filters["recognised"] = recognised

@@ -37,6 +37,17 @@ def test_every_page_fits_its_screen_and_says_nothing_on_the_console(
         assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0, path
 
 
+@pytest.mark.parametrize(("width", "least"), [(390, 9), (1280, 11)])
+def test_the_rows_of_the_class_table_are_large_enough_to_be_seen(
+    looked_at: Service, visitor: Visitor, width: int, least: int
+) -> None:
+    visitor.page.set_viewport_size({"width": width, "height": 844})
+    page = visitor.goes_to(looked_at, "/backbones/dit")
+    drawn = page.locator(".class-map:visible")
+    assert drawn.count() == 1
+    assert drawn.locator(".null path").bounding_box()["width"] >= least  # type: ignore[index]
+
+
 def test_everything_is_reached_by_keyboard(pages: Service, visitor: Visitor) -> None:
     page = visitor.goes_to(pages, "/adapters/digits@1")
     page.keyboard.press("Tab")

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, select
 
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
+from affinery_app.dashboard.words import counted
 from orchestration import queue
 from orchestration.evaluations import folder_of
 from registry import aliases, retirement, tasks, tokens
@@ -153,6 +154,17 @@ def test_what_an_evaluation_left_out_is_told_beside_its_figures(pages: Service, 
     found = page_of(pages, "/adapters/digits@1")
     assert ("FD is <left> out." in found.text) == isinstance(notes, list)
     assert faults(found) == []
+
+
+def test_beside_a_version_with_samples_one_without_is_told_to_have_none(looked_at: Service) -> None:
+    found = page_of(looked_at, "/compare?left=digits@1&right=digits@2")
+    assert "No samples of digits@1 are on this machine." in found.text
+    assert [held["alt"] for held in found.of("img")] == ["Samples of digits@2"]
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 classes"), (1, "1 class"), (2000, "2,000 classes")])
+def test_amounts_agree_with_their_words(count: int, told: str) -> None:
+    assert counted(count, "class", "classes") == told
 
 
 def test_versions_measured_against_two_datasets_are_offered_to_be_measured_against_one(

@@ -12,7 +12,7 @@ from tests.command_line import assert_command_exists
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("affinery", "registry", "orchestration", "trainers", "affinery_app")
-TOLD = re.compile(r"(?:: |\(|<pre>)affinery ([a-z][^.,;:)<\n]*)")
+TOLD = re.compile(r"(?:: |\(|<pre>|<code>)affinery ([a-z][^.,;:)<\n]*)")
 TELLING = ("following", "Step", "tell_added")  # what takes a command as its argument
 
 
