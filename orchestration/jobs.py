@@ -48,8 +48,8 @@ class JobRecord:
     needs: jobs that must be done first; waits: how many of them are not. generation: how often it was taken
     up again after it was dead or cancelled; attempts: all tries; failures: those of this generation that
     ended badly. request: what its worker was asked for and has not done yet. progress: step, of, losses by
-    task. cpus, gpus, memory_bytes: None where those of its kind are meant. error_here: the error with the
-    places of this machine, where it names any.
+    task, and seconds_a_step once it is done. cpus, gpus, memory_bytes: None where those of its kind are
+    meant. error_here: the error with the places of this machine, where it names any.
     """
 
     id: str

@@ -125,9 +125,11 @@ def publish(
     results: Sequence[Learnt],
     experiment: str | None,
     started_at: datetime,
+    progress: Mapping[str, Any] | None = None,
 ) -> tuple[list[AdapterRecord], Certificate]:
     """Proves that nothing older changed, then publishes all results and ends the job in one transaction.
 
+    progress: where the job stands then; None where no step was left to this attempt.
     Raises OlderTaskDisturbed, StageMoved, LeaseLost or StaleFence; then nothing is visible.
     """
     services, held = attempt.services, attempt.held
@@ -199,7 +201,7 @@ def publish(
                 )
             if _stage(session, stage.backbone.node_id, [learnt.task for learnt in results]) != stage:
                 raise StageMoved(stage.backbone.ref)
-            queue.complete(session, held)
+            queue.complete(session, held, progress)
             return published
 
         return attempt.commit(write), certificate

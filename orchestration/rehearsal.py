@@ -87,6 +87,6 @@ def _described(
         "parameters": need.parameters,
         "memory_bytes": need.memory_bytes,
         "macs": need.macs * recipe["steps"],
-        "seconds": None if known is None else known.seconds * recipe["steps"] * len(learners),
+        "seconds": None if known is None else known.seconds(recipe["steps"], len(learners)),
         "seconds_from_jobs": 0 if known is None else known.jobs,
     }

@@ -53,7 +53,7 @@ def _whence(rehearsal: Rehearsal) -> str:
     if rehearsal.seconds is None:
         return "; no training on this backbone is done yet to measure it by"
     count = max((job["seconds_from_jobs"] for job in rehearsal.jobs), default=0)
-    return f", by {count} that are done here"
+    return f", measured by {count} {'training' if count == 1 else 'trainings'} on this backbone"
 
 
 def _time(seconds: float | None) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestration import (
     datasets,
@@ -60,9 +60,12 @@ class Train:
         attempt.tell.started(_furthest(attempt))
         later = threading.Thread(target=_warm_up, name="warm-up", daemon=True)
 
+        heard: list[ray_train.ProgressLine] = []  # the first and the last
+
         def on_progress(line: ray_train.ProgressLine) -> None:
             if later.ident is None:
                 later.start()
+            heard[1:] = [line]
             for name, loss in line.losses.items():
                 if line.step not in told.get(name, {}):
                     idle = ("idle_share", line.idle, line.step, int(line.time * 1000))
@@ -84,7 +87,7 @@ class Train:
         failpoints.reach("judged")
         attempt.stage("proving that nothing older changed")
         published, certificate = publishing.publish(
-            attempt, plan, stage, model, results, trainings.EXPERIMENT, started_at
+            attempt, plan, stage, model, results, trainings.EXPERIMENT, started_at, _progress(heard)
         )
         attempt.tell.published(published, certificate)
         for record in published:
@@ -137,6 +140,17 @@ def plan_of(services: Services, job: JobRecord) -> tuple[list[TaskRecord], Train
     )
     # A checkpoint is saved at a report, so the one distance must be a multiple of the other.
     return learners, replace(plan, save_every=-(-save_every // plan.report_every) * plan.report_every)
+
+
+def _progress(heard: Sequence[ray_train.ProgressLine]) -> dict[str, Any] | None:
+    """Where a training ended, and how fast it went; None where all steps were done before."""
+    if not heard:
+        return None
+    first, last = heard[0], heard[-1]
+    told: dict[str, Any] = {"step": last.step, "of": last.steps, "losses": last.losses}
+    if last.step > first.step:
+        told["seconds_a_step"] = (last.time - first.time) / (last.step - first.step)
+    return told
 
 
 def end_runs(services: Services, job_id: str, status: str) -> None:

@@ -15,16 +15,25 @@ NEWEST = 50
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that a training took a task and step, the median over so many jobs that are done."""
+    """How long trainings took, the medians over so many that are done.
 
-    seconds: float
+    step_seconds: a step of one task. beside_seconds: all that is no step of an attempt: starting, reading the
+    data, drawing and judging samples, proving.
+    """
+
+    step_seconds: float
+    beside_seconds: float
     jobs: int
+
+    def seconds(self, steps: int, tasks: int) -> float:
+        """Of a training of so many tasks at once."""
+        return self.beside_seconds + self.step_seconds * steps * tasks
 
 
 def pace(session: Session, backbone_id: int) -> Pace | None:
     """Of trainings on a backbone that one attempt brought to their end; None where there is none."""
     query = (
-        select(Job.id, Job.payload, Attempt.started_at, Attempt.ended_at)
+        select(Job.id, Job.payload, Job.progress, Attempt.started_at, Attempt.ended_at)
         .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.outcome == "done"))
         .where(Job.backbone_id == backbone_id, Job.state == "done", Job.kind == "train", Job.attempts == 1)
         .order_by(Job.number.desc())
@@ -34,9 +43,10 @@ def pace(session: Session, backbone_id: int) -> Pace | None:
     members: dict[str, int] = {}
     for job_id in session.scalars(select(JobTask.job_id).where(JobTask.job_id.in_([row[0] for row in done]))):
         members[job_id] = members.get(job_id, 0) + 1
-    found = []
-    for job_id, payload, started_at, ended_at in done:
-        steps = payload.get("recipe", {}).get("steps", 0) * members.get(job_id, 0)
-        if steps and ended_at is not None and ended_at > started_at:
-            found.append((ended_at - started_at).total_seconds() / steps)
-    return Pace(median(found), len(found)) if found else None
+    step, beside = [], []
+    for job_id, payload, progress, started_at, ended_at in done:
+        steps, a_step = payload.get("recipe", {}).get("steps"), (progress or {}).get("seconds_a_step")
+        if steps and a_step and ended_at is not None and job_id in members:
+            step.append(a_step / members[job_id])
+            beside.append(max(0.0, (ended_at - started_at).total_seconds() - a_step * steps))
+    return Pace(median(step), median(beside), len(step)) if step else None

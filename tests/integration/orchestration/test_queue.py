@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ from sqlalchemy import update
 from orchestration import owners, queue
 from orchestration.errors import JobNotFound, LeaseLost, NeedNotMet, TaskIsBusy, TasksDoNotMatch, WorkersDied
 from orchestration.jobs import Claim, JobRecord
-from registry import tasks
+from orchestration.queue import history
+from registry import backbones, tasks
 from registry.columns import utc_now
 from registry.models import Attempt, Job
 from registry.session import Sessions, connect, sessions
@@ -159,6 +161,35 @@ def test_a_job_cannot_be_scheduled_after_one_that_will_never_be_done(line: Sessi
         put(line, "b", after=[first.id])
     with pytest.raises(JobNotFound):
         put(line, "b", after=["nonsense"])
+
+
+# --- how long it takes ---
+
+
+def test_what_a_training_takes_is_told_by_its_steps_and_by_what_every_training_takes_beside(
+    line: Sessions,
+) -> None:
+    begun = utc_now()
+    for names, steps, a_step, took in ((["a"], 4, 0.5, 72), (["b"], 600, 0.25, 210), (["c", "d"], 10, 1, 80)):
+        job = within(line, queue.enqueue, names, {"steps": steps})
+        held = take(line)
+        told = {"step": steps, "of": steps, "losses": {}, "seconds_a_step": a_step}
+        within(line, queue.heartbeat, held, told)
+        within(line, queue.complete, held)
+        with line.begin() as session:
+            times = {"started_at": begun, "ended_at": begun + timedelta(seconds=took)}
+            session.execute(update(Attempt).where(Attempt.job_id == job.id).values(times))
+    with line.read() as session:
+        found = history.pace(session, backbones.get(session, "dit").node_id)
+    assert found == history.Pace(step_seconds=0.5, beside_seconds=70, jobs=3)
+    assert found.seconds(600, tasks=2) == 70 + 0.5 * 600 * 2
+
+
+def test_a_training_of_which_no_step_was_timed_measures_nothing(line: Sessions) -> None:
+    within(line, queue.enqueue, ["a"], {"steps": 4})
+    within(line, queue.complete, take(line))
+    with line.read() as session:
+        assert history.pace(session, backbones.get(session, "dit").node_id) is None
 
 
 # --- leases and fences ---

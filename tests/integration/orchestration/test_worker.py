@@ -17,9 +17,10 @@ from orchestration import queue
 from orchestration.environment import code_version, environment_fingerprint
 from orchestration.errors import NeedNotMet
 from orchestration.jobs import JobRecord
+from orchestration.queue import history
 from orchestration.services import Services
 from orchestration.worker import Worker
-from registry import adapters, blobs, certificates, lineage, tasks
+from registry import adapters, backbones, blobs, certificates, lineage, tasks
 from registry import datasets as recorded
 from registry.records import AdapterRecord
 from tests import learning_world as world
@@ -99,6 +100,15 @@ def test_a_second_drain_finds_nothing_to_do(learnt: Learnt) -> None:
 
 def test_progress_is_told_for_every_stretch_of_steps(learnt: Learnt) -> None:
     assert learnt.heard.steps == [*range(1, 9), *range(1, 9)]
+
+
+def test_how_long_a_step_took_is_kept_to_foresee_by(learnt: Learnt) -> None:
+    with learnt.services.sessions.read() as session:
+        backbone = backbones.get(session, "tiny").node_id
+        found = history.pace(session, backbone)
+    assert found is not None
+    assert 0 < found.step_seconds < 60
+    assert found.beside_seconds > 0
     assert learnt.heard.resumed == [0, 0]
 
 
