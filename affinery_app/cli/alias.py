@@ -74,15 +74,13 @@ def list_all(
 @app.command("history")
 def history(
     ref: Annotated[str, typer.Argument(help="The alias: task@alias.", autocompletion=completion.adapters)],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every move of an alias, the latest first."""
-    from affinery_app.wiring import open_workspace
-    from registry import aliases
-
-    with open_workspace(workspace).sessions.read() as session:
-        records = aliases.history(session, ref)
+    with place(url, workspace) as where:
+        records = where.alias_moves(ref)
     if as_json:
         emit([record.to_json() for record in records])
         return
@@ -97,15 +95,13 @@ def history(
 def remove(
     ref: Annotated[str, typer.Argument(help="The alias: task@alias.", autocompletion=completion.adapters)],
     expect: ExpectOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take an alias away. Its history stays."""
-    from affinery_app.wiring import open_workspace
-    from registry import aliases
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = aliases.remove(session, ref, expect=expect)
+    with place(url, workspace) as where:
+        record = where.remove_alias(ref, expect)
     if as_json:
         emit(record.to_json())
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from affinery_app.cli.here_labels import Labels
 from affinery_app.cli.job_options import submitter
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from registry.graph import Direction, LineageGraph, LineagePage
     from registry.records import (
         AdapterRecord,
-        AliasRecord,
         BackboneRecord,
         CompositionRecord,
         DatasetRecord,
@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 
-class Here:
+class Here(Labels):
     """One transaction a verb."""
 
     def __init__(self, space: Workspace) -> None:
@@ -143,19 +143,6 @@ class Here:
 
         with self.space.sessions.begin() as session:
             return retirement.restore(session, ref).ref
-
-    def aliases(self, task: str | None) -> list[AliasRecord]:
-        from registry import aliases
-
-        return self._read(lambda session: aliases.list_all(session, task=task))
-
-    def point(self, name: str, ref: str, expect: str | None, require: Sequence[str]) -> AliasRecord:
-        """Have the alias mean this version, if it means what is expected and the version holds the rest."""
-        from registry import aliases, metrics
-
-        required = [metrics.requirement(text) for text in require]
-        with self.space.sessions.begin() as session:
-            return aliases.point(session, name, ref, expect=expect, require=required)
 
     def jobs(
         self,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
+from affinery_app.cli.place import UrlOption, place
 
 RefArgument = Annotated[
     str,
@@ -18,27 +19,19 @@ def tag(
     ref: RefArgument,
     tags: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Tags to set.")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="A key to take away; repeat for more.")] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set tags on anything that is recorded, take them away, or show them."""
-    from affinery_app.wiring import open_workspace
-    from registry import tags as record
-
     given = _pairs(tags or [])
-    sessions = open_workspace(workspace).sessions
-    with sessions.begin() if given or remove else sessions.read() as session:
-        node = record.subject(session, ref, "tag")
-        if remove:
-            record.remove(session, node.full_ref, remove)
-        if given:
-            record.put(session, node.full_ref, given)
-        held = record.of(session, node.node_id)
+    with place(url, workspace) as where:
+        named, held = where.tag(ref, given, remove or ())
     if as_json:
-        emit({"ref": node.full_ref, "tags": held})
+        emit({"ref": named, "tags": held})
         return
     if not held:
-        say(f"{node.full_ref} has no tag.")
+        say(f"{named} has no tag.")
     fields(held.items())
 
 
@@ -48,24 +41,17 @@ def note(
         str | None, typer.Argument(help="What to say about it, in place of what is said.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the note away.")] = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a note on anything that is recorded, take it away, or read it."""
     from affinery.errors import ConfigInvalid
-    from affinery_app.wiring import open_workspace
-    from registry import notes
 
     if remove and text is not None:
         raise ConfigInvalid("--remove", "a text was given too; a note is either written or taken away.")
-    sessions = open_workspace(workspace).sessions
-    with sessions.begin() if remove or text is not None else sessions.read() as session:
-        if remove:
-            held = notes.remove(session, ref)
-        elif text is not None:
-            held = notes.write(session, ref, text)
-        else:
-            held = notes.read(session, ref)
+    with place(url, workspace) as where:
+        held = where.note(ref, text, remove)
     if as_json:
         emit(held.to_json())
     elif held.text is None:

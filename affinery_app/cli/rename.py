@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
+from affinery_app.cli.place import UrlOption, place
 
 
 def rename(
@@ -14,15 +15,13 @@ def rename(
         str, typer.Argument(help="A backbone, dataset, task or composition, without a version: backbone:dit.")
     ],
     name: Annotated[str, typer.Argument(help="What it is to be called from now on.")],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change a name, of all versions together. Digests and lineage stay."""
-    from affinery_app.wiring import open_workspace
-    from registry import renaming
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = renaming.rename(session, ref, name)
+    with place(url, workspace) as where:
+        record = where.rename(ref, name)
     if as_json:
         emit(record.to_json())
         return

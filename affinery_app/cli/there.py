@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid
+from affinery_app.cli.there_labels import Labels
+from affinery_app.cli.told import Json, job_of, node_of, record_of, records_of, retirement_of
 from affinery_app.client.client import path
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from registry.graph import Direction, LineageGraph, LineagePage
     from registry.records import (
         AdapterRecord,
-        AliasRecord,
         BackboneRecord,
         CompositionRecord,
         DatasetRecord,
@@ -35,20 +35,12 @@ if TYPE_CHECKING:
     )
     from registry.retirement import Retirement
 
-Json = dict[str, Any]
 MOST_NODES = 5000
 FARTHEST = 100
 PAGE = 500
 
 
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-Record = TypeVar("Record", bound=_Dataclass)
-
-
-class There:
+class There(Labels):
     """A request a verb, or a few. Raises ServiceRefused, as the workspace would, and ServiceUnreachable."""
 
     def __init__(self, client: Client) -> None:
@@ -57,22 +49,22 @@ class There:
     def backbones(self) -> list[BackboneRecord]:
         from registry.records import BackboneRecord
 
-        return _records(BackboneRecord, self.client.backbones.list(limit=PAGE), "name", "version")
+        return records_of(BackboneRecord, self.client.backbones.list(limit=PAGE), "name", "version")
 
     def backbone(self, ref: str) -> BackboneRecord:
         from registry.records import BackboneRecord
 
-        return _record(BackboneRecord, self.client.backbones.get(ref))
+        return record_of(BackboneRecord, self.client.backbones.get(ref))
 
     def datasets(self) -> list[DatasetRecord]:
         from registry.records import DatasetRecord
 
-        return _records(DatasetRecord, self.client.datasets.list(limit=PAGE), "name", "version")
+        return records_of(DatasetRecord, self.client.datasets.list(limit=PAGE), "name", "version")
 
     def dataset(self, ref: str) -> DatasetRecord:
         from registry.records import DatasetRecord
 
-        return _record(DatasetRecord, self.client.datasets.get(ref))
+        return record_of(DatasetRecord, self.client.datasets.get(ref))
 
     def add_dataset(
         self, name: str, source: Path, given: Mapping[str, Any], advance: Callable[[str, int, int], None]
@@ -83,17 +75,17 @@ class There:
         advance("sending", 0, 1)
         told = self.client.datasets.add(name, source, **{k: v for k, v in given.items() if v is not None})
         advance("sending", 1, 1)
-        return _record(DatasetRecord, told), list(told["notes"])
+        return record_of(DatasetRecord, told), list(told["notes"])
 
     def tasks(self) -> list[TaskRecord]:
         from registry.records import TaskRecord
 
-        return _records(TaskRecord, self.client.tasks.list(limit=PAGE), "node_id")
+        return records_of(TaskRecord, self.client.tasks.list(limit=PAGE), "node_id")
 
     def task(self, name: str) -> TaskRecord:
         from registry.records import TaskRecord
 
-        return _record(TaskRecord, self.client.tasks.get(name))
+        return record_of(TaskRecord, self.client.tasks.get(name))
 
     def schedule(
         self,
@@ -117,7 +109,7 @@ class There:
             return []
         from orchestration.scheduling import Scheduled
 
-        return [Scheduled(_job(each), each["new"]) for each in told["jobs"]]
+        return [Scheduled(job_of(each), each["new"]) for each in told["jobs"]]
 
     def train(
         self,
@@ -132,14 +124,14 @@ class There:
                 "--begin-from", "a service takes --warm-start alone; name them in a workspace."
             )
         asked = {"tasks": [*names], "recipe": dict(recipe), "warm": older is not None, "after": [*after]}
-        return _job(self.client.jobs.add("train", **asked, **_terms(terms)))
+        return job_of(self.client.jobs.add("train", **asked, **_terms(terms)))
 
     def adapters(self, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
         from registry.records import AdapterRecord
 
         given = {"task": task, "backbone": backbone}
         wanted = " and ".join(f"{name}={value}" for name, value in given.items() if value)
-        return _records(AdapterRecord, self.client.adapters.list(filter=wanted, limit=PAGE), "node_id")
+        return records_of(AdapterRecord, self.client.adapters.list(filter=wanted, limit=PAGE), "node_id")
 
     def adapter(self, ref: str) -> AboutAdapter:
         from registry.about import AboutAdapter
@@ -147,37 +139,21 @@ class There:
 
         told = self.client.adapters.get(ref)
         return AboutAdapter(
-            record=_record(AdapterRecord, told),
-            certificates=[_record(CertificateRecord, each) for each in told["certificates"]],
-            evaluations=[_record(EvaluationRecord, each) for each in told["evaluations"]],
+            record=record_of(AdapterRecord, told),
+            certificates=[record_of(CertificateRecord, each) for each in told["certificates"]],
+            evaluations=[record_of(EvaluationRecord, each) for each in told["evaluations"]],
             aliases=told["aliases"],
             tags=told["tags"],
             note=told["note"],
-            retired=None if told["retired"] is None else _retired(told),
+            retired=None if told["retired"] is None else retirement_of(told),
         )
 
     def retire(self, ref: str, reason: str) -> tuple[str, Retirement]:
         told = self.client.adapters.retire(ref, reason)
-        return told["ref"], _retired(told)
+        return told["ref"], retirement_of(told)
 
     def restore(self, ref: str) -> str:
         return str(self.client.adapters.restore(ref)["ref"])
-
-    def aliases(self, task: str | None) -> list[AliasRecord]:
-        from registry.records import AliasRecord
-
-        return [_record(AliasRecord, each) for each in self.client.aliases.list(task or "")]
-
-    def point(self, name: str, ref: str, expect: str | None, require: Sequence[str]) -> AliasRecord:
-        from registry.records import AliasRecord
-
-        if expect is not None:
-            raise ConfigInvalid(
-                "--expect", "a service compares ETags (If-Match); it is asked in a workspace."
-            )
-        meant = self.client.adapters.get(ref)
-        told = self.client.aliases.set(f"{meant['name']}@{name}", meant["ref"], require)
-        return _record(AliasRecord, told)
 
     def jobs(
         self,
@@ -191,24 +167,24 @@ class There:
         named = None if task is None else self.task(task).name
         query: Json = {"states": [*states], "kinds": [*kinds], "task": named, "limit": min(limit, PAGE)}
         told = list(islice(self.client.pages("/v1/jobs", begin=before or 0, **query), limit))
-        return [_job(each) for each in told], {e["id"]: e["obstacle"] for e in told if e["obstacle"]}
+        return [job_of(each) for each in told], {e["id"]: e["obstacle"] for e in told if e["obstacle"]}
 
     def job(self, named: str) -> AboutJob:
         from orchestration.about import AboutJob
         from orchestration.jobs import AttemptRecord
 
         told = self.client.jobs.get(named)
-        tries = [_record(AttemptRecord, each) for each in told["tries"]]
-        return AboutJob(_job(told), told["asked"], told["obstacle"], tries)
+        tries = [record_of(AttemptRecord, each) for each in told["tries"]]
+        return AboutJob(job_of(told), told["asked"], told["obstacle"], tries)
 
     def unfinished(self) -> list[JobRecord]:
         from orchestration.jobs import LIVE
 
         found = self.client.jobs.list(states=[*LIVE], limit=PAGE)
-        return sorted(map(_job, found), key=attrgetter("number"))
+        return sorted(map(job_of, found), key=attrgetter("number"))
 
     def look(self, job_ids: Sequence[str]) -> list[JobRecord]:
-        return [_job(self.client.jobs.get(each)) for each in job_ids]
+        return [job_of(self.client.jobs.get(each)) for each in job_ids]
 
     def log(self, job: JobRecord, attempt: AttemptRecord, start: int = 0) -> tuple[bytes, str | None]:
         """The file is the service's own, and is not told. Of what is long, the service tells the last MiB."""
@@ -216,20 +192,20 @@ class There:
         return str(told["log"]).encode()[max(0, start - int(told["from_byte"])) :], None
 
     def cancel(self, jobs: Sequence[str]) -> list[JobRecord]:
-        return [_job(self.client.jobs.cancel(each)) for each in jobs]
+        return [job_of(self.client.jobs.cancel(each)) for each in jobs]
 
     def pause(self, jobs: Sequence[str]) -> list[JobRecord]:
-        return [_job(self.client.jobs.pause(each)) for each in jobs]
+        return [job_of(self.client.jobs.pause(each)) for each in jobs]
 
     def resume(self, jobs: Sequence[str]) -> list[JobRecord]:
-        return [_job(self.client.jobs.resume(each)) for each in jobs]
+        return [job_of(self.client.jobs.resume(each)) for each in jobs]
 
     def retry(self, jobs: Sequence[str], with_waiting: bool) -> list[JobRecord]:
         """Those that are named are told, and not what waited for them."""
-        return [_job(self.client.jobs.retry(each, with_waiting)) for each in jobs]
+        return [job_of(self.client.jobs.retry(each, with_waiting)) for each in jobs]
 
     def prioritise(self, job: str, value: int) -> list[JobRecord]:
-        return [_job(self.client.jobs.prioritise(job, value))]
+        return [job_of(self.client.jobs.prioritise(job, value))]
 
     def lineage(
         self, ref: str, direction: Direction, depth: int | None, roles: Sequence[str] | None, limit: int
@@ -241,7 +217,7 @@ class There:
         told = self.client.ask("GET", place, direction=direction, roles=[*(roles or ())], **bounds)
         return LineageGraph(
             told["root"],
-            {each["id"]: _node(each) for each in told["nodes"]},
+            {each["id"]: node_of(each) for each in told["nodes"]},
             tuple(EdgeRecord(**each) for each in told["edges"]),
             told["truncated"],
             {each["id"]: each["made_with"] for each in told["nodes"] if each.get("made_with") is not None},
@@ -264,7 +240,7 @@ class There:
         while following is not None and len(found) < limit:
             bounds: Json = {"after": following, "limit": min(PAGE, limit - len(found))}
             page = self.client.ask("GET", path("/v1/lineage", ref, "nodes"), **query, **bounds)
-            found += map(_node, page["items"])
+            found += map(node_of, page["items"])
             following = page["next"]
         return LineagePage(tuple(found), following)
 
@@ -275,18 +251,18 @@ class There:
             raise ConfigInvalid(
                 "compose", "a service composes the tasks that --task names; sums are made here."
             )
-        return _record(CompositionRecord, self.client.compositions.add(name, members))
+        return record_of(CompositionRecord, self.client.compositions.add(name, members))
 
     def evaluations(self, adapter: str) -> list[EvaluationRecord]:
         from registry.records import EvaluationRecord
 
-        return [_record(EvaluationRecord, each) for each in self.client.evaluations.list(adapter)]
+        return [record_of(EvaluationRecord, each) for each in self.client.evaluations.list(adapter)]
 
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry.records import EventRecord
 
         found = self.client.pages("/v1/events", begin=after, kind=kind, limit=min(limit, PAGE))
-        return [_record(EventRecord, each) for each in islice(found, limit)]
+        return [record_of(EventRecord, each) for each in islice(found, limit)]
 
 
 def _planned(wanted: Wanted) -> Json:
@@ -326,38 +302,3 @@ def _terms(job: Mapping[str, Any]) -> Json:
     if isinstance(given.get("run_at"), datetime):
         given["run_at"] = given["run_at"].isoformat()
     return given
-
-
-def _retired(told: Json) -> Retirement:
-    from registry.retirement import Retirement
-
-    return Retirement(datetime.fromisoformat(told["retired"]["since"]), told["retired"]["reason"])
-
-
-def _node(told: Json) -> NodeRecord:
-    from registry.records import NodeRecord
-
-    return _record(NodeRecord, told | {"node_id": told["id"]})
-
-
-def _job(told: Json) -> JobRecord:
-    from orchestration.jobs import JobRecord
-
-    return _record(JobRecord, told)
-
-
-def _records(kind: type[Record], told: Iterable[Json], *by: str) -> list[Record]:
-    return sorted((_record(kind, each) for each in told), key=attrgetter(*by))
-
-
-def _record(kind: type[Record], told: Json) -> Record:
-    """What to_json made of a record, a record again. What this version does not know of is passed over."""
-    own = getattr(kind, "HERE", ())
-    known = {each.name: str(each.type) for each in fields(kind) if each.name not in own}
-    return kind(**{name: _value(declared, told[name]) for name, declared in known.items()})
-
-
-def _value(declared: str, told: Any) -> Any:
-    if declared.startswith("datetime") and isinstance(told, str):
-        return datetime.fromisoformat(told)
-    return tuple(told) if declared.startswith("tuple") and isinstance(told, list) else told

@@ -31,6 +31,11 @@ READS = [
     ("adapter", "show", "digits@2"),
     ("alias", "list"),
     ("alias", "list", "--task", "digits"),
+    ("alias", "history", "digits@champion"),
+    ("tag", "digits@1"),
+    ("tag", "task:faces"),
+    ("note", "digits@1"),
+    ("note", "task:faces"),
     ("job", "list"),
     ("job", "list", "--state", "queued"),
     ("job", "list", "--task", "faces", "--kind", "train", "--limit", "1"),
@@ -57,6 +62,18 @@ REFUSED = [
     ("job", "list", "--kind", "train", "--kind", "bogus"),
     ("lineage", "nothing"),
     ("evaluations", "nobody"),
+    ("alias", "history", "digits@nobody"),
+    ("alias", "remove", "digits@nobody"),
+    ("alias", "remove", "digits"),
+    ("tag", "nothing"),
+    ("tag", "digits@1", "--remove", "absent"),
+    ("tag", "digits@1", "novalue"),
+    ("tag", "digits@1", "9=x"),
+    ("note", "nothing"),
+    ("note", "digits@1", "a text", "--remove"),
+    ("rename", "task:digts", "numbers"),
+    ("rename", "digits@1", "numbers"),
+    ("rename", "task:digits", "a@b"),
 ]
 
 
@@ -111,7 +128,7 @@ def test_what_is_read_from_a_service_is_what_its_workspace_says(
             there = answered(capfd, *words, *form, "--url", address)
             assert there == here, words
             assert here[0] == 0, here
-            assert len(here[1] + here[2]) > 20, words
+            assert len(here[1] + here[2]) > 10, words
 
 
 def test_what_is_refused_is_refused_in_the_same_words(
@@ -169,6 +186,31 @@ def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
     assert answered(capfd, "download", "both", tmp_path / "from-there", *there)[0] != 0
 
 
+def test_what_is_said_of_a_thing_by_a_service_is_said_in_its_workspace(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    said = told(capfd, "tag", "digits@1", "size=small", "owner=ben", *there)
+    assert said == {"ref": "adapter:digits@1", "tags": {"owner": "ben", "size": "small"}}
+    assert said == told(capfd, "tag", "digits@1", *here)
+    assert told(capfd, "tag", "digits@1", "owner=cy", "--remove", "owner", "--remove", "size", *there) == {
+        "ref": "adapter:digits@1",
+        "tags": {"owner": "cy"},
+    }
+    written = told(capfd, "note", "task:faces", "all\nof them", *there)
+    assert (
+        written == told(capfd, "note", "task:faces", *here) == {"ref": "task:faces", "text": "all\nof them"}
+    )
+    assert told(capfd, "note", "task:faces", "--remove", *there) == told(capfd, "note", "task:faces", *here)
+    gone = told(capfd, "alias", "remove", "digits@champion", *there)
+    assert gone["adapter"] is None
+    assert gone == told(capfd, "alias", "history", "digits@champion", *here)[0]
+    renamed = told(capfd, "rename", "task:digits", "numbers", *there)
+    assert (renamed["was"], renamed["name"]) == ("digits", "numbers")
+    assert told(capfd, "task", "show", "numbers", *here)["name"] == "numbers"
+    assert told(capfd, "rename", "task:numbers", "numbers", *there)["at"] is None
+
+
 def test_what_only_a_workspace_does_says_so_in_one_sentence(
     address: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +220,7 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
     )
     refused = [
         ("alias", "set", "best", "digits@2", "--expect", "none"),
+        ("alias", "remove", "digits@champion", "--expect", "1"),
         ("dataset", "show", "digits", "--contact-sheet", tmp_path / "sheet.png"),
         ("compose", "sum", "--merge", "digits:0.5,faces:0.5"),
         ("task", "add", "--from", plan),
