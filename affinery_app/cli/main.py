@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ def main() -> None:
     # Imports make more than a hundred thousand objects that stay: looking for garbage there is time lost.
     gc.set_threshold(200_000, 50, 50)
     atexit.register(_end)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows less than UTF-8 is told by numbers
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     from orchestration.threads import SPINNING
 

@@ -166,7 +166,7 @@ class There(Labels):
         """The obstacles are those on the service's machine."""
         named = None if task is None else self.task(task).name
         query: Json = {"states": [*states], "kinds": [*kinds], "task": named, "limit": min(limit, PAGE)}
-        told = list(islice(self.client.pages("/v1/jobs", begin=before or 0, **query), limit))
+        told = list(islice(self.client.pages("/v1/jobs", after=before or 0, **query), limit))
         return [job_of(each) for each in told], {e["id"]: e["obstacle"] for e in told if e["obstacle"]}
 
     def job(self, named: str) -> AboutJob:
@@ -261,7 +261,7 @@ class There(Labels):
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry.records import EventRecord
 
-        found = self.client.pages("/v1/events", begin=after, kind=kind, limit=min(limit, PAGE))
+        found = self.client.pages("/v1/events", after=after, kind=kind, limit=min(limit, PAGE))
         return [record_of(EventRecord, each) for each in islice(found, limit)]
 
 

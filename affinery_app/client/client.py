@@ -119,9 +119,8 @@ class Client:
             sent["Idempotency-Key"] = uuid.uuid4().hex  # sent again, it is done once
         return self.send(method, place + _query(query), sent, [content] if content else [])
 
-    def pages(self, place: str, begin: int = 0, **query: Any) -> Iterator[Json]:
-        """Everything of a list, page by page. begin: as `next` of a page says where to go on."""
-        after = begin
+    def pages(self, place: str, after: int = 0, **query: Any) -> Iterator[Json]:
+        """Everything of a list, page by page. after: where to go on, as `next` of a page says."""
         while True:
             page = self.ask("GET", place, **query, after=after)
             yield from page["items"]

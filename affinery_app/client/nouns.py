@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affinery.errors import ConfigInvalid
 from affinery_app.client import files
 from affinery_app.client.errors import DownloadUnsafe, JobNotDone, StillRunning
 
@@ -262,6 +263,8 @@ class Compositions(Noun):
 
     def add(self, name: str, members: Sequence[str], backbone: str | None = None) -> Json:
         """Adapters on one backbone as one model; each sample names its task."""
+        if not members:
+            raise ConfigInvalid("members", "a composition has one adapter or more.")
         chosen = backbone or self._client.adapters.get(members[0])["backbone"]
         return self._ask("POST", body={"name": name, "backbone": chosen, "members": [*members]})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import affinery
-from affinery.errors import PlaceInvalid
+from affinery.errors import ConfigInvalid, PlaceInvalid
 from affinery_app import settings
 from affinery_app.client import Client
 from affinery_app.client.errors import (
@@ -80,6 +80,10 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     assert client.tokens.revoke("ben")["state"] == "revoked"
     asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
     assert "POST /v1/compositions" in asked
+    last = list(client.events.list())[-3]["id"]
+    assert [each["id"] > last for each in client.events.list(after=last)] == [True, True]
+    with pytest.raises(ConfigInvalid, match="one adapter or more"):
+        client.compositions.add("none", [])
 
 
 def test_what_people_say_about_a_thing_and_call_it_is_changed_alike(client: Client) -> None:

@@ -217,3 +217,15 @@ def _job(number: int) -> JobRecord:
     known: dict[str, Any] = dict.fromkeys(each.name for each in fields(JobRecord))
     known |= {"id": f"job-{number}", "number": number, "kind": "train", "tasks": ("digits",)}
     return JobRecord(**known | {"strategy": "sequential", "payload": {"recipe": {"steps": 10}}})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_told_by_its_number(folder: Path, encoding: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "affinery_app.cli.main", "task", "show", "digits"],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "AFFINERY_WORKSPACE": str(folder)},
+        capture_output=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert ("─" if encoding == "utf-8" else "\\u2500") in told.stdout.decode(encoding)
