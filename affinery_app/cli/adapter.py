@@ -97,15 +97,13 @@ def search(
     before: Annotated[
         int | None, typer.Option(min=1, max=2**63 - 1, help="What was published before this id.")
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Adapter versions for which a filter holds, the newest first. The language: docs/guides/registry.md."""
-    from affinery_app.wiring import open_workspace
-    from registry.search import search as find
-
-    with open_workspace(workspace).sessions.read() as session:
-        page = find(session, query, before=before, limit=limit)
+    with place(url, workspace) as where:
+        page = where.search(query, before, limit)
     if as_json:
         emit(page.to_json())
         return

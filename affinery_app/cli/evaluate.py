@@ -192,18 +192,17 @@ def compare(
         str | None,
         typer.Option(help="The first digits of a protocol's digest.", show_default="the newest both have"),
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set the figures of two adapters side by side, if they were measured under one protocol."""
-    from affinery_app.wiring import open_workspace
-    from registry import comparison
-
-    with open_workspace(workspace).sessions.read() as session:
-        found = comparison.compare(session, left, right, protocol)
+    with place(url, workspace) as where:
+        found = where.compare(left, right, protocol)
     if as_json:
-        emit(found.to_json())
+        emit(found)
         return
-    fields([("protocol", found.left.protocol_digest[:12])])
-    rows = [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, (a, b) in found.figures.items()]
-    table(["figure", found.left.adapter, found.right.adapter, "difference"], rows, "No figure is in both.")
+    fields([("protocol", found["protocol_digest"][:12])])
+    pairs = [(name, each["left"], each["right"]) for name, each in found["figures"].items()]
+    rows = [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in pairs]
+    table(["figure", found["left"], found["right"], "difference"], rows, "No figure is in both.")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TaskRecord,
     )
     from registry.retirement import Retirement
+    from registry.search import Page
 
 Found = TypeVar("Found")
 PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
@@ -129,6 +130,11 @@ class Here(Labels):
         from registry import about
 
         return self._read(lambda session: about.adapter(session, ref))
+
+    def search(self, query: str, before: int | None, limit: int) -> Page:
+        from registry import search
+
+        return self._read(lambda session: search.search(session, query, before=before, limit=limit))
 
     def retire(self, ref: str, reason: str) -> tuple[str, Retirement]:
         """→ which version it was, and since when it is retired"""
@@ -251,6 +257,12 @@ class Here(Labels):
         from registry import evaluations
 
         return self._read(lambda session: evaluations.list_for(session, adapter))
+
+    def compare(self, left: str, right: str, protocol: str | None) -> dict[str, Any]:
+        """Figures of both under one protocol, as `registry.comparison` tells them."""
+        from registry import comparison
+
+        return self._read(lambda session: comparison.compare(session, left, right, protocol)).to_json()
 
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry import events

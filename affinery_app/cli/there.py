@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TaskRecord,
     )
     from registry.retirement import Retirement
+    from registry.search import Page
 
 MOST_NODES = 5000
 FARTHEST = 100
@@ -148,6 +149,21 @@ class There(Labels):
             retired=None if told["retired"] is None else retirement_of(told),
         )
 
+    def search(self, query: str, before: int | None, limit: int) -> Page:
+        from registry.records import AdapterRecord
+        from registry.search import Page
+
+        found: list[AdapterRecord] = []
+        following = before or 0
+        while len(found) < limit:
+            bounds: Json = {"after": following, "limit": min(PAGE, limit - len(found))}
+            page = self.client.ask("GET", "/v1/adapters", filter=query, **bounds)
+            found += [record_of(AdapterRecord, each) for each in page["items"]]
+            if page["next"] is None:
+                return Page(tuple(found), None)
+            following = page["next"]
+        return Page(tuple(found), following)
+
     def retire(self, ref: str, reason: str) -> tuple[str, Retirement]:
         told = self.client.adapters.retire(ref, reason)
         return told["ref"], retirement_of(told)
@@ -257,6 +273,9 @@ class There(Labels):
         from registry.records import EvaluationRecord
 
         return [record_of(EvaluationRecord, each) for each in self.client.evaluations.list(adapter)]
+
+    def compare(self, left: str, right: str, protocol: str | None) -> Json:
+        return self.client.evaluations.compare(left, right, protocol)
 
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry.records import EventRecord

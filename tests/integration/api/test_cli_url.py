@@ -12,11 +12,13 @@ import pytest
 from affinery_app import settings
 from affinery_app.wiring import Workspace
 from registry import aliases, compositions, notes, retirement, tags, tokens
+from registry.digests import digest_of
 from tests import learning_world, registry_world
 from tests.command_line import typed
 from tests.integration.api.conftest import Service, serving
 from tests.registry_world import sha
 
+PROTOCOL = digest_of({"extractor": "pixels", "samples": 100})[:8]
 READS = [
     ("backbone", "list"),
     ("backbone", "show", "dit"),
@@ -29,6 +31,13 @@ READS = [
     ("adapter", "list", "--task", "digits"),
     ("adapter", "show", "digits@1"),
     ("adapter", "show", "digits@2"),
+    ("adapter", "search"),
+    ("adapter", "search", "tag.owner=ann or task=faces"),
+    ("adapter", "search", "kind=affiner", "--limit", "2"),
+    ("adapter", "search", "--before", "12", "--limit", "1"),
+    ("adapter", "search", "version>=90"),
+    ("compare", "digits@1", "faces"),
+    ("compare", "digits@1", "faces", "--protocol", PROTOCOL),
     ("alias", "list"),
     ("alias", "list", "--task", "digits"),
     ("alias", "history", "digits@champion"),
@@ -62,6 +71,10 @@ REFUSED = [
     ("job", "list", "--kind", "train", "--kind", "bogus"),
     ("lineage", "nothing"),
     ("evaluations", "nobody"),
+    ("adapter", "search", "kind="),
+    ("adapter", "search", "colour=red"),
+    ("compare", "digits@1", "digits@2"),
+    ("compare", "digits@1", "nobody"),
     ("alias", "history", "digits@nobody"),
     ("alias", "remove", "digits@nobody"),
     ("alias", "remove", "digits"),
@@ -105,6 +118,7 @@ def address(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         notes.write(session, "adapter:digits@1", "sharp\nand small")
         retirement.retire(session, "digits@1", "blurred")
         registry_world.evaluated(session, "digits@1")
+        registry_world.evaluated(session, "faces")
         registry_world.job(session, "job-waits", "birds", state="queued")
         compositions.record_export(
             session,
