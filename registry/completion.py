@@ -8,7 +8,7 @@ from types import MappingProxyType
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry.models import AliasMove, Backbone, Composition, Dataset, Task
+from registry.models import AliasMove, Backbone, Composition, Dataset, Event, Task
 
 NAMES: Mapping[str, InstrumentedAttribute[str]] = MappingProxyType(
     {"backbone": Backbone.name, "composition": Composition.name, "dataset": Dataset.name, "task": Task.name}
@@ -29,3 +29,9 @@ def aliases(session: Session, task: str, beginning: str, limit: int = 50) -> lis
     return [
         f"{task}@{each}" for each in session.scalars(query.distinct().order_by(AliasMove.name).limit(limit))
     ]
+
+
+def event_kinds(session: Session, beginning: str, limit: int = 50) -> list[str]:
+    """The kinds of events that begin so and have happened."""
+    query = select(Event.kind).where(Event.kind.startswith(beginning, autoescape=True))
+    return list(session.scalars(query.distinct().order_by(Event.kind).limit(limit)))

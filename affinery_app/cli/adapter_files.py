@@ -7,13 +7,21 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 from affinery_app.figures import size
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="task, or task@version: an adapter of the kind lora.")],
-    file_format: Annotated[str, typer.Option("--format", help="peft or diffusers.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="task, or task@version: an adapter of the kind lora.", autocompletion=completion.adapters
+        ),
+    ],
+    file_format: Annotated[
+        str, typer.Option("--format", help="peft or diffusers.", autocompletion=completion.lora_formats)
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write; files of the same names are replaced.")],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -53,7 +53,9 @@ def set_alias(
 
 @app.command("list")
 def list_all(
-    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only of this task.", autocompletion=completion.tasks)
+    ] = None,
     url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

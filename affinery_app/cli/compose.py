@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affinery.errors import ConfigInvalid
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
 from affinery_app.cli.place import UrlOption, place
 from affinery_app.figures import size
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 FormatOption = Annotated[
     str,
     typer.Option(
-        "--format", help="bundle, aotinductor, diffusers, dit, mlflow, onnx, safetensors or torch-export."
+        "--format",
+        help="bundle, aotinductor, diffusers, dit, mlflow, onnx, safetensors or torch-export.",
+        autocompletion=completion.formats,
     ),
 ]
 ExportTaskOption = Annotated[
-    str | None, typer.Option("--task", help="The task, for a format that takes one.")
+    str | None,
+    typer.Option("--task", help="The task, for a format that takes one.", autocompletion=completion.tasks),
 ]
 BackboneOption = Annotated[
     bool, typer.Option("--backbone/--no-backbone", help="Whether a bundle holds its backbone's file.")
@@ -36,7 +40,13 @@ UnverifiedOption = Annotated[
 def compose(
     name: Annotated[str, typer.Argument(help="The composition's name.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="A task, or task@version; repeat for more.")
+        list[str] | None,
+        typer.Option(
+            "--task",
+            "-t",
+            help="A task, or task@version; repeat for more.",
+            autocompletion=completion.adapters,
+        ),
     ] = None,
     merge: Annotated[
         list[str] | None,
@@ -118,7 +128,12 @@ def _recipe(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def export(
-    ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="The composition: name, or name@version.", autocompletion=completion.compositions
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Where it goes.", show_default="in the workspace, below exports/"),

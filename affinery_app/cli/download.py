@@ -8,13 +8,20 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
 from affinery_app.cli.place import UrlOption, address
 from affinery_app.figures import size
 
 
 def download(
-    ref: Annotated[str, typer.Argument(help="The export: its composition's name, or name@version.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="The export: its composition's name, or name@version.",
+            autocompletion=completion.compositions,
+        ),
+    ],
     to: Annotated[Path, typer.Argument(help="A folder or file that is not there yet.")],
     url: UrlOption = None,
     workspace: WorkspaceOption = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.job_options import AfterOption, submitter
 from affinery_app.cli.output import (
     JsonOption,
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from registry.records import EvaluationRecord
 
 RefsArgument = Annotated[
-    list[str], typer.Argument(help="Adapters: a task's latest by its name, name@version, an alias.")
+    list[str],
+    typer.Argument(
+        help="Adapters: a task's latest by its name, name@version, an alias.",
+        autocompletion=completion.adapters,
+    ),
 ]
 SamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Samples to draw of each.", show_default="200")
@@ -51,6 +56,7 @@ AgainstOption = Annotated[
     str | None,
     typer.Option(
         help="Measure all against the images of this dataset version.",
+        autocompletion=completion.datasets,
         show_default="what each learnt from",
     ),
 ]
@@ -142,7 +148,11 @@ def put_off(space: Workspace, asked: Chore, after: list[str] | None, as_json: bo
 
 def evaluations(
     ref: Annotated[
-        str, typer.Argument(help="An adapter: a task's latest by its name, name@version, an alias.")
+        str,
+        typer.Argument(
+            help="An adapter: a task's latest by its name, name@version, an alias.",
+            autocompletion=completion.adapters,
+        ),
     ],
     url: UrlOption = None,
     workspace: WorkspaceOption = None,
@@ -186,8 +196,10 @@ def _print(record: EvaluationRecord, pictures: list[str]) -> None:
 
 
 def compare(
-    left: Annotated[str, typer.Argument(help="An adapter.")],
-    right: Annotated[str, typer.Argument(help="Another, of any task or kind.")],
+    left: Annotated[str, typer.Argument(help="An adapter.", autocompletion=completion.adapters)],
+    right: Annotated[
+        str, typer.Argument(help="Another, of any task or kind.", autocompletion=completion.adapters)
+    ],
     protocol: Annotated[
         str | None,
         typer.Option(help="The first digits of a protocol's digest.", show_default="the newest both have"),

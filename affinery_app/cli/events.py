@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say, table
 from affinery_app.cli.place import UrlOption, place
 
@@ -16,7 +17,12 @@ LONG, SHORT = 32, 12
 
 def events(
     after: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Only what happened after this one.")] = 0,
-    kind: Annotated[str | None, typer.Option(help="Only events of this kind, as adapter.published.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Only events of this kind, as adapter.published.", autocompletion=completion.event_kinds
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     url: UrlOption = None,
     workspace: WorkspaceOption = None,

@@ -29,9 +29,14 @@ COLUMNS = ["job", "id", "kind", "state", "tasks", "progress", "what"]
 @app.command("list")
 def list_page(
     state: Annotated[
-        list[str] | None, typer.Option(help="Only jobs in this state; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Only jobs in this state; may be given several times.", autocompletion=completion.job_states
+        ),
     ] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Only jobs of this kind.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only jobs of this kind.", autocompletion=completion.job_kinds)
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="Only jobs of this task.", autocompletion=completion.tasks)
     ] = None,
@@ -172,7 +177,10 @@ def _follow(where: Here | There, found: AboutJob) -> None:
 @app.command("watch")
 def watch(
     jobs: Annotated[
-        list[str] | None, typer.Argument(help="Which jobs.", show_default="all that are not over")
+        list[str] | None,
+        typer.Argument(
+            help="Which jobs.", show_default="all that are not over", autocompletion=completion.jobs
+        ),
     ] = None,
     every: EveryOption = 2.0,
     url: UrlOption = None,
@@ -226,7 +234,12 @@ def resume(
 
 @app.command("retry")
 def retry(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs that are dead or cancelled, by number or id.")],
+    jobs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Jobs that are dead or cancelled, by number or id.", autocompletion=completion.jobs
+        ),
+    ],
     with_waiting: Annotated[
         bool, typer.Option("--with-waiting", help="And jobs that are dead because of them.")
     ] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.compose import BackboneOption, ExportTaskOption, FormatOption, UnverifiedOption
 from affinery_app.cli.evaluate import (
     AgainstOption,
@@ -69,7 +70,12 @@ def evaluate(
 
 @app.command("export")
 def export(
-    ref: Annotated[str, typer.Argument(help="The composition: name, or name@version.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="The composition: name, or name@version.", autocompletion=completion.compositions
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Where it goes.", show_default="in the workspace, below exports/"),
@@ -98,9 +104,16 @@ def export(
 
 @app.command("rebase")
 def rebase(
-    old: Annotated[str, typer.Argument(help="The backbone that tasks are on.")],
-    new: Annotated[str, typer.Argument(help="The backbone to learn them on anew.")],
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for more.")] = None,
+    old: Annotated[
+        str, typer.Argument(help="The backbone that tasks are on.", autocompletion=completion.backbones)
+    ],
+    new: Annotated[
+        str, typer.Argument(help="The backbone to learn them on anew.", autocompletion=completion.backbones)
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task; repeat for more.", autocompletion=completion.tasks),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the trainings in place of those before, as NAME=VALUE."),

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 from affinery_app.cli.place import UrlOption, place
 
 RefArgument = Annotated[
     str,
-    typer.Argument(help="A backbone, dataset, task, adapter, composition or export, such as dataset:digits."),
+    typer.Argument(
+        help="A backbone, dataset, task, adapter, composition or export, such as dataset:digits.",
+        autocompletion=completion.things,
+    ),
 ]
 
 

@@ -50,7 +50,8 @@ def _done(words: Sequence[str]) -> str | int | None:
         from affinery_app.cli import completion
         from affinery_app.cli.commands import command_line
 
-        command_line(*(completion.asked() or (words,)))()
+        with completion.answering():
+            command_line(*(completion.asked() or (words,)))()
     except AffineryError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, say, table
 
@@ -22,9 +23,16 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be d
 
 
 def rebase(
-    old: Annotated[str, typer.Argument(help="The backbone that tasks are on.")],
-    new: Annotated[str, typer.Argument(help="The backbone to learn them on anew.")],
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for more.")] = None,
+    old: Annotated[
+        str, typer.Argument(help="The backbone that tasks are on.", autocompletion=completion.backbones)
+    ],
+    new: Annotated[
+        str, typer.Argument(help="The backbone to learn them on anew.", autocompletion=completion.backbones)
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task; repeat for more.", autocompletion=completion.tasks),
+    ] = None,
     settings: SettingsOption = None,
     cold: ColdOption = False,
     dry_run: DryOption = False,
@@ -51,11 +59,17 @@ def rebase(
 
 def upgrade(
     tasks: Annotated[
-        list[str] | None, typer.Argument(help="The tasks to upgrade.", show_default="none")
+        list[str] | None,
+        typer.Argument(help="The tasks to upgrade.", show_default="none", autocompletion=completion.tasks),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every task.")] = False,
     to: Annotated[
-        str | None, typer.Option(help="The dataset version.", show_default="the newest of each task's own")
+        str | None,
+        typer.Option(
+            help="The dataset version.",
+            show_default="the newest of each task's own",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     settings: SettingsOption = None,
     cold: ColdOption = False,

@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 from affinery_app.cli.place import UrlOption, place
 
 
 def rename(
     ref: Annotated[
-        str, typer.Argument(help="A backbone, dataset, task or composition, without a version: backbone:dit.")
+        str,
+        typer.Argument(
+            help="A backbone, dataset, task or composition, without a version: backbone:dit.",
+            autocompletion=completion.things,
+        ),
     ],
     name: Annotated[str, typer.Argument(help="What it is to be called from now on.")],
     url: UrlOption = None,

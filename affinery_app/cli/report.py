@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
 from affinery_app.figures import size
 
 
 def report(
-    task: Annotated[str, typer.Argument(help="The task.")],
+    task: Annotated[str, typer.Argument(help="The task.", autocompletion=completion.tasks)],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The HTML file.", show_default="in the workspace, below reports/"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.evaluate import (
     ExtractorOption,
     LaterOption,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from orchestration.chores import Retention
     from trainers.evaluation.continual import Matrix
 
-BackboneArgument = Annotated[str, typer.Argument(help="The backbone: name, or name@version.")]
+BackboneArgument = Annotated[
+    str, typer.Argument(help="The backbone: name, or name@version.", autocompletion=completion.backbones)
+]
 
 
 def chore_of(

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
 from affinery_app.cli.place import UrlOption, place
 
-RefArgument = Annotated[str, typer.Argument(help="task, or task@version.")]
+RefArgument = Annotated[
+    str, typer.Argument(help="task, or task@version.", autocompletion=completion.adapters)
+]
 
 
 def retire(

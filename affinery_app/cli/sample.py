@@ -7,13 +7,23 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 
 
 def sample(
-    source: Annotated[str, typer.Argument(help="A bundle's folder, or a composition in the registry.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle's folder, or a composition in the registry.",
+            autocompletion=completion.compositions,
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture.")] = Path("samples.png"),
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Only these tasks.", autocompletion=completion.tasks),
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", "-l", help="Only these classes.")] = None,
     each: Annotated[int, typer.Option("-n", min=1, max=1000, help="Images a class.")] = 4,
     seed: Annotated[int, typer.Option(help="The first image's seed; the next ones count up.")] = 0,

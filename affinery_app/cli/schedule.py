@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.job_options import PriorityOption, submitter
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
@@ -21,7 +22,10 @@ NameArgument = Annotated[str, typer.Argument(help="The schedule's name.")]
 def add(
     name: NameArgument,
     cron: Annotated[str, typer.Option(help="When: minute hour day month weekday, as '0 3 * * *'.")],
-    task: Annotated[list[str], typer.Option(help="A task to train; may be given several times.")],
+    task: Annotated[
+        list[str],
+        typer.Option(help="A task to train; may be given several times.", autocompletion=completion.tasks),
+    ],
     when_changed: Annotated[
         bool, typer.Option("--when-changed", help="Only tasks whose dataset has a newer version.")
     ] = False,

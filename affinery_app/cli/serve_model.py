@@ -9,11 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from affinery.errors import ConfigInvalid
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 
 
 def serve_model(
-    source: Annotated[str, typer.Argument(help="A bundle's folder, or a composition in the registry.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle's folder, or a composition in the registry.",
+            autocompletion=completion.compositions,
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8477,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images in one pass of the network.")] = 16,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say
 from affinery_app.cli.progress import bar
 from affinery_app.figures import size
@@ -14,7 +15,11 @@ from affinery_app.figures import size
 def verify(
     ref: Annotated[
         str | None,
-        typer.Argument(help="Only this, and all that it was made from.", show_default="everything"),
+        typer.Argument(
+            help="Only this, and all that it was made from.",
+            autocompletion=completion.things,
+            show_default="everything",
+        ),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +24,7 @@ from affinery_app.cli import progress
 from affinery_app.cli.progress import Screen
 from affinery_app.settings import FILE, HEADER
 from orchestration.jobs import JobRecord
-from registry import aliases
+from registry import aliases, compositions
 from registry.session import connect, sessions
 from tests import registry_world as world
 from tests.command_line import root_command, typed
@@ -40,6 +43,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) ->
         world.learnt(session, "dice", 1)
         world.learnt(session, "faces", 1)
         aliases.point(session, "champion", "digits@1")
+        compositions.register(
+            session, name="both", backbone="dit", mode="routed", recipe={}, members=["digits", "dice"]
+        )
     engine.dispose()
     return folder
 
@@ -129,7 +135,11 @@ def test_the_terminal_breaks_the_lines_of_every_help_and_not_the_source(
 def completed(words: str, workspace: Path) -> list[str]:
     """What the shell is offered for the last of these words."""
     count = len(words.split(" ")) - 1
-    told = {"_AFFINERY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    told = {
+        "_AFFINERY_COMPLETE": "complete_bash",
+        "COMP_WORDS": words.replace(" ", "\n"),
+        "COMP_CWORD": str(count),
+    }
     done = subprocess.run(
         [Path(sys.executable).with_name("affinery")],
         env=os.environ | told | {"AFFINERY_WORKSPACE": str(workspace)},
@@ -146,6 +156,74 @@ def test_tab_offers_names_of_the_registry(folder: Path) -> None:
     assert completed("affinery task show di", folder) == ["dice", "digits"]
     assert completed("affinery adapter show digits@c", folder) == ["digits@champion"]
     assert completed("affinery task add x --backbone d", folder) == ["dit"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("report di", ["dice", "digits"]),
+        ("evaluate di", ["dice", "digits"]),
+        ("compare dice di", ["dice", "digits"]),
+        ("compose both --task di", ["dice", "digits"]),
+        ("export bo", ["both"]),
+        ("sample bo", ["both"]),
+        ("download bo", ["both"]),
+        ("retention d", ["dit"]),
+        ("tag backbone:", ["backbone:dit"]),
+        ("note di", ["dice", "digits", "dit"]),
+        ("rename c", ["composition:both"]),
+        ("export both --format dif", ["diffusers"]),
+        ("job list --state d", ["done", "dead"]),
+        ("job list --kind e", ["evaluate", "export"]),
+        ("events --kind ada", ["adapter.published"]),
+    ],
+)
+def test_tab_offers_what_an_argument_may_be(folder: Path, words: str, offered: list[str]) -> None:
+    assert completed(f"affinery {words}", folder) == offered
+
+
+COMPLETED = {
+    "adapter show digits@": "adapter show digits@champion",
+    "adapter show digits@c": "adapter show digits@champion",
+    "rename backbone:": "rename backbone:dit",
+    "rename task:dig": "rename task:digits",
+    "compose a --task digits@champion --task dig": "compose a --task digits@champion --task digits",
+    'adapter show "digits@c': 'adapter show "digits@champion"',
+}
+
+
+def test_tab_in_bash_goes_on_behind_an_at_and_a_colon_where_bash_parts_words(
+    folder: Path, tmp_path: Path
+) -> None:
+    command = Path(sys.executable).with_name("affinery")
+    offers = subprocess.run(
+        [command, "--show-completion", "bash"], capture_output=True, text=True, timeout=120, check=True
+    )
+    lines, beginning = tmp_path / "lines", tmp_path / "beginning"
+    lines.touch()
+    wrote = f'bind -x \'"\\C-t": printf "%s\\n" "$READLINE_LINE" >> "{lines}"\''
+    beginning.write_text(f"PATH={command.parent}:$PATH\n{offers.stdout}\n{wrote}\nPS1='> '\n")
+    words = ["bash", "--noprofile", "--rcfile", str(beginning), "-i"]
+    terminal, its = pty.openpty()
+    process = subprocess.Popen(words, stdin=its, stdout=its, stderr=its, start_new_session=True)
+    try:
+        shown = os.read(terminal, 65_536)
+        while not shown.endswith(b"> "):  # its prompt: now it takes keys
+            shown += os.read(terminal, 65_536)
+        for count, begun in enumerate(COMPLETED, 1):
+            os.write(terminal, f"affinery {begun}\t\x14\x15".encode())  # TAB, write it down, wipe it
+            until = time.monotonic() + 60
+            while len(lines.read_text().splitlines()) < count:
+                assert time.monotonic() < until, f"nothing came of {begun!r}: {shown!r}"
+                if select.select([terminal], [], [], 0.05)[0]:
+                    shown += os.read(terminal, 65_536)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(its)
+    ended = [line.rstrip() for line in lines.read_text().splitlines()]
+    assert ended == [f"affinery {line}" for line in COMPLETED.values()]
 
 
 def test_tab_offers_nothing_and_says_nothing_where_there_is_no_workspace(tmp_path: Path) -> None:
