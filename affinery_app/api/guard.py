@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 from fastapi import Response
 from starlette.concurrency import run_in_threadpool
@@ -34,6 +34,7 @@ from registry.asking import Asker, asked_by
 OPEN = frozenset(("GET /healthz", "POST /session", "GET /login"))
 OPEN_FOLDER = "/static/"
 LOGIN = "/login"
+LONGEST_PLACE = 2000  # characters of an address that one is led back to
 MACHINES = ("/v1", "/session", "/openapi.json")  # where no page is
 UPLOADS = ("/v1/blobs", "/v1/uploads/")
 CSRF_HEADER = "x-affinery-csrf"
@@ -64,7 +65,7 @@ class Limits:
     wrong_per_second: float = 0.5
 
 
-Telling = Callable[[Scope, Send], Send]
+Telling = Callable[[Scope, Receive, Send], Send]
 """How an answer is sent on to who asked: where a browser is to read a problem, as a page."""
 
 
@@ -72,7 +73,7 @@ class Guard:
     """An application behind a door, and behind limits."""
 
     def __init__(
-        self, app: ASGIApp, door: Door, limits: Limits, telling: Telling = lambda _, send: send
+        self, app: ASGIApp, door: Door, limits: Limits, telling: Telling = lambda _, __, send: send
     ) -> None:
         self.app = app
         self.door = door
@@ -94,9 +95,9 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        tell = self.telling(scope, send_with_headers)
         limit = self.limits.upload_bytes if scope["path"].startswith(UPLOADS) else self.limits.body_bytes
         counted = _counting(receive, limit)
+        tell = self.telling(scope, counted, send_with_headers)
         try:
             came = await self._came(scope, Headers(scope=scope), limit)
             if not isinstance(came, Response):
@@ -151,7 +152,8 @@ class Guard:
     def _unknown(self, scope: Scope, headers: Headers, address: str) -> Response:
         path = scope["path"]
         if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not for_machines(path):
-            return RedirectResponse(f"{LOGIN}?next={quote(path, safe='/')}", 303)
+            ended = {"ended": "1"} if cookie_of(headers) else {}
+            return RedirectResponse(sign_in(_place(scope), **ended), 303)
         shown = "authorization" in headers or "cookie" in headers
         wait = self.guesses.wrong(address, bearer(headers) or cookie_of(headers)) if shown else None
         if wait is not None:
@@ -185,6 +187,18 @@ def too_often(seconds: int) -> Response:
 
 def _is_open(method: str, path: str) -> bool:
     return f"{method} {path}" in OPEN or path.startswith(OPEN_FOLDER)
+
+
+def sign_in(following: str, **said: str) -> str:
+    """Where one shows a token, to be led on from there to a place of this service."""
+    return f"{LOGIN}?{urlencode({'next': following, **said}, safe='/')}"
+
+
+def _place(scope: Scope) -> str:
+    """What was asked for, as an address has it: the path, and the query whole."""
+    path, asked = quote(scope["path"], safe="/@:"), scope["query_string"].decode("latin-1")
+    place = f"{path}?{asked}" if asked else path
+    return next((each for each in (place, path) if len(each) <= LONGEST_PLACE), "/")
 
 
 def for_machines(path: str) -> bool:

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from affinery_app.api.access import COOKIE, Registered, Who, cookie_of, csrf_of
 from affinery_app.api.bodies import JSON, kind_of
 from affinery_app.api.calls import Caller, Space, answer
-from affinery_app.api.guard import FORM, too_often
+from affinery_app.api.guard import FORM, LONGEST_PLACE, sign_in, too_often
 from affinery_app.api.problems import problem
 from affinery_app.api.rates import SLOW_SECONDS, Guesses
 from affinery_app.api.rights import nouns
@@ -30,7 +30,7 @@ class Shown(BaseModel):
     """The token that a browser shows; next: where its page wants to be afterwards, on this service."""
 
     token: str = Field(min_length=1, max_length=500)
-    next: str = Field(default="", max_length=2000)
+    next: str = Field(default="", max_length=LONGEST_PLACE)
 
 
 class Session(BaseModel):
@@ -69,7 +69,7 @@ async def open_session(request: Request, space: Space) -> Response:
         return who
     if who is None:
         if form:
-            return RedirectResponse("/login?wrong=1", 303)
+            return RedirectResponse(sign_in(_local(new.next), wrong="1"), 303)
         return problem(401, "Unauthorized", "There is no active token of this text.")
     cookie, ends = await run_in_threadpool(_open, space, replace(who, address=address))
     seconds = int((ends - datetime.now(UTC)).total_seconds())

@@ -12,7 +12,13 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from affinery_app.client import labels, nouns
-from affinery_app.client.errors import NoWorkspace, ServiceRefused, ServiceUnreachable, WorksElsewhere
+from affinery_app.client.errors import (
+    NOT_KNOWN,
+    NoWorkspace,
+    ServiceRefused,
+    ServiceUnreachable,
+    WorksElsewhere,
+)
 from affinery_app.client.transport import Reply, Transport
 
 TRIES = 5
@@ -191,4 +197,6 @@ def _refused(reply: Reply) -> ServiceRefused:
     said = said if isinstance(said, dict) else {}
     title = str(said.get("title") or f"HTTP {reply.status}")
     detail = str(said.get("detail") or content[:300].decode(errors="replace"))
+    if "www-authenticate" in reply.headers:
+        detail = NOT_KNOWN
     return ServiceRefused(reply.status, title, detail, str(said.get("type") or "about:blank"))

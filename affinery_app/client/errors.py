@@ -5,6 +5,11 @@ from __future__ import annotations
 from affinery.errors import AffineryError, UserError
 from affinery_app.errors import WorkspaceMissing
 
+NOT_KNOWN = (
+    "The service takes no one without a token that is active. A command has it in AFFINERY_TOKEN, "
+    "affinery.Client as token=…. Where the service runs one is made: affinery token create NAME"
+)
+
 
 class ServiceRefused(UserError):
     """The service answered with a problem. Args: status, title, detail, type."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from affinery_app.api.guard import Telling, for_machines
+from affinery_app.api.guard import LONGEST_PLACE, Telling, for_machines
 from affinery_app.api.problems import MEDIA_TYPE
 from affinery_app.dashboard.visit import Visit, told
 from affinery_app.wiring import Workspace
@@ -21,21 +24,22 @@ PLACES = (
     *("events", "health", "jobs", "lineage", "new", "search", "tasks"),
 )
 OURS = {"content-length", "content-type"}
+NOT_KEPT = {"csrf", "said"}  # of a session, and of what was done before
 
 
 def as_pages(space: Workspace) -> Telling:
     """Problems become pages for who asks for a page. The API's own addresses answer as they always do."""
 
-    def telling(scope: Scope, send: Send) -> Send:
+    def telling(scope: Scope, receive: Receive, send: Send) -> Send:
         wanted = "text/html" in Headers(scope=scope).get("accept", "")
         if not wanted or scope["method"] not in ("GET", "POST") or for_machines(scope["path"]):
             return send
-        return _telling(space, scope, send)
+        return _telling(space, scope, receive, send)
 
     return telling
 
 
-def _telling(space: Workspace, scope: Scope, send: Send) -> Send:
+def _telling(space: Workspace, scope: Scope, receive: Receive, send: Send) -> Send:
     start: Message | None = None
     body = b""
 
@@ -48,7 +52,11 @@ def _telling(space: Workspace, scope: Scope, send: Send) -> Send:
         else:
             body += message.get("body", b"")
             if not message.get("more_body", False):
-                shown = _page(space, scope, json.loads(body))
+                problem = json.loads(body)
+                if problem["status"] == 401 and not _is_in(scope):
+                    shown = await _sign_in(space, scope, receive)
+                else:
+                    shown = _page(space, scope, problem)
                 for name, value in MutableHeaders(scope=start).items():  # Retry-After, Allow …
                     if name not in OURS:
                         shown.headers[name] = value
@@ -62,10 +70,35 @@ def _is_problem(start: Message) -> bool:
     return MutableHeaders(scope=start).get("content-type", "") == MEDIA_TYPE
 
 
+def _is_in(scope: Scope) -> bool:
+    """Whether who asks was let in."""
+    return "who" in scope.get("state", {})
+
+
+async def _sign_in(space: Workspace, scope: Scope, receive: Receive) -> Response:
+    """A form that came with a session that is over: where one signs in, and goes back to the form's page.
+
+    What was filled in goes with it where the page is at the form's own address, which takes it as its query.
+    """
+    visit = Visit(Request(scope, receive), space)
+    came = urlsplit(visit.request.headers.get("referer", ""))
+    path, words = "/", dict[str, str]()
+    if came.netloc == visit.request.headers.get("host"):
+        path = came.path or "/"
+        words = dict(parse_qsl(came.query, keep_blank_values=True))
+    if unquote(path) == scope["path"]:
+        with suppress(HTTPException, ClientDisconnect):  # too much, or not all of it
+            words |= dict(parse_qsl((await visit.request.body()).decode(errors="replace")))
+    query = urlencode({name: value for name, value in words.items() if name not in NOT_KEPT})
+    place = f"{path}?{query}" if query else path
+    following = place if len(place) <= LONGEST_PLACE else path
+    return visit.answer("login.html", 401, wrong=False, ended=True, changing=True, following=following)
+
+
 def _page(space: Workspace, scope: Scope, problem: dict[str, Any]) -> Response:
     visit = Visit(Request(scope), space)
     status, detail = problem["status"], problem["detail"]
-    if "who" not in scope.get("state", {}):  # not let in: nothing of the workspace is shown
+    if not _is_in(scope):  # nothing of the workspace is shown
         return visit.answer("refused.html", status, title=problem["title"], detail=detail)
     if status == 404:
         detail = "There is no page at this address."

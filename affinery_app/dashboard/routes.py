@@ -73,7 +73,8 @@ CHANGE: dict[str, tuple[Page, str]] = {
 
 def login(visit: Visit) -> Response:
     """Where one shows a token; the API opens the session (api/sessions.py)."""
-    return visit.answer("login.html", wrong=bool(visit.asked("wrong")), following=visit.asked("next", "/"))
+    wrong, ended = bool(visit.asked("wrong")), bool(visit.asked("ended"))
+    return visit.answer("login.html", wrong=wrong, ended=ended, changing=False, following=visit.asked("next"))
 
 
 class Assets(StaticFiles):

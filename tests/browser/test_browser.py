@@ -8,7 +8,7 @@ import pytest
 
 from registry import aliases
 from tests.browser.conftest import EVIL, Visitor
-from tests.integration.api.conftest import Service
+from tests.integration.api.conftest import Service, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 E = quote(EVIL)
@@ -91,6 +91,25 @@ def test_what_is_learnt_moves_without_a_reload_and_keeps_the_focus(pages: Servic
     assert told is not None
     assert "running: step" in told
     assert page.evaluate("document.activeElement.textContent") == "running"
+
+
+def test_a_page_that_stays_open_says_when_its_session_has_ended(pages: Service, visitor: Visitor) -> None:
+    secret = "a-token-of-some-length"
+    with serving(pages.space, token=secret) as closed:
+        page = visitor.goes_to(closed, "/jobs/job-runs?said=scheduled")
+        page.fill("#token", secret)
+        page.click("text=Sign in")
+        page.wait_for_selector("text=step 10 of 40")
+        page.context.clear_cookies()
+        page.click("text=Sign in again")
+        page.wait_for_url("**/login?*")
+        assert page.input_value("input[name=next]") == "/jobs/job-runs?said=scheduled"
+        page.fill("#token", "wrong")
+        page.click("text=Sign in")
+        page.wait_for_selector("text=There is no active token")
+        page.fill("#token", secret)
+        page.click("text=Sign in")
+        page.wait_for_selector("text=step 10 of 40")
 
 
 def test_the_theme_is_switched_and_kept(looked_at: Service, visitor: Visitor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -12,7 +13,7 @@ from affinery_app.api.guard import Limits
 from affinery_app.api.problems import MEDIA_TYPE, problem
 from affinery_app.dashboard.refusals import as_pages
 from tests.browser.conftest import EVIL_CLASS
-from tests.browser.reading import faults, read
+from tests.browser.reading import Read, faults, read
 from tests.integration.api.conftest import Reply, Service, serving
 
 READER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -78,6 +79,66 @@ def test_who_asks_too_often_is_told_when_to_come_again(pages: Service) -> None:
         assert int(reply.headers["retry-after"]) > 1
 
 
+SECRET = "a-token-of-some-length"
+OVER = {"Cookie": "affinery_session=of-another-day"}
+
+
+def following(page: Read) -> str:
+    """Where one is led after signing in there."""
+    return next(held["value"] for held in page.of("input") if held.get("name") == "next")
+
+
+@pytest.mark.parametrize(
+    "asked", ["/tasks?q=a%26b&before=3", "/tasks/%C3%A4%3F", "/adapters?filter=a%20%3E%3D%201"]
+)
+def test_who_signs_in_again_is_led_to_the_whole_address_that_was_asked_for(
+    pages: Service, asked: str
+) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        reply = closed.ask("GET", asked, **READER, **OVER)
+        assert reply.status == 303
+        login = closed.ask("GET", reply.headers["location"])
+        assert "Your session has ended" in shown(login, 200)
+        again = signs_in(closed, "wrong", following(read(login.body)))
+        login = closed.ask("GET", again.headers["location"])
+        assert "no active token" in shown(login, 200)
+        assert signs_in(closed, SECRET, following(read(login.body))).headers["location"] == asked
+
+
+@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/\\evil.example", "evil"])
+def test_who_signs_in_is_led_to_no_other_site_after_a_wrong_token_too(pages: Service, place: str) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        assert signs_in(closed, "wrong", place).headers["location"] == "/login?next=/&wrong=1"
+        assert signs_in(closed, SECRET, place).headers["location"] == "/"
+
+
+def test_a_form_sent_when_the_session_is_over_is_not_lost(pages: Service) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        here = f"http://127.0.0.1:{closed.port}"
+        told = {"csrf": "of-another-day", "name": "köln & co", "steps": "12"}
+        sent = urlencode(told).encode()
+        came = {"Referer": f"{here}/new?dataset=digits%401&said=imported"}
+        reply = closed.ask("POST", "/new", sent, **READER, **FORM, **OVER, **came)
+        assert "so nothing was changed" in shown(reply, 401)
+        place = signs_in(closed, SECRET, following(read(reply.body)))
+        cookie = place.headers["set-cookie"].partition(";")[0]
+        found = read(closed.ask("GET", place.headers["location"], Cookie=cookie).body)
+        filled = {held.get("name"): held.get("value") for held in found.of("input")}
+        assert (filled["name"], filled["steps"]) == ("köln & co", "12")
+        assert "was checked, packed" not in found.text
+        elsewhere = closed.ask("POST", "/new", sent, **READER, **FORM, Referer="https://evil.example/new")
+        assert following(read(elsewhere.body)) == "/"
+        much = closed.ask("POST", "/new", b"name=" + b"a" * 3000, **READER, **FORM, **came)
+        assert following(read(much.body)) == "/new"
+        of_a_task = {"Referer": f"{here}/tasks/digits"}
+        reply = closed.ask("POST", "/tasks/digits/train", sent, **READER, **FORM, **of_a_task)
+        assert following(read(reply.body)) == "/tasks/digits"
+
+
+def signs_in(service: Service, secret: str, place: str) -> Reply:
+    return service.ask("POST", "/session", urlencode({"token": secret, "next": place}).encode(), **FORM)
+
+
 @pytest.mark.parametrize("status", [401, 413, 500, 503])
 def test_whatever_a_problem_says_is_escaped_on_its_page(looked_at: Service, status: int) -> None:
     sent: list[Any] = []
@@ -97,7 +158,7 @@ def test_whatever_a_problem_says_is_escaped_on_its_page(looked_at: Service, stat
         "state": {"who": None},
     }
     refused = problem(status, "Refused", EVIL_CLASS, headers={"Retry-After": "7"})
-    answered = refused(scope, nothing, as_pages(looked_at.space)(scope, send))
+    answered = refused(scope, nothing, as_pages(looked_at.space)(scope, nothing, send))
     with ThreadPoolExecutor(1) as apart:  # a browser's loop may run in this one
         apart.submit(asyncio.run, answered).result()
     start, body = sent

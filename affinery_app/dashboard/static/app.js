@@ -48,10 +48,21 @@ function tell(place) {
   toldAt = Date.now();
 }
 
+// A session that has ended is led to where one signs in, which is no part of a page.
+class Ended extends Error {}
+
 async function part(address) {
-  const reply = await fetch(address, { headers: { Accept: "text/html" } });
+  const reply = await fetch(address, { headers: { Accept: "text/html" }, redirect: "manual" });
+  if (reply.type === "opaqueredirect") throw new Ended();
   if (!reply.ok && reply.status !== 422) throw new Error(`${reply.status}`);
   return reply.text();
+}
+
+function signIn() {
+  const link = document.createElement("a");
+  link.href = `/login?${new URLSearchParams({ next: location.pathname + location.search })}`;
+  link.textContent = "Sign in again";
+  return link;
 }
 
 function follow(place) {
@@ -64,7 +75,11 @@ function follow(place) {
         tell(place);
         every = Number(place.dataset.every);
         if (lost) lost.textContent = "";
-      } catch {
+      } catch (error) {
+        if (error instanceof Ended) {
+          if (lost) lost.replaceChildren("Your session has ended. ", signIn());
+          return;
+        }
         every = Math.min(every * 2, 30000);
         if (lost) lost.textContent = "The service does not answer; trying again.";
       }
@@ -87,8 +102,9 @@ function planning(form) {
     try {
       const text = await part(address);
       if (mine === turn || place !== estimate) put(place, text);
-    } catch {
+    } catch (error) {
       put(place, "<p class='faint'>That cannot be told just now.</p>");
+      if (error instanceof Ended) place.firstChild.replaceChildren("Your session has ended. ", signIn());
     }
     place.removeAttribute("aria-busy");
   };

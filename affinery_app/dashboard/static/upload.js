@@ -81,6 +81,7 @@
     if (type) headers["Content-Type"] = type;
     const reply = await fetch(address, { method, headers, body });
     const said = reply.status === 204 ? {} : await reply.json();
+    if (reply.status === 401) throw new Error("Your session has ended. Sign in again, and choose the file anew.");
     if (!reply.ok) throw Object.assign(new Error(said.detail || `${reply.status}`), { status: reply.status });
     return said;
   }

@@ -314,7 +314,7 @@ def test_a_form_signs_in_and_is_sent_on_to_this_service_only(space: Workspace) -
             reply = service.ask("POST", "/session", f"token={token}&next={place}".encode(), **form)
             assert (reply.status, reply.headers["location"]) == (303, where)
         reply = service.ask("POST", "/session", b"token=wrong", **form)
-        assert (reply.status, reply.headers["location"]) == (303, "/login?wrong=1")
+        assert (reply.status, reply.headers["location"]) == (303, "/login?next=/&wrong=1")
         page = service.ask("GET", "/tasks/digits", Accept="text/html")
         assert (page.status, page.headers["location"]) == (303, "/login?next=/tasks/digits")
         assert service.ask("GET", "/v1/tasks", Accept="text/html").status == 401

@@ -192,6 +192,14 @@ def test_a_job_is_changed_only_as_it_was_read(client: Client) -> None:
     assert states == ["paused", "queued", "cancelled", "queued"]
 
 
+def test_who_has_no_token_is_told_where_one_is_given(space: Workspace) -> None:
+    with serving(space, token="a-token-of-some-length") as service:
+        stranger = Client(f"http://127.0.0.1:{service.port}")
+        with pytest.raises(ServiceRefused, match=r"AFFINERY_TOKEN.*token=") as caught:
+            stranger.tasks.get("digits")
+    assert caught.value.status == 401
+
+
 def test_signing_in_is_refused_where_nobody_has_to(client: Client) -> None:
     with pytest.raises(ServiceRefused) as caught:
         client.ask("POST", "/session", {"token": "aff_0_nothing"})
