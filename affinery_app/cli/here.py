@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from affinery_app.cli.here_labels import Labels
+from affinery_app.cli.here_orders import Orders
 from affinery_app.cli.job_options import submitter
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Found = TypeVar("Found")
 PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 
-class Here(Labels):
+class Here(Labels, Orders):
     """One transaction a verb."""
 
     def __init__(self, space: Workspace) -> None:

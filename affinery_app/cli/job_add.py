@@ -29,10 +29,10 @@ from affinery_app.cli.job_options import (
     RunAtOption,
     TimeoutOption,
     moment,
-    submitter,
 )
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
+from affinery_app.cli.place import UrlOption, place
 from affinery_app.cli.retention import BackboneArgument
 from affinery_app.cli.retention import chore_of as remembered
 
@@ -59,13 +59,14 @@ def evaluate(
     gpus: GpusOption = None,
     timeout: TimeoutOption = None,
     run_at: RunAtOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples of adapters, measure them, and record the figures under their protocol."""
     chore = chore_of(adapters, samples, seed, steps, guidance, extractor, condition_model, against)
     room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout, "run_at": moment(run_at)}
-    _schedule(chore, after, priority, key, workspace, as_json, room)
+    _schedule(chore, after, priority, key, url, workspace, as_json, room)
 
 
 @app.command("export")
@@ -89,6 +90,7 @@ def export(
     key: KeyOption = None,
     timeout: TimeoutOption = None,
     run_at: RunAtOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,7 +101,7 @@ def export(
     asked |= {"backbone": backbone, "out": None if out is None else str(out.absolute())}
     chore = read(Export, asked)
     room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
-    _schedule(chore, after, priority, key, workspace, as_json, room)
+    _schedule(chore, after, priority, key, url, workspace, as_json, room)
 
 
 @app.command("rebase")
@@ -126,6 +128,7 @@ def rebase(
     key: KeyOption = None,
     timeout: TimeoutOption = None,
     run_at: RunAtOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -135,7 +138,7 @@ def rebase(
     given = {"old": old, "new": new, "only": task or [], "recipe": parsed(settings or []), "warm": not cold}
     chore = read(Rebase, given)
     room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
-    _schedule(chore, after, priority, key, workspace, as_json, room)
+    _schedule(chore, after, priority, key, url, workspace, as_json, room)
 
 
 @app.command("retention")
@@ -152,13 +155,14 @@ def retention(
     gpus: GpusOption = None,
     timeout: TimeoutOption = None,
     run_at: RunAtOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every task after every addition to a backbone, as `affinery retention` does at once."""
     chore = remembered(backbone, samples, seed, steps, extractor)
     room = {"cpus": cpus, "gpus": gpus, "timeout_seconds": timeout, "run_at": moment(run_at)}
-    _schedule(chore, after, priority, key, workspace, as_json, room)
+    _schedule(chore, after, priority, key, url, workspace, as_json, room)
 
 
 @app.command("verify")
@@ -172,6 +176,7 @@ def verify(
     key: KeyOption = None,
     timeout: TimeoutOption = None,
     run_at: RunAtOption = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -180,7 +185,7 @@ def verify(
 
     chore = read(Verification, {"ref": ref})
     room = {"timeout_seconds": timeout, "run_at": moment(run_at)}
-    _schedule(chore, after, priority, key, workspace, as_json, room)
+    _schedule(chore, after, priority, key, url, workspace, as_json, room)
 
 
 def _schedule(
@@ -188,21 +193,17 @@ def _schedule(
     after: list[str] | None,
     priority: int,
     key: str | None,
+    url: str | None,
     workspace: Path | None,
     as_json: bool,
     room: dict[str, Any],
 ) -> None:
-    from affinery_app.wiring import open_workspace
-    from orchestration.chores import schedule
-
-    sessions = open_workspace(workspace).sessions
-    found = schedule(
-        sessions, chore, after=after or (), key=key, priority=priority, submitted_by=submitter(), **room
-    )
+    with place(url, workspace) as where:
+        found = where.put_off(chore, after or (), room | {"priority": priority, "key": key})
     if as_json:
         emit(found.job.to_json(here=True) | {"new": found.new})
         return
     fields([("job", f"{found.job.number} ({found.job.id})"), ("kind", found.job.kind)])
     if not found.new:
         say(f"It was there already: {found.job.state}")
-    following("affinery run", f"affinery job show {found.job.number}")
+    following(*([] if url else ["affinery run"]), f"affinery job show {found.job.number}")

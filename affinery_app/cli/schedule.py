@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from affinery_app.cli import completion
-from affinery_app.cli.job_options import PriorityOption, submitter
+from affinery_app.cli.job_options import PriorityOption
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, table
+from affinery_app.cli.place import UrlOption, place
 
 if TYPE_CHECKING:
     from orchestration.queue.schedules import ScheduleRecord
@@ -36,39 +37,25 @@ def add(
         list[str] | None, typer.Option("--set", help="Any other setting of the training, as NAME=VALUE.")
     ] = None,
     priority: PriorityOption = 0,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train tasks again and again; workers see to it. What was missed while none was there is done once."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.scheduling import schedule_repeatedly
-
     given: dict[str, Any] = {} if steps is None else {"steps": steps}
-    record = schedule_repeatedly(
-        open_workspace(workspace).sessions,
-        name,
-        cron,
-        task,
-        given | parsed(settings or []),
-        timezone=tz,
-        when_changed=when_changed,
-        together=together,
-        priority=priority,
-        submitted_by=submitter(),
-    )
+    how = {"timezone": tz, "when_changed": when_changed, "together": together, "priority": priority}
+    with place(url, workspace) as where:
+        record = where.schedule_repeatedly(name, cron, task, given | parsed(settings or []), how)
     _show(record, as_json)
     if not as_json:
-        following("affinery schedule list", "affinery worker")
+        following("affinery schedule list", *([] if url else ["affinery worker"]))
 
 
 @app.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All schedules, and when they fire next."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import schedules
-
-    with open_workspace(workspace).sessions.read() as session:
-        records = schedules.list_all(session)
+    with place(url, workspace) as where:
+        records = where.schedules()
     if as_json:
         emit([record.to_json() for record in records])
         return
@@ -113,13 +100,15 @@ def resume(name: NameArgument, workspace: WorkspaceOption = None, as_json: JsonO
 
 
 @app.command("rm")
-def remove(name: NameArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def remove(
+    name: NameArgument,
+    url: UrlOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Remove a schedule; the jobs that it made stay."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import schedules
-
-    with open_workspace(workspace).sessions.begin() as session:
-        schedules.remove(session, name)
+    with place(url, workspace) as where:
+        where.remove_schedule(name)
     if as_json:
         emit({"removed": name})
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid
 from affinery_app.cli.there_labels import Labels
+from affinery_app.cli.there_orders import Orders, terms_of
 from affinery_app.cli.told import Json, job_of, node_of, record_of, records_of, retirement_of
 from affinery_app.client.client import path
 
@@ -41,7 +41,7 @@ FARTHEST = 100
 PAGE = 500
 
 
-class There(Labels):
+class There(Labels, Orders):
     """A request a verb, or a few. Raises ServiceRefused, as the workspace would, and ServiceUnreachable."""
 
     def __init__(self, client: Client) -> None:
@@ -125,7 +125,7 @@ class There(Labels):
                 "--begin-from", "a service takes --warm-start alone; name them in a workspace."
             )
         asked = {"tasks": [*names], "recipe": dict(recipe), "warm": older is not None, "after": [*after]}
-        return job_of(self.client.jobs.add("train", **asked, **_terms(terms)))
+        return job_of(self.client.jobs.add("train", **asked, **terms_of(terms)))
 
     def adapters(self, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
         from registry.records import AdapterRecord
@@ -304,7 +304,7 @@ def _planned(wanted: Wanted) -> Json:
     ]
     whole = {"tasks": planned, "backbone": wanted.backbone, "image_size": wanted.image_size}
     how = {"recipe": dict(wanted.recipe), "after": [*wanted.after], "key": wanted.key}
-    return whole | how | _terms(wanted.job)
+    return whole | how | terms_of(wanted.job)
 
 
 def _told(condition: Mapping[str, Any] | None) -> Json | None:
@@ -313,11 +313,3 @@ def _told(condition: Mapping[str, Any] | None) -> Json | None:
     if condition.get("source") == "model":
         raise ConfigInvalid("--condition-model", "a model lies on a machine's disk; name it in a workspace.")
     return {name: condition[name] for name in ("name", "low", "high") if condition.get(name) is not None}
-
-
-def _terms(job: Mapping[str, Any]) -> Json:
-    """When and how a job runs; who asks is known by the token."""
-    given = {name: value for name, value in job.items() if name != "submitted_by" and value is not None}
-    if isinstance(given.get("run_at"), datetime):
-        given["run_at"] = given["run_at"].isoformat()
-    return given

@@ -71,6 +71,15 @@ REFUSED = [
     ("job", "list", "--kind", "train", "--kind", "bogus"),
     ("lineage", "nothing"),
     ("evaluations", "nobody"),
+    ("schedule", "rm", "nightly"),
+    ("schedule", "add", "n", "--cron", "often", "--task", "digits"),
+    ("schedule", "add", "n", "--cron", "0 3 * * *", "--task", "digts"),
+    ("schedule", "add", "n", "--cron", "0 3 * * *", "--task", "digits", "--tz", "Mars/Olympus"),
+    ("job", "add", "export", "nobody"),
+    ("job", "add", "export", "both", "--format", "floppy"),
+    ("job", "add", "evaluate", "digits@9"),
+    ("job", "add", "verify", "--after", "999"),
+    ("job", "add", "rebase", "dit", "dot"),
     ("adapter", "search", "kind="),
     ("adapter", "search", "colour=red"),
     ("compare", "digits@1", "digits@2"),
@@ -225,6 +234,32 @@ def test_what_is_said_of_a_thing_by_a_service_is_said_in_its_workspace(
     assert told(capfd, "rename", "task:numbers", "numbers", *there)["at"] is None
 
 
+def test_what_a_service_is_to_do_later_is_a_job_in_its_workspace(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    terms = ("--priority", "3", "--timeout", "60", "--run-at", "2030-01-01T00:00", "--after", "job-waits")
+    own = ("id", "number", "submitted_by", "created_at", "changed_at", "key", "new", "queued_at")
+    for words in (
+        ("export", "both", "--format", "bundle", "--no-backbone"),
+        ("evaluate", "digits@1", "faces", "--samples", "9", "--seed", "4", "--guidance", "2"),
+        ("retention", "dit", "--steps", "7"),
+        ("rebase", "dit", "dit", "--task", "digits", "--set", "steps=5", "--cold"),
+        ("verify",),
+        ("verify", "digits@1"),
+    ):
+        made = told(capfd, "job", "add", *words, *terms, *there)
+        again = told(capfd, "job", "add", *words, *terms, *here)
+        assert made["new"]
+        assert {k: v for k, v in made.items() if k not in own} == {
+            k: v for k, v in again.items() if k not in own
+        }
+        assert told(capfd, "job", "show", made["id"], *here)["asked"] is not None
+    first = told(capfd, "job", "add", "verify", "--key", "weekly", *there)
+    once_more = told(capfd, "job", "add", "verify", "--key", "weekly", *there)
+    assert (first["new"], once_more["new"], once_more["id"]) == (True, False, first["id"])
+
+
 def test_what_only_a_workspace_does_says_so_in_one_sentence(
     address: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +270,9 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
     refused = [
         ("alias", "set", "best", "digits@2", "--expect", "none"),
         ("alias", "remove", "digits@champion", "--expect", "1"),
+        ("job", "add", "export", "both", "--out", tmp_path / "bundle"),
+        ("job", "add", "evaluate", "digits", "--extractor", "pixels"),
+        ("job", "add", "retention", "dit", "--gpus", "1"),
         ("dataset", "show", "digits", "--contact-sheet", tmp_path / "sheet.png"),
         ("compose", "sum", "--merge", "digits:0.5,faces:0.5"),
         ("task", "add", "--from", plan),
@@ -265,15 +303,21 @@ def test_a_service_that_is_not_there_is_said_to_be_away(
     assert "No service answers" in err
 
 
-def test_images_are_sent_and_learnt_from_elsewhere(
-    learnable: Service, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AFFINERY_WORKSPACE", raising=False)
-    monkeypatch.delenv("AFFINERY_TOKEN", raising=False)
+@pytest.fixture
+def both_ways(learnable: Service, monkeypatch: pytest.MonkeyPatch) -> tuple[tuple[object, ...], ...]:
+    """--url and --workspace, for a place with a backbone and datasets that can be learnt from."""
+    for variable in ("AFFINERY_WORKSPACE", "AFFINERY_URL", "AFFINERY_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
     folder = learnable.space.folder
     if not (folder / settings.FILE).exists():
         (folder / settings.FILE).write_text(settings.HEADER)
-    there, here = ("--url", f"http://127.0.0.1:{learnable.port}"), ("--workspace", folder)
+    return ("--url", f"http://127.0.0.1:{learnable.port}"), ("--workspace", folder)
+
+
+def test_images_are_sent_and_learnt_from_elsewhere(
+    both_ways: tuple[tuple[object, ...], ...], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    there, here = both_ways
     images = learning_world.image_folder(tmp_path / "images", "x", "y", seed=5)
     sent = told(capfd, "dataset", "add", "sent", images, "--licence", "CC0-1.0", "--source", "a walk", *there)
     assert sent["source"] == "a walk"
@@ -307,3 +351,22 @@ def test_images_are_sent_and_learnt_from_elsewhere(
     told(capfd, "job", "cancel", job["id"], *there)
     trained = told(capfd, "task", "train", "shapes", "--steps", "4", *there)
     assert (trained["tasks"], trained["payload"]["recipe"]["steps"]) == (["shapes"], 4)
+
+
+def test_what_a_service_is_to_do_again_and_again_stands_in_its_workspace(
+    both_ways: tuple[tuple[object, ...], ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    there, here = both_ways
+    told(capfd, "task", "add", "shapes", "shades", "--backbone", "tiny", "--steps", "8", *here)
+    asked = ("schedule", "add", "nightly", "--cron", "0 3 * * *", "--task", "shapes", "--task", "shades")
+    how = ("--when-changed", "--together", "--tz", "Europe/Berlin", "--steps", "600", "--priority", "2")
+    made = told(capfd, *asked, *how, *there)
+    for form in ((), ("--json",)):
+        listed = answered(capfd, "schedule", "list", *form, *there)
+        assert listed == answered(capfd, "schedule", "list", *form, *here)
+    assert [made] == told(capfd, "schedule", "list", *here)
+    assert told(capfd, "schedule", "rm", "nightly", *there) == {"removed": "nightly"}
+    assert told(capfd, "schedule", "list", *there) == told(capfd, "schedule", "list", *here) == []
+    again = told(capfd, *asked, *how, *here)
+    own = ("id", "created_at", "submitted_by", "next_run_at")
+    assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in made.items() if k not in own}
