@@ -30,22 +30,14 @@ def add(
             help="The backbone that it was made from.", show_default="the version before it of this name"
         ),
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Register a backbone, converted to one file where it is not. The same weights again change nothing."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import add_backbone
-
-    space = open_workspace(workspace)
-    record, parameters = add_backbone(
-        space.sessions,
-        space.store,
-        path,
-        name or (path.resolve().name if path.is_dir() else path.stem),
-        parent=parent,
-        on_note=lambda note: say(f"note: {note}"),
-    )
+    called = name or (path.resolve().name if path.is_dir() else path.stem)
+    with place(url, workspace) as where:
+        record, parameters = where.add_backbone(called, path, parent, lambda note: say(f"note: {note}"))
     if as_json:
         emit(record.to_json() | {"parameters": parameters})
         return
@@ -60,7 +52,8 @@ def add(
         ]
     )
     if record.parent is not None:
-        following(f"affinery backbone rebase {record.parent} {record.ref} --dry-run")
+        rebase_it = "job add rebase" if url else "backbone rebase --dry-run"
+        following(f"affinery {rebase_it} {record.parent} {record.ref}")
         return
     following(
         "affinery dataset add NAME FOLDER", f"affinery task add NAME --dataset NAME --backbone {record.name}"

@@ -53,6 +53,14 @@ class Here(Labels, Orders):
 
         return self._read(lambda session: backbones.get(session, ref))
 
+    def add_backbone(
+        self, name: str, file: Path, parent: str | None, on_note: Callable[[str], None]
+    ) -> tuple[BackboneRecord, int]:
+        """→ its record, and its count of parameters"""
+        from orchestration.additions import add_backbone
+
+        return add_backbone(self.space.sessions, self.space.store, file, name, on_note, parent)
+
     def datasets(self) -> list[DatasetRecord]:
         from registry import datasets
 

@@ -57,6 +57,20 @@ class There(Labels, Orders):
 
         return record_of(BackboneRecord, self.client.backbones.get(ref))
 
+    def add_backbone(
+        self, name: str, file: Path, parent: str | None, on_note: Callable[[str], None]
+    ) -> tuple[BackboneRecord, int]:
+        """Converts it here where that is needed, and sends what is a backbone file; the service checks it."""
+        from affinery.backbones.files import inspect_backbone
+        from affinery.backbones.imports import as_backbone_file
+        from registry import names
+        from registry.records import BackboneRecord
+
+        name = names.checked("backbone", name)
+        with as_backbone_file(file, on_note) as whole:
+            parameters = inspect_backbone(whole).parameters
+            return record_of(BackboneRecord, self.client.backbones.add(name, whole, parent)), parameters
+
     def datasets(self) -> list[DatasetRecord]:
         from registry.records import DatasetRecord
 

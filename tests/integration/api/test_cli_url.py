@@ -370,3 +370,32 @@ def test_what_a_service_is_to_do_again_and_again_stands_in_its_workspace(
     again = told(capfd, *asked, *how, *here)
     own = ("id", "created_at", "submitted_by", "next_run_at")
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in made.items() if k not in own}
+
+
+def test_a_backbone_is_sent_from_elsewhere(
+    both_ways: tuple[tuple[object, ...], ...],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny_backbone: Path,
+) -> None:
+    there, here = both_ways
+    sent = told(capfd, "backbone", "add", tiny_backbone, "--name", "copy", *there)
+    assert sent["ref"] == "copy@1"
+    for way in (there, here):
+        assert told(capfd, "backbone", "add", tiny_backbone, "--name", "copy", *way) == sent
+    assert sent | told(capfd, "backbone", "show", "copy", *here) == (
+        told(capfd, "backbone", "show", "copy", *there) | {"parameters": sent["parameters"]}
+    )
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no backbone")
+    for file, *more in (
+        (broken,),
+        (tmp_path / "absent",),
+        (tiny_backbone, "--name", "a@b"),
+        (tiny_backbone, "--name", "other", "--parent", "nobody"),
+    ):
+        refused = answered(capfd, "backbone", "add", file, *more, *there)
+        assert refused == answered(capfd, "backbone", "add", file, *more, *here)
+        assert (refused[0], refused[1]) == (2, ""), refused
+    names = {each["name"] for each in told(capfd, "backbone", "list", *here)}
+    assert names == {"tiny", "copy"}
