@@ -135,6 +135,11 @@ class Worker:
         self.drivers.close()
         self._ray.stop()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs."""
+        return bool(self._running)
+
     def stop_claiming(self) -> None:
         """What runs goes on to its end; nothing new is begun."""
         self._draining = True

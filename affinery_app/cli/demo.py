@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli.ending import going_on
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say, table
 from affinery_app.figures import size
 
@@ -39,7 +40,7 @@ def demo(
         space, new = create_workspace(workspace)
         space.tracking.prepare()
     say(f"     {space.folder} ({'new' if new else 'going on with what is there'})")
-    with locked(space.folder):
+    with locked(space.folder), going_on():
         with step("2/6  backbone"):
             backbone, parameters = job.add_shipped_backbone(space)
         say(

@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from affinery_app.cli.ending import GoesOn, Stopped
+
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 UNREAD = 141  # and of SIGPIPE
 
@@ -55,12 +57,18 @@ def _done(words: Sequence[str]) -> str | int | None:
     except AffineryError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as interruption:
+        return _interrupted(interruption)
+    except Stopped:
+        print("stopped, as it was told to.", file=sys.stderr)
+        return 0
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Typer and Rich make an exit code of it
-            raise end.__context__ from None
-        return _interrupted() if end.code == INTERRUPTED else end.code  # so Typer ends on Ctrl-C, silently
+        cause = end.__context__
+        if isinstance(cause, BrokenPipeError):  # Typer and Rich make an exit code of it
+            raise cause from None
+        if end.code == INTERRUPTED and cause is not None:  # so Typer ends on Ctrl-C, silently
+            return _interrupted(cause.__cause__)
+        return end.code
     return 0
 
 
@@ -75,8 +83,10 @@ def _let_go() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _interrupted() -> int:
-    print("\ninterrupted: what was finished is kept; the same command goes on from here.", file=sys.stderr)
+def _interrupted(by: BaseException | None) -> int:
+    kept = isinstance(by, GoesOn)
+    more = ": what was finished is kept; the same command goes on from here." if kept else "."
+    print(f"\ninterrupted{more}", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affinery_app.cli.ending import going_on, stop
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, say, table
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def _drain(space: Workspace, jobs: int | None, given: Capacity | None) -> int:
     from affinery_app.cli.progress import Screen
     from orchestration.worker import Worker
 
-    with Screen() as screen:
+    with Screen() as screen, going_on():
         done = Worker(space.services(), screen, jobs=jobs, given=given).drain()
     if not done and not screen.failures:
         say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
@@ -97,16 +99,20 @@ def worker(
     services = _once_there(open_workspace(workspace))
     made = Worker(services, JsonLines() if as_json else Lines(), jobs=jobs, given=_given(cpus, gpus, memory))
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def now(number: int, frame: FrameType | None) -> None:
+        with going_on() if made.busy else nullcontext():
+            stop(number, frame)
+
+    def end(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.default_int_handler)
+            signal.signal(each, now)
         if not drain:
-            signal.default_int_handler(number, frame)
+            now(number, frame)
         say("worker: ending; what runs goes on to its end (once more: it is saved and given back)")
         made.stop_claiming()
 
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, stop)
+        signal.signal(each, end)
     say(f"worker: waiting for jobs, with {told(made.capacity)}")
     made.serve()
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli.ending import stop
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, say
 
 
@@ -29,7 +30,7 @@ def serve(
     space = open_workspace(workspace)
     _ = space.sessions, space.store  # what cannot be read is told now, not at the first request
     door = door_of(space, host)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stop)
     with bound(host, port, known=True) as listening:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"

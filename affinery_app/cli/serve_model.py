@@ -10,6 +10,7 @@ import typer
 
 from affinery.errors import ConfigInvalid
 from affinery_app.cli import completion
+from affinery_app.cli.ending import stop
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, say
 
 
@@ -52,7 +53,7 @@ def serve_model(
         raise ConfigInvalid("--replicas", "copies run on Ray Serve: add --ray.")
     secret = os.environ.get("AFFINERY_TOKEN")
     token = Token.of(secret) if secret else None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stop)
     socket = bound(host, port, known=token is not None)
     found = Path(source).resolve() if Path(source).is_dir() else source  # a copy stands in another folder
     serving = Serving(str(found), workspace and workspace.resolve(), batch, waiting, follow, token)
@@ -72,6 +73,7 @@ def serve_model(
 
     copies = Copies(replicas, at_once=waiting)
     with deployed(serving.application, copies, host, port, os.environ.get("RAY_ADDRESS")) as url:
+        signal.signal(signal.SIGTERM, stop)  # Ray has put its own there
         _tell(url, facts | {"replicas": replicas}, as_json)
         threading.Event().wait()
 

@@ -89,7 +89,7 @@ def server(bundle: Path) -> Iterator[Server]:
             break
     yield Server(int(json.loads(said)["url"].rpartition(":")[2]))
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    assert process.wait(60) == 0
 
 
 def test_pictures_come_as_pngs_one_a_seed_and_the_same_seeds_give_them_again(server: Server) -> None:

@@ -45,7 +45,7 @@ def url(bundle: Path) -> Iterator[str]:
             break
     yield json.loads(said)["url"]
     process.send_signal(signal.SIGTERM)
-    process.wait(120)
+    assert process.wait(120) == 0
 
 
 def generate(url: str, secret: str = SECRET, **asked: Any) -> tuple[int, Any]:

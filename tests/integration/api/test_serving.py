@@ -47,7 +47,8 @@ def test_it_says_where_it_listens_answers_and_ends_when_told(folder: Path) -> No
     finally:
         process.kill()
     assert "this machine only" in said
-    assert process.returncode == 130
+    assert said.endswith("\nstopped, as it was told to.\n")
+    assert process.returncode == 0  # systemd and docker ask so, and that is no failure
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 def ended(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
     return said
 
 
@@ -160,3 +161,14 @@ def test_a_bell_that_cannot_be_heard_is_waited_out(postgresql_url: str) -> None:
     began = time.monotonic()
     bell.wait(0.3)
     assert time.monotonic() - began >= 0.3
+
+
+def test_an_idle_worker_ends_in_good_order_on_sigterm_and_promises_nothing_on_ctrl_c(folder: Path) -> None:
+    worker = command(folder, "worker")
+    until(worker, "waiting for jobs")
+    assert ended(worker).endswith("stopped, as it was told to.\n")
+    worker = command(folder, "worker")
+    until(worker, "waiting for jobs")
+    worker.send_signal(signal.SIGINT)
+    said, _ = worker.communicate(timeout=60)
+    assert (worker.returncode, said.strip()) == (130, "interrupted.")
