@@ -48,8 +48,9 @@ class JobRecord:
     needs: jobs that must be done first; waits: how many of them are not. generation: how often it was taken
     up again after it was dead or cancelled; attempts: all tries; failures: those of this generation that
     ended badly. request: what its worker was asked for and has not done yet. progress: step, of, losses by
-    task, and seconds_a_step once it is done. cpus, gpus, memory_bytes: None where those of its kind are
-    meant. error_here: the error with the places of this machine, where it names any.
+    task, what it is doing beside learning, and seconds_a_step once it is done. cpus, gpus, memory_bytes: None
+    where those of its kind are meant. error_here: the error with the places of this machine, where it names
+    any.
     """
 
     id: str
@@ -92,6 +93,11 @@ class JobRecord:
     def why(self) -> str | None:
         """Its error, as who sits at this machine is told it."""
         return self.error_here or self.error
+
+    @property
+    def doing(self) -> str:
+        """What it does beside learning, as its worker told it last; "" where it does not run."""
+        return str((self.progress or {}).get("doing", "")) if self.state == "running" else ""
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -295,7 +295,11 @@ class Worker:
         match entry["event"]:
             case "progress":
                 line = talk.progress(entry)
-                running.progress = {"step": line.step, "of": line.steps, "losses": line.losses}
+                told = {"step": line.step, "of": line.steps, "losses": line.losses}
+                running.progress = told if line.losses else (running.progress or {}) | told
+            case "stage":
+                known = running.progress or running.job.progress or {}
+                running.progress = known | {"doing": entry["doing"]}
             case "failed" | "stopped":
                 running.ending = entry
             case _:

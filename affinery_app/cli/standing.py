@@ -22,7 +22,7 @@ def standing(job: JobRecord, obstacle: str | None = None) -> str:
         return obstacle
     if job.state == "running":
         asked = f", asked to {job.request} by {job.requested_by}" if job.request else ""
-        return f"by {job.owner}{asked}"
+        return ", ".join(filter(None, (job.doing, f"by {job.owner}{asked}")))
     if job.state == "queued":
         if job.waits:
             return f"waits for {job.waits} job{'s' if job.waits > 1 else ''}"

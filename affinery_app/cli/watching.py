@@ -139,7 +139,7 @@ class Bars(Lines):
             self._entries[job.id] = self._bars.add_task("", total=None, state="", note="")
         at = job.progress or {}
         over = job.state == "done"
-        note = "  ".join(filter(None, (losses(job), left(self.pace(job)))))
+        note = printable(job.doing) or "  ".join(filter(None, (losses(job), left(self.pace(job)))))
         self._bars.update(
             self._entries[job.id],
             description=f"{job.number} {' + '.join(map(printable, job.tasks)) or job.kind}",

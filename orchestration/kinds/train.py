@@ -56,8 +56,8 @@ class Train:
         sources = _datasets(services, learners)
         keys = trainings.begin(services.tracking, job, learners, sources, plan, folder)
         told = publishing.points(folder)
-        attempt.check()
         attempt.tell.started(_furthest(attempt))
+        attempt.stage("starting Ray and its workers")
         later = threading.Thread(target=_warm_up, name="warm-up", daemon=True)
 
         heard: list[ray_train.ProgressLine] = []  # the first and the last
@@ -251,7 +251,8 @@ def _furthest(attempt: Attempt) -> int:
 
     def on_torn(torn: CheckpointUnreadable) -> None:
         log.warning("%s", torn)
-        attempt.tell.stage(str(torn))
+        log.warning("%s", torn)
+        attempt.tell.stage(torn.elsewhere())
 
     found = next(checkpoints_in(attempt.folder, on_torn), None)
     return 0 if found is None else int(read_record(found)["step"])

@@ -67,7 +67,8 @@ def recorded(url: str, folder: Path) -> None:
     engine = connect(url)
     with sessions(engine).begin() as session:
         evil(session, stored_world.Files(store, folder))
-        trained(session, "job-runs", "running", state="running", fence=1)
+        doing = {"step": 10, "of": STEPS, "losses": {"running": 0.5}, "doing": EVIL_CLASS}
+        trained(session, "job-runs", "running", state="running", fence=1, progress=doing)
         trained(session, "job-waits", "waiting", state="queued")
         trained(session, "job-died", "broken", state="dead", error=EVIL_CLASS)
     engine.dispose()

@@ -99,13 +99,24 @@ def is_whole(service: Service, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/", ["Learning now", "running", "step 10 of 40", "1 min 00 s left", "Waiting", EVIL, EVIL_CLASS]),
+        (
+            "/",
+            [
+                "Learning now",
+                "running",
+                "step 10 of 40",
+                "1 min 00 s left",
+                "Waiting",
+                EVIL,
+                f"Now: {EVIL_CLASS}",
+            ],
+        ),
         ("/tasks", ["digits", EVIL, "learnt", "failed", "learning", "scheduled"]),
         (f"/tasks/{E}", [EVIL_CLASS, "bit-exact", f"owner={EVIL_CLASS}"]),
         ("/tasks/digits", ["digits@2", "digits@1", "11 to 13 (3)", "Compare…"]),
         ("/adapters/digits@2", ["bit-exact", "mlflow-job-digits-2-digits", "affiner"]),
         ("/compare?left=digits@1&right=digits@2", ["digits@1", "digits@2", "Provenance"]),
-        ("/jobs/job-runs", ["step 10 of 40", "1 min 00 s left", "Pause", "Yes, cancel job"]),
+        ("/jobs/job-runs", ["step 10 of 40", "1 min 00 s left", "Pause", f"Now: {EVIL_CLASS}"]),
         ("/jobs/job-died", [EVIL_CLASS, "Try again"]),
         (
             "/backbones/dit",

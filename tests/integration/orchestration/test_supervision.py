@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -77,6 +78,28 @@ def test_a_job_that_trains_nothing_needs_no_ray_and_its_result_stays_with_it(spa
     assert kept.progress == {"result": result}
     log = space.runs / job / "attempt-1" / "driver.log"
     assert log.read_text() == ""
+
+
+def test_what_a_job_is_doing_is_recorded_while_it_does_it(
+    space: Services, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, f"before-commit=pause@{mark}")
+    job = submit(space)
+    seen: list[str] = []
+
+    def look() -> None:
+        until = time.monotonic() + 60
+        while not (seen and mark.exists()) and time.monotonic() < until:
+            seen[:] = filter(None, [world.job(space, job).doing])
+            time.sleep(0.05)
+        mark.unlink()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert Worker(space, world.Heard()).drain() == 1
+    looking.join()
+    assert seen == ["reading every row and every byte"]
+    assert world.job(space, job).doing == ""
 
 
 def test_a_driver_that_is_killed_is_tried_again_with_the_signal_as_the_reason(
@@ -177,6 +200,7 @@ def test_a_lease_that_was_lost_ends_the_driver_and_writes_nothing(
 
 SERVE = """
 import sys
+import threading
 from pathlib import Path
 from orchestration.worker import Worker
 from tests import learning_world as world

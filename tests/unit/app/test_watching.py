@@ -47,6 +47,16 @@ def test_what_does_not_run_has_no_time_left_and_waiting_does_not_count() -> None
     assert pace.seconds_left(job(step=200, of=1000), 1010.0) == pytest.approx(80.0)
 
 
+def test_a_job_says_what_it_is_doing_while_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(as_json=False)
+    for state, what in (("running", "checking the data"), ("running", "drawing\x1b"), ("paused", "drawing")):
+        lines.show(job(state, step=3, of=9, doing=what))
+    first, second, paused = capsys.readouterr().out.splitlines()
+    assert "checking the data, by host" in first
+    assert "drawing\\x1b, by host" in second
+    assert "drawing" not in paused
+
+
 def test_durations_and_losses_are_for_people() -> None:
     assert [left(each) for each in (None, 9.4, 75.0, 7384.0)] == [
         "",
