@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from affinery_app.cli.here_access import Access
 from affinery_app.cli.here_labels import Labels
 from affinery_app.cli.here_orders import Orders
 from affinery_app.cli.job_options import submitter
@@ -37,7 +38,7 @@ Found = TypeVar("Found")
 PREFERRED = ("adapter", "composition", "backbone", "dataset", "task")
 
 
-class Here(Labels, Orders):
+class Here(Access, Labels, Orders):
     """One transaction a verb."""
 
     def __init__(self, space: Workspace) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid
+from affinery_app.cli.there_access import Access
 from affinery_app.cli.there_labels import Labels
 from affinery_app.cli.there_orders import Orders, terms_of
-from affinery_app.cli.told import Json, job_of, node_of, record_of, records_of, retirement_of
+from affinery_app.cli.told import PAGE, Json, job_of, node_of, record_of, records_of, retirement_of
 from affinery_app.client.client import path
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ if TYPE_CHECKING:
 
 MOST_NODES = 5000
 FARTHEST = 100
-PAGE = 500
 
 
-class There(Labels, Orders):
+class There(Access, Labels, Orders):
     """A request a verb, or a few. Raises ServiceRefused, as the workspace would, and ServiceUnreachable."""
 
     def __init__(self, client: Client) -> None:

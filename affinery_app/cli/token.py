@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from affinery_app.cli.job_options import submitter
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
+from affinery_app.cli.place import UrlOption, place
 
 app = typer.Typer(help="Who may call the service, and what they may do.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="What the token is called.")]
@@ -35,32 +35,26 @@ def create(
         typer.Option(help="Change only what belongs to this task; repeat for more.", show_default="all"),
     ] = None,
     days: Annotated[float | None, typer.Option(help="Days until it expires.", show_default="never")] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a token. It is printed once; the registry keeps its digest only."""
-    from affinery_app.wiring import open_workspace
-    from registry import tokens
-
-    with open_workspace(workspace).sessions.begin() as session:
-        by = submitter()
-        record, text = tokens.create(session, name, scope.value, tasks=task or None, days=days, by=by)
+    with place(url, workspace) as where:
+        record, text = where.create_token(name, scope.value, task or None, days)
     if as_json:
         emit(record.to_json() | {"token": text})
         return
     print(text)
     say(f"The token {record.name!r} ({record.scope}) is not shown again: keep it now.")
-    following("affinery serve", f"affinery token revoke {record.name}")
+    following(*([] if url else ["affinery serve"]), f"affinery token revoke {record.name}")
 
 
 @app.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All tokens, and when they were last used."""
-    from affinery_app.wiring import open_workspace
-    from registry import tokens
-
-    with open_workspace(workspace).sessions.read() as session:
-        records = tokens.list_all(session)
+    with place(url, workspace) as where:
+        records = where.tokens()
     if as_json:
         emit([record.to_json() for record in records])
         return
@@ -82,13 +76,12 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
 
 
 @app.command("revoke")
-def revoke(name: NameArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def revoke(
+    name: NameArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """End a token at once, and the browsers' sessions that were opened with it."""
-    from affinery_app.wiring import open_workspace
-    from registry import tokens
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = tokens.revoke(session, name, by=submitter())
+    with place(url, workspace) as where:
+        record = where.revoke_token(name)
     if as_json:
         emit(record.to_json())
         return

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from registry.retirement import Retirement
 
 Json = dict[str, Any]
+PAGE = 500
 
 
 class _Dataclass(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ REFUSED = [
     ("job", "list", "--kind", "train", "--kind", "bogus"),
     ("lineage", "nothing"),
     ("evaluations", "nobody"),
+    ("token", "create", "ann"),
+    ("token", "create", "no name"),
+    ("token", "revoke", "nobody"),
+    ("webhook", "add", "chat", "ftp://elsewhere.example"),
+    ("webhook", "add", "chat", "http://127.0.0.1:9/hook"),
+    ("webhook", "add", "chat", "https://93.184.215.14/", "--kind", "weather.*"),
+    ("webhook", "rm", "nobody"),
+    ("webhook", "test", "nobody"),
+    ("webhook", "deliveries", "nobody"),
     ("schedule", "rm", "nightly"),
     ("schedule", "add", "n", "--cron", "often", "--task", "digits"),
     ("schedule", "add", "n", "--cron", "0 3 * * *", "--task", "digts"),
@@ -258,6 +268,43 @@ def test_what_a_service_is_to_do_later_is_a_job_in_its_workspace(
     first = told(capfd, "job", "add", "verify", "--key", "weekly", *there)
     once_more = told(capfd, "job", "add", "verify", "--key", "weekly", *there)
     assert (first["new"], once_more["new"], once_more["id"]) == (True, False, first["id"])
+
+
+def test_tokens_and_webhooks_are_kept_by_a_service_as_in_its_workspace(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+
+    def alike(*words: object) -> Any:
+        for form in ((), ("--json",)):
+            assert answered(capfd, *words, *form, *there) == answered(capfd, *words, *form, *here)
+        return told(capfd, *words, *there)
+
+    made = told(capfd, "token", "create", "ben", "--scope", "read", "--task", "digits", "--days", "3", *there)
+    assert (made["name"], made["scope"], made["tasks"], made["created_by"]) == (
+        "ben",
+        "read",
+        ["digits"],
+        "ann",
+    )
+    assert [each["name"] for each in alike("token", "list")] == ["ann", "ben"]
+    admin = os.environ["AFFINERY_TOKEN"]
+    monkeypatch.setenv("AFFINERY_TOKEN", made["token"])
+    assert answered(capfd, "task", "list", *there)[0] == 0
+    assert answered(capfd, "token", "list", *there)[0] == 2
+    monkeypatch.setenv("AFFINERY_TOKEN", admin)
+    assert told(capfd, "token", "revoke", "ben", *there) == told(capfd, "token", "list", *here)[1]
+
+    hook = told(capfd, "webhook", "add", "chat", "https://93.184.215.14/x", "--kind", "job.*", *there)
+    assert hook["secret"]
+    (listed,) = alike("webhook", "list")
+    assert listed == {name: value for name, value in hook.items() if name != "secret"}
+    tested = [told(capfd, "webhook", "test", "chat", *way) for way in (there, here)]
+    assert alike("webhook", "deliveries", "chat") == tested[::-1]
+    assert alike("webhook", "deliveries", "chat", "--limit", "1") == tested[1:]
+    assert alike("webhook", "deliveries", "chat", "--state", "delivered") == []
+    assert told(capfd, "webhook", "rm", "chat", *there)["waiting"] == 2
+    assert alike("webhook", "list") == []
 
 
 def test_what_only_a_workspace_does_says_so_in_one_sentence(
