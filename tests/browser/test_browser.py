@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from registry import aliases
+from registry import aliases, datasets
+from registry import pages as listed
 from tests.browser.conftest import EVIL, Visitor
 from tests.integration.api.conftest import Service, serving
+from tests.learning_world import image_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 E = quote(EVIL)
@@ -110,6 +114,32 @@ def test_a_page_that_stays_open_says_when_its_session_has_ended(pages: Service, 
         page.fill("#token", secret)
         page.click("text=Sign in")
         page.wait_for_selector("text=step 10 of 40")
+
+
+def test_images_that_cannot_be_read_are_left_out_of_an_upload_where_that_is_ticked(
+    ready: Service, visitor: Visitor, tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path / "shapes", "round", "flat")
+    for name in ("broken", "torn"):
+        (folder / "round" / f"{name}.png").write_bytes(b"no image")
+    images = shutil.make_archive(str(tmp_path / "shapes"), "zip", folder)
+    page = visitor.goes_to(ready, "/new")
+    page.set_input_files("#archive", images)
+    page.click("[data-upload] button")
+    page.wait_for_selector("#upload-told.bad >> text=2 of")
+    assert "skip_bad" in (page.text_content("#upload-told") or "")
+    visitor.complaints.clear()  # the browser's own line of a 422
+    with ready.space.sessions.read() as session:
+        assert listed.counts(session).get("dataset", 0) == 0
+    page.check("[name=skip_bad]")
+    page.click("[data-upload] button")
+    page.wait_for_url("**/new?dataset=shapes*")
+    page.wait_for_selector(".said >> text=2 images were left out")
+    with ready.space.sessions.read() as session:
+        whole = sum(1 for _ in folder.rglob("*.png")) - 2
+        assert datasets.get(session, "shapes").image_count == whole
+    page.reload()
+    assert page.locator("text=2 images were left out").count() == 0
 
 
 def test_the_theme_is_switched_and_kept(looked_at: Service, visitor: Visitor) -> None:

@@ -115,11 +115,36 @@
     return { upload, sha256: digest.hex() };
   }
 
+  // What is worth knowing of its images is told on the page that comes next.
+  const NOTES = "affinery-notes";
+
+  function keepNotes(notes) {
+    try { sessionStorage.setItem(NOTES, JSON.stringify(notes)); } catch { /* not told, then */ }
+  }
+
+  function tellNotes() {
+    let notes = [];
+    try {
+      notes = JSON.parse(sessionStorage.getItem(NOTES) ?? "[]");
+      sessionStorage.removeItem(NOTES);
+    } catch { /* none were kept */ }
+    for (const note of notes) {
+      const line = document.createElement("p");
+      line.className = "said";
+      line.textContent = note;
+      document.querySelector("main [data-lost]").before(line);
+    }
+  }
+
+  tellNotes();
+
   // What is made of an upload, and where its page is.
   const MAKES = {
     dataset: async (sent) => {
       const licence = form.elements.licence.value.trim();
-      const made = await json("POST", "/v1/datasets", { ...sent, ...(licence ? { licence } : {}) });
+      const skip_bad = form.elements.skip_bad.checked;
+      const made = await json("POST", "/v1/datasets", { ...sent, skip_bad, ...(licence ? { licence } : {}) });
+      keepNotes(made.notes);
       return `/new?${new URLSearchParams({ dataset: made.ref, said: "imported" })}`;
     },
     backbone: async (sent) => {
