@@ -17,8 +17,9 @@ class UrlNotTaken(UserError):
 
     def __str__(self) -> str:
         return (
-            f"AFFINERY_URL means the service at {self.args[0]}, and this is done in a workspace here: name "
-            "one with --workspace, or use affinery.Client, which has every verb of the service."
+            f"AFFINERY_URL means the service at {self.args[0]}, and this command knows workspaces alone: "
+            "name one with --workspace. What a service measures, verifies or rebases is a job: affinery "
+            "job add"
         )
 
 

@@ -14,12 +14,23 @@ if TYPE_CHECKING:
     from affinery_app.cli.here import Here
     from affinery_app.cli.there import There
 
+
+class Typed(str):
+    """An address that was typed, and not taken from a variable."""
+
+
+def _typed(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    source = context.get_parameter_source(str(option.name))
+    return Typed(value) if value and source is not None and source.name == "COMMANDLINE" else value
+
+
 UrlOption = Annotated[
     str | None,
     typer.Option(
         "--url",
         help="Ask the service at this address, not a workspace; AFFINERY_TOKEN has the token.",
         envvar="AFFINERY_URL",
+        callback=_typed,
         show_default="none",
     ),
 ]
@@ -55,8 +66,8 @@ def address(url: str | None, workspace: Path | None) -> str | None:
     if not url:
         return None
     if workspace is not None:
-        typed = url != os.environ.get("AFFINERY_URL")
-        if typed == (workspace != Path(os.environ.get("AFFINERY_WORKSPACE", ""))):
+        typed, variable = isinstance(url, Typed), os.environ.get("AFFINERY_WORKSPACE")
+        if typed == (not variable or workspace != Path(variable)):
             names = ("--url", "--workspace") if typed else ("AFFINERY_URL", "AFFINERY_WORKSPACE")
             told = f"{names[1]} names the workspace {workspace} too; give one of them."
             raise ConfigInvalid(names[0], told)

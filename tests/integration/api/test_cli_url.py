@@ -187,6 +187,17 @@ def test_what_is_typed_counts_before_what_a_variable_says(
         code, _, err = answered(capfd, "task", "list", *words)
         assert (code, "give one of them" in err) == (2, True)
         assert ("AFFINERY_URL" in err) == (not words)
+    monkeypatch.delenv("AFFINERY_WORKSPACE")
+    monkeypatch.chdir(space.folder)
+    for variable in (address, ""):
+        monkeypatch.setenv("AFFINERY_URL", variable)
+        code, _, err = answered(capfd, "task", "list", "--url", address, "--workspace", ".")
+        assert (code, "give one of them" in err) == (2, True)
+    for asked in (("task", "list"), ("tag", "digits@1"), ("webhook", "add", "w", "https://93.184.215.14/")):
+        monkeypatch.setenv("AFFINERY_URL", "http://127.0.0.1:1")
+        assert answered(capfd, *asked, "--workspace", ".")[0] == 0
+        monkeypatch.setenv("AFFINERY_URL", address)
+        assert answered(capfd, *asked, "--url", "http://127.0.0.1:1")[0] == 1
 
 
 def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
@@ -333,10 +344,18 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
         assert err.count("\n") == 1, words
     monkeypatch.setenv("AFFINERY_URL", address)
     assert len(told(capfd, "task", "list")) == 3
-    for words in (("gc",), ("sample", "digits"), ("config", "list"), ("init",), ("verify",)):
+    for words in (
+        ("gc",),
+        ("sample", "digits"),
+        ("config", "list"),
+        ("init",),
+        ("verify",),
+        ("queue", "limit", "list"),
+    ):
         code, _, err = answered(capfd, *words)
         assert code == 2
         assert "AFFINERY_URL means the service" in err
+        assert "this command knows workspaces alone" in err
     monkeypatch.setenv("AFFINERY_TOKEN", "aff_wrong")
     assert answered(capfd, "task", "list")[0] == 2
 
