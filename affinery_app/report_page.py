@@ -11,7 +11,7 @@ from typing import Any
 
 from affinery_app.charts import STYLE as CHARTS
 from affinery_app.charts import bars, heat_key, line_chart
-from affinery_app.figures import figures
+from affinery_app.figures import counted, figures
 from affinery_app.matrix import shown
 from affinery_app.task_report import TaskReport, Version
 from registry.metrics import recognition
@@ -104,7 +104,7 @@ def _head(report: TaskReport) -> str:
         for name, value in facts.items()
         if value is not None
     )
-    state = f"a task, {task.state}, with {len(report.versions)} version(s)"
+    state = f"a task, {task.state}, with {counted(len(report.versions), 'version')}"
     return (
         f'<h1>{escape(task.name)}</h1><p class="faint">{escape(state)}</p><table class="facts">{rows}</table>'
     )

@@ -17,6 +17,8 @@ class JobNotFound(OrchestrationError, UserError):
     def __str__(self) -> str:
         job_id, count = self.args
         what = "No job has an id that begins" if not count else "Several jobs have ids that begin"
+        if job_id.isdecimal() and not count:
+            return f"No job has the number {job_id}, or an id that begins so. List them: affinery job list"
         return f"{what} with {job_id!r}. List them: affinery job list"
 
 

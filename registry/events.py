@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.orm import Session
 
+from affinery.errors import ConfigInvalid
 from registry.digests import plain
 from registry.models import Event
 from registry.records import EventRecord
 from registry.session import Sessions
 
+NOUNS = (
+    *("backbone", "dataset", "task", "adapter", "alias", "tag", "note", "run", "certificate"),
+    *("evaluation", "composition", "export", "blob", "job", "schedule", "limit"),
+    *("request", "session", "token", "webhook"),
+)
+"""What events are of: the first word of their kinds."""
 RECENT = 5_000  # numbers; a gap further back is of nobody
 CLOCKS_DIFFER = timedelta(seconds=10)
+_KIND = re.compile(r"[a-z]+\.[a-z][a-z-]{0,40}")
 _APPEND = insert(Event.rows()).inline()  # nobody asks for the number it was given
 _NEWEST = select(func.coalesce(func.max(Event.id), 0)).scalar_subquery()
 # When the first began of those who write events now; long ago where it is hidden, null where there is none.
@@ -33,6 +42,18 @@ def append(session: Session, kind: str, subject: int | None, payload: dict[str, 
     session.flush()  # what happened stands before the event that tells of it
     row = {"kind": kind, "subject": subject, "payload": plain(f"The event {kind}", payload)}
     session.execute(_APPEND, row)
+
+
+def is_kind(kind: str) -> bool:
+    """Whether an event can be of it."""
+    return _KIND.fullmatch(kind) is not None and kind.partition(".")[0] in NOUNS
+
+
+def check_kind(kind: str | None) -> None:
+    """Raises ConfigInvalid where no event can be of it; None is of any."""
+    if kind is not None and not is_kind(kind):
+        known = ", ".join(NOUNS)
+        raise ConfigInvalid("kind", f"{kind!r} is no kind of event: write job.done or the like; of {known}.")
 
 
 def list_after(
@@ -97,6 +118,7 @@ def newest(
 def _records(
     session: Session, query: Select[Event], kind: str | None, subject: int | None
 ) -> list[EventRecord]:
+    check_kind(kind)
     if kind is not None:
         query = query.where(Event.kind == kind)
     if subject is not None:

@@ -6,7 +6,6 @@ Which events each is still to be told stands in rows of its own, which orchestra
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,17 +21,10 @@ from registry.errors import NotFound, RecordInvalid, WebhookExists
 from registry.models import Event, Webhook, WebhookDelivery
 
 STATES = ("waiting", "delivered", "given-up")
-NOUNS = (
-    *("backbone", "dataset", "task", "adapter", "alias", "tag", "note", "run", "certificate"),
-    *("evaluation", "composition", "export", "blob", "job", "schedule", "limit"),
-    *("request", "session", "token", "webhook"),
-)
-"""What events are of: the first word of their kinds."""
 TESTED = "webhook.tested"
 PREFIX = "whsec_"
 MOST, MOST_KINDS, LONGEST_URL = 50, 50, 2000
 _SECRET_BYTES = 32
-_KIND = re.compile(r"[a-z]+\.(\*|[a-z][a-z-]{0,40})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +78,9 @@ def create(
     if len(kinds) > MOST_KINDS:
         raise RecordInvalid(what, f"it names more than {MOST_KINDS} kinds of events")
     for kind in kinds:
-        if not _KIND.fullmatch(kind) or kind.partition(".")[0] not in NOUNS:
-            known = ", ".join(NOUNS)
+        noun, _, verb = kind.partition(".")
+        if not (verb == "*" and noun in events.NOUNS) and not events.is_kind(kind):
+            known = ", ".join(events.NOUNS)
             reason = f"{kind!r} is no kind of event: write job.done, or job.* for all of jobs; of {known}"
             raise RecordInvalid(what, reason)
     if session.scalar(select(exists().where(Webhook.name == name))):

@@ -29,6 +29,7 @@ def list_events(
     last_event_id: Annotated[int | None, Header(description=LAST_EVENT, ge=0, le=LARGEST)] = None,
 ) -> Response:
     """The events after this one, oldest first. With `Accept: text/event-stream`, those to come too."""
+    events.check_kind(kind)
     if MEDIA_TYPE in accept:
         return stream(
             _Happening(space, after if last_event_id is None else last_event_id, limit, kind, subject).look

@@ -12,7 +12,7 @@ from affinery_app.cli import completion, retirement
 from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
-from affinery_app.figures import size
+from affinery_app.figures import counted, size
 
 if TYPE_CHECKING:
     from registry.records import EvaluationRecord
@@ -159,8 +159,8 @@ def show(
     if seen := _recognition(record.metrics):
         fields([("recognition", seen)])
     for proof in found.certificates:
-        older = len(proof.results.get("adapters", ()))
-        fields([("certificate", f"{proof.level}: backbone, null row and {older} older adapter(s) unchanged")])
+        older = counted(len(proof.results.get("adapters", ())), "older adapter")
+        fields([("certificate", f"{proof.level}: backbone, null row and {older} unchanged")])
     last = {each.protocol_digest: each.node_id for each in found.evaluations}
     for each in found.evaluations:
         if each.node_id == last[each.protocol_digest]:

@@ -11,7 +11,7 @@ import typer
 from affinery_app.cli import completion, rebase
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
-from affinery_app.figures import size
+from affinery_app.figures import counted, size
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
 
@@ -106,15 +106,13 @@ def show(
         emit(record.to_json() | {"newer": newer, "class_table": blocks})
         return
     spec = record.spec
+    side = spec.get("image_size")
     fields(
         [
             ("backbone", record.ref),
             ("fingerprint", record.digest),
             ("architecture", spec.get("arch")),
-            (
-                "image",
-                f"{spec.get('image_size')} × {spec.get('image_size')}, {spec.get('channels')} channel(s)",
-            ),
+            ("image", f"{side} × {side}, {counted(spec.get('channels', 0), 'channel')}"),
             ("denoises", _space(spec.get("latent"))),
             ("captions", _captions(spec.get("text"))),
             ("prediction", spec.get("prediction")),

@@ -136,7 +136,10 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes.", show_default="in the workspace, below exports/"),
+        typer.Option(
+            help="Where it goes; folders on the way to it are made.",
+            show_default="in the workspace, below exports/",
+        ),
     ] = None,
     file_format: FormatOption = "bundle",
     task: ExportTaskOption = None,

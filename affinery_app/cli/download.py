@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli import completion
-from affinery_app.cli.ending import going_on
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
 from affinery_app.cli.place import UrlOption, address
 from affinery_app.figures import size
@@ -38,7 +37,7 @@ def download(
         where: str | Path = open_workspace(workspace).folder
     else:
         where = service
-    with Client(where, os.environ.get("AFFINERY_TOKEN") if service else None) as client, going_on():
+    with Client(where, os.environ.get("AFFINERY_TOKEN") if service else None) as client:
         record = client.exports.get(ref)
         target = client.exports.download(record["ref"], to)
     if as_json:

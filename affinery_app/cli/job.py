@@ -66,6 +66,8 @@ def show(
     job: JobArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
 ) -> None:
     """One job: what it is to do, where it stands and why, and every attempt."""
+    from orchestration import planner
+
     with place(url, workspace) as where:
         found = where.job(job)
     if as_json:
@@ -82,7 +84,7 @@ def show(
             *([] if found.asked is None else [("asked", json.dumps(found.asked, ensure_ascii=False))]),
             ("after", [need[:8] for need in record.needs] or None),
             ("strategy", record.strategy or "chosen where it runs"),
-            ("takes", f"{room.cpus:g} processors, {room.gpus:g} GPUs"),
+            ("takes", planner.told(room)),
             ("priority", record.priority),
             ("submitted by", record.submitted_by),
             ("accepted", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"),
@@ -139,7 +141,7 @@ def logs(
         written, path = where.log(found.record, tries[number]) if number else (b"", None)
     text = written.decode(errors="replace")
     if as_json:
-        emit({"job": found.record.id, "attempt": number or None, "path": path, "log": text})
+        emit({"job": found.record.id, "attempt": number or None, "log": text})
     elif text:
         print(text, end="")
     elif not number:

@@ -86,7 +86,8 @@ class Lines:
     EVERY_SECONDS = 10.0
 
     def __init__(self) -> None:
-        self.failures = 0
+        self.failed_jobs: list[int] = []
+        self.published_any = False
         self._last = 0.0
 
     def started(self, job: JobRecord, resumed_from: int) -> None:
@@ -102,6 +103,7 @@ class Lines:
         say(f"[{names(job)}] {doing}")
 
     def published(self, job: JobRecord, adapters: list[AdapterRecord], certificate: Certificate) -> None:
+        self.published_any = True
         for record in adapters:
             say(f"[{names(job)}] published {record.ref}: {record.parameters:,} parameters{_seen(record)}")
         for text in certificate_lines(certificate):
@@ -112,7 +114,8 @@ class Lines:
         say(f"[{names(job)}] done{': ' if facts else ''}{facts}")
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self.failures += state not in UNHARMED
+        if state not in UNHARMED:
+            self.failed_jobs.append(job.number)
         if state in ("paused", "cancelled"):
             say(f"[{names(job)}] {state}: {error}")
             return
@@ -200,7 +203,6 @@ class JsonLines(Lines):
         self._tell(job, "done", result=result)
 
     def failed(self, job: JobRecord, error: Exception, state: str) -> None:
-        self.failures += state not in UNHARMED
         self._tell(job, "failed", error=str(error), state=state)
 
     def _tell(self, job: JobRecord, event: str, **facts: object) -> None:

@@ -16,7 +16,12 @@ def report(
     task: Annotated[str, typer.Argument(help="The task.", autocompletion=completion.tasks)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The HTML file.", show_default="in the workspace, below reports/"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="The HTML file; folders on the way to it are made.",
+            show_default="in the workspace, below reports/",
+        ),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -14,6 +14,7 @@ from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following
 if TYPE_CHECKING:
     from types import FrameType
 
+    from affinery_app.cli.progress import Screen
     from affinery_app.wiring import Workspace
     from orchestration.jobs import Capacity
     from orchestration.services import Services
@@ -48,33 +49,43 @@ def run(
     from orchestration import queue
 
     space = open_workspace(workspace)
-    failures = 0 if listing else _drain(space, jobs, _given(cpus, gpus, memory))
+    ran = None if listing else _drain(space, jobs, _given(cpus, gpus, memory))
     with space.sessions.read() as session:
         found = queue.list_all(session)
     if as_json:
         emit([job.in_brief(here=True) for job in found])
-    elif listing:
+    elif ran is None:
         table(
             ["job", "state", "tasks", "strategy", "attempts", "error"],
             [(j.id[:8], j.state, j.tasks, j.strategy, j.attempts, j.why) for j in found],
             "The queue has never held a job.",
         )
     else:
-        following("affinery adapter list", "affinery compose NAME --task TASK …")
-    if failures:
+        show_next(*ran)
+    if ran is not None and ran[0].failed_jobs:
         raise typer.Exit(1)
 
 
-def _drain(space: Workspace, jobs: int | None, given: Capacity | None) -> int:
-    """Runs the queue. → how many jobs failed for good"""
+def _drain(space: Workspace, jobs: int | None, given: Capacity | None) -> tuple[Screen, int]:
+    """Runs the queue. → what came of it, and how many jobs were done"""
     from affinery_app.cli.progress import Screen
     from orchestration.worker import Worker
 
     with Screen() as screen, going_on():
         done = Worker(space.services(), screen, jobs=jobs, given=given).drain()
-    if not done and not screen.failures:
+    if not done and not screen.failed_jobs:
         say("Nothing was waiting. Schedule a task: affinery task add NAME --dataset NAME --backbone NAME")
-    return screen.failures
+    return screen, done
+
+
+def show_next(screen: Screen, done: int) -> None:
+    """What fits what came of the queue."""
+    if screen.failed_jobs:
+        following(*(f"affinery job logs {number}" for number in screen.failed_jobs))
+    elif screen.published_any:
+        following("affinery adapter list", "affinery compose NAME --task TASK …")
+    elif done:
+        following("affinery job list")
 
 
 def worker(

@@ -19,7 +19,9 @@ def sample(
             autocompletion=completion.compositions,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture.")] = Path("samples.png"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The picture, a .png; folders on the way to it are made.")
+    ] = Path("samples.png"),
     task: Annotated[
         list[str] | None,
         typer.Option("--task", "-t", help="Only these tasks.", autocompletion=completion.tasks),
@@ -47,9 +49,12 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Draw one batch that mixes tasks and classes, and write it as a picture."""
+    from affinery.errors import PlaceInvalid
     from affinery_app.cli.progress import bar
     from affinery_app.drawing import Telling, draw_grid, of_file, open_model
 
+    if out.suffix.lower() != ".png":
+        raise PlaceInvalid("--out", str(out), "does not end in .png, which is what is written", "")
     model = open_model(source, workspace)
     telling = Telling(prompt, of_file(condition), of_file(condition_from))
     with bar("drawing") as advance:

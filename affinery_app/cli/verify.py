@@ -9,7 +9,7 @@ import typer
 from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say
 from affinery_app.cli.progress import bar
-from affinery_app.figures import size
+from affinery_app.figures import counted, size
 
 
 def verify(
@@ -38,7 +38,7 @@ def verify(
             print(f"{finding.check}: {printable(finding.where)}: {printable(finding.what)}")
             print(f"    {finding.mend}")
         fields((name, size(n) if name == "bytes" else n) for name, n in report.counts.items())
-        found = f"{len(report.findings)} finding(s); nothing was changed."
+        found = f"{counted(len(report.findings), 'finding')}; nothing was changed."
         say("Everything is as it was recorded." if report.sound else found)
     if not report.sound:
         raise typer.Exit(1)

@@ -70,7 +70,7 @@ class WorksElsewhere(UserError):
 
 
 class DownloadUnsafe(AffineryError):
-    """An archive that would write outside its folder, or a folder that holds something. Args: what, why."""
+    """An archive that would write outside its folder. Args: what, why."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} is not unpacked: {self.args[1]}."

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from affinery.errors import ConfigInvalid
+from affinery.errors import ConfigInvalid, PlaceInvalid
 from affinery_app.client import files
-from affinery_app.client.errors import DownloadUnsafe, JobNotDone, StillRunning
+from affinery_app.client.errors import JobNotDone, StillRunning
 
 if TYPE_CHECKING:
     from affinery_app.client.client import Client
@@ -287,7 +287,9 @@ class Exports(Noun):
 
         target = Path(to).absolute()
         if target.exists():
-            raise DownloadUnsafe(str(target), "there is something already; choose a new place")
+            raise PlaceInvalid(
+                "the place", str(target), "is taken: something is there already; choose another", ""
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         record = self.get(ref)
         whole = target.with_name(f".{target.name}.download")

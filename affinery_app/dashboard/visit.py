@@ -21,9 +21,9 @@ from affinery_app.api.access import Who
 from affinery_app.api.problems import STATUSES, said_of
 from affinery_app.charts import heat_key
 from affinery_app.dashboard.beginning import next_step
-from affinery_app.dashboard.words import ago, counted, duration, moment, plain, recognised
+from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
-from affinery_app.figures import signed, size
+from affinery_app.figures import counted, signed, size
 from affinery_app.wiring import Workspace
 
 HERE = Path(__file__).parent

@@ -20,11 +20,6 @@ def ago(at: datetime, now: datetime | None = None) -> str:
     return "just now"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """So many of something. many: how more than one are called, where that is not its name and an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def moment(at: datetime) -> str:
     """An instant, in UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -18,15 +18,17 @@ def examine(folder: Path | None, *, deep: bool = False) -> Iterator[Check]:
     """One line after another, as soon as each is known.
 
     folder: the workspace, as commands take it. deep: also what takes seconds: MLflow, DVC and torch are
-    loaded, and Ray is started.
+    loaded, and Ray is started. Raises UrlNotTaken.
     """
     from affinery.errors import UserError
-    from affinery_app.errors import WorkspaceInvalid
+    from affinery_app.errors import UrlNotTaken, WorkspaceInvalid
     from affinery_app.settings import FILE
     from affinery_app.wiring import open_workspace
 
     try:
         space = open_workspace(folder)
+    except UrlNotTaken:
+        raise
     except UserError as error:
         mend = None
         if isinstance(error, WorkspaceInvalid):

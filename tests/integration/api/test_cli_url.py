@@ -227,7 +227,7 @@ def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
         fetched = told(capfd, "download", "both", tmp_path / name, *where)
         assert fetched["export"] == "both@2"
         assert (tmp_path / name / "weights.bin").read_bytes() == b"w" * 1000
-    assert answered(capfd, "download", "both", tmp_path / "from-there", *there)[0] != 0
+    assert answered(capfd, "download", "both", tmp_path / "from-there", *there)[0] == 2
 
 
 def test_what_is_said_of_a_thing_by_a_service_is_said_in_its_workspace(

@@ -568,4 +568,4 @@ def test_every_event_of_a_whole_world_is_of_a_noun_that_a_webhook_may_ask_for(sp
     with space.sessions.read() as session:
         kinds = set(session.scalars(text("SELECT DISTINCT kind FROM event")))
     assert len(kinds) >= 10
-    assert {kind.partition(".")[0] for kind in kinds} <= set(webhooks.NOUNS)
+    assert {kind.partition(".")[0] for kind in kinds} <= set(events.NOUNS)

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from affinery_app.cli import progress
 from affinery_app.cli.progress import Screen
+from affinery_app.cli.run import show_next
 from affinery_app.settings import FILE, HEADER
 from orchestration.jobs import JobRecord
 from registry import aliases, compositions
@@ -291,10 +292,64 @@ def test_the_bar_of_a_job_that_is_over_goes(monkeypatch: pytest.MonkeyPatch) -> 
             assert real.tasks == []
 
 
+@pytest.mark.parametrize(
+    ("states", "done", "steps"),
+    [
+        ([], 0, []),
+        ([], 2, ["affinery job list"]),
+        (["dead", "queued"], 1, ["affinery job logs 0"]),
+    ],
+)
+def test_the_next_step_fits_what_came_of_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    states: list[str],
+    done: int,
+    steps: list[str],
+) -> None:
+    screen = Screen()
+    for number, state in enumerate(states):
+        screen.failed(_job(number), RuntimeError("it broke"), state)
+    capsys.readouterr()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show_next(screen, done)
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()[2:]] == steps
+
+
 def _job(number: int) -> JobRecord:
     known: dict[str, Any] = dict.fromkeys(each.name for each in fields(JobRecord))
     known |= {"id": f"job-{number}", "number": number, "kind": "train", "tasks": ("digits",)}
     return JobRecord(**known | {"strategy": "sequential", "payload": {"recipe": {"steps": 10}}})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("events --kind nonsense", "is no kind of event: write job.done"),
+        ("events --kind job.*", "is no kind of event: write job.done"),
+        ("job show 99", "No job has the number 99, or an id that begins so."),
+        ("job show 9z", "No job has an id that begins with '9z'."),
+        ("sample both --out drawn.txt", "drawn.txt does not end in .png"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(
+    folder: Path, capfd: pytest.CaptureFixture[str], words: str, told: str
+) -> None:
+    assert typed(*words.split()) == 2
+    said = capfd.readouterr()
+    assert (said.out, told in said.err) == ("", True)
+
+
+def test_the_doctor_looks_at_no_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AFFINERY_WORKSPACE", raising=False)
+    monkeypatch.setenv("AFFINERY_URL", "http://127.0.0.1:1")
+    assert typed("doctor") == 2
+    said = capfd.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "AFFINERY_URL means the service at http://127.0.0.1:1" in said.err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
