@@ -70,8 +70,9 @@ def follow(
     """The events after this number, oldest first: a page whose last id asks for the next.
 
     Who goes on from there misses none. PostgreSQL gives numbers in one order and commits in another, so what
-    follows a number that may still be committed is not told yet.
+    follows a number that may still be committed is not told yet. Raises ConfigInvalid for what is no kind.
     """
+    check_kind(kind)
     query = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
     if made.engine.dialect.name != "postgresql":
         with made.read() as session:
@@ -118,7 +119,6 @@ def newest(
 def _records(
     session: Session, query: Select[Event], kind: str | None, subject: int | None
 ) -> list[EventRecord]:
-    check_kind(kind)
     if kind is not None:
         query = query.where(Event.kind == kind)
     if subject is not None:
