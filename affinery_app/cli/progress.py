@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def bars() -> Progress:
-    """Bars on stderr; nothing at all where that is no terminal."""
+    """Bars on stderr; nothing at all where that is no terminal.
+
+    Results go to stdout when a bar is gone, so nothing is put in its place: colorama, which comes with DVC,
+    would keep that, and write to it at the end what then shows as `[0m`.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,7 +46,7 @@ def bars() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, redirect_stdout=False, disable=not console.is_terminal)
 
 
 @contextmanager

@@ -217,8 +217,11 @@ def opened(data: Path) -> Iterator[Repo]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
+    from dvc.ui import ui
+    from rich.console import Console
 
     _quiet()
+    ui.error_console = Console(quiet=True, force_terminal=False)  # it would tear the bars of a command
     _mend_locks(data)
     try:
         with Repo(str(data)) as repo:

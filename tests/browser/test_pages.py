@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
-from affinery_app.dashboard.words import counted
+from affinery_app.figures import counted
 from orchestration import queue
 from orchestration.evaluations import folder_of
 from registry import aliases, retirement, tasks, tokens
