@@ -79,7 +79,7 @@ def compose(
     told += [(f"sum {raw['name']}", in_words(raw["of"], record.members)) for raw in _recipe(record.recipe)]
     fields(told)
     if url:
-        following(f"affinery job add export {record.ref}", "affinery download EXPORT FOLDER")
+        following(f"affinery export {record.ref} --out FOLDER")
     else:
         following(f"affinery export {record.ref}", f"affinery sample {record.ref}")
 
@@ -138,7 +138,7 @@ def export(
         Path | None,
         typer.Option(
             help="Where it goes; folders on the way to it are made.",
-            show_default="in the workspace, below exports/",
+            show_default="below exports/ of the workspace, or of the service's",
         ),
     ] = None,
     file_format: FormatOption = "bundle",
@@ -148,39 +148,37 @@ def export(
         Path | None, typer.Option(help="Sign the bundle with this elliptic key (PEM), in OpenSSF's format.")
     ] = None,
     unverified: UnverifiedOption = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a composition as a bundle, a folder that verifies itself, or in another format.
 
     Load a bundle with affinery.load(FOLDER). Other formats are loaded back and compared before this ends.
+    By a service it is a job, which is waited for; what it wrote is fetched where --out says.
     """
-    from affinery_app.wiring import open_workspace
     from orchestration import exports
 
-    space = open_workspace(workspace)
     asked = exports.Asked(ref, file_format, out, task, unverified, backbone)
     if sign is not None and file_format != exports.BUNDLE:
         raise ConfigInvalid("--sign", "only a bundle is signed.")
-    record, written = exports.export(space.sessions, space.store, asked, space.exports)
-    exports.tell(space.tracking, space.sessions, written)
-    if sign is not None:
-        from affinery.signing import sign as sign_bundle
-
-        sign_bundle(Path(record.path), sign)
+    with place(url, workspace) as where:
+        record = where.export(asked, sign)
     if as_json:
-        emit(record.to_json(here=True) | {"difference": written.difference, "notes": list(written.notes)})
+        emit(record)
         return
     told = [
-        (record.format, record.path),
-        ("digest", record.digest),
-        ("size", size(record.size_bytes)),
-        ("composition", record.composition),
+        (record["format"], record["path"] or record["ref"]),
+        ("digest", record["digest"]),
+        ("size", size(record["size_bytes"])),
+        ("composition", record["composition"]),
     ]
-    if written.difference is not None:
-        told.append(("loaded back", f"differs by {written.difference:.1e} of the largest value at most"))
+    if record["difference"] is not None:
+        told.append(("loaded back", f"differs by {record['difference']:.1e} of the largest value at most"))
     fields(told)
-    for note in written.notes:
+    for note in record["notes"]:
         say(f"note: {note}")
-    if record.format == exports.BUNDLE:
-        following(f"affinery sample '{record.path}'")
+    if record["path"] is None:
+        following(f"affinery download {record['ref']} FOLDER")
+    elif record["format"] == exports.BUNDLE:
+        following(f"affinery sample '{record['path']}'")

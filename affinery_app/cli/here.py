@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from affinery_app.wiring import Workspace
     from orchestration.about import AboutJob
     from orchestration.composing import Sum
+    from orchestration.exports import Asked
     from orchestration.jobs import AttemptRecord, JobRecord
     from orchestration.rehearsal import Rehearsal
     from orchestration.scheduling import Scheduled, Wanted
@@ -262,6 +263,19 @@ class Here(Access, Labels, Orders):
         record = compose_tasks(self.space.sessions, name, list(members), list(sums))
         compositions.tell(self.space.tracking, self.space.sessions, record)
         return record
+
+    def export(self, asked: Asked, sign: Path | None) -> dict[str, Any]:
+        """→ its record, with its path, how much it differs when it is loaded back, and notes"""
+        from orchestration import exports
+
+        space = self.space
+        record, written = exports.export(space.sessions, space.store, asked, space.exports)
+        exports.tell(space.tracking, space.sessions, written)
+        if sign is not None:
+            from affinery.signing import sign as sign_bundle
+
+            sign_bundle(Path(record.path), sign)
+        return record.to_json(here=True) | {"difference": written.difference, "notes": [*written.notes]}
 
     def evaluations(self, adapter: str) -> list[EvaluationRecord]:
         from registry import evaluations

@@ -8,7 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from affinery.errors import ConfigInvalid
+from affinery.errors import ConfigInvalid, PlaceInvalid
+from affinery_app.cli.output import say
 from affinery_app.cli.there_access import Access
 from affinery_app.cli.there_labels import Labels
 from affinery_app.cli.there_orders import Orders, terms_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from affinery_app.client import Client
     from orchestration.about import AboutJob
     from orchestration.composing import Sum
+    from orchestration.exports import Asked
     from orchestration.jobs import AttemptRecord, JobRecord
     from orchestration.rehearsal import Rehearsal
     from orchestration.scheduling import Scheduled, Wanted
@@ -283,6 +285,30 @@ class There(Access, Labels, Orders):
             )
         return record_of(CompositionRecord, self.client.compositions.add(name, members))
 
+    def export(self, asked: Asked, sign: Path | None) -> Json:
+        """Waits for a worker of the service to write it, and fetches it if `out` says where to."""
+        from orchestration.chores import Export, read
+
+        to = None if asked.out is None else asked.out.absolute()
+        if sign is not None and to is None:
+            raise ConfigInvalid("--sign", "it is signed where it is fetched to: say where with --out.")
+        if to is not None and to.exists():
+            raise PlaceInvalid("--out", str(to), "is taken: something is there already; choose another", "")
+        how: Json = {"task": asked.task, "unverified": asked.unverified, "backbone": asked.backbone}
+        chore = read(Export, {"composition": asked.ref, "format": asked.format, **how})
+        job = self.put_off(chore, (), {}).job
+        say(f"Job {job.number} writes it; waiting. Without this: affinery job watch {job.number}")
+        result = self.client.jobs.wait(job.number)["progress"]["result"]
+        written = [each for each in self.client.exports.list(limit=PAGE) if _is_of(each, result)][-1]
+        if to is not None:
+            self.client.exports.download(written["ref"], to)
+        if to is not None and sign is not None:
+            from affinery.signing import sign as sign_bundle
+
+            sign_bundle(to, sign)
+        told = {name: result[name] for name in ("difference", "notes")}
+        return written | {"path": None if to is None else str(to)} | told
+
     def evaluations(self, adapter: str) -> list[EvaluationRecord]:
         from registry.records import EvaluationRecord
 
@@ -296,6 +322,12 @@ class There(Access, Labels, Orders):
 
         found = self.client.pages("/v1/events", after=after, kind=kind, limit=min(limit, PAGE))
         return [record_of(EventRecord, each) for each in islice(found, limit)]
+
+
+def _is_of(record: Json, result: Json) -> bool:
+    """Whether an export is what a job wrote."""
+    same = ("digest", "composition_id", "format")
+    return all(record[name] == result[name] for name in same)
 
 
 def _planned(wanted: Wanted) -> Json:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from registry.digests import digest_of
 from tests import learning_world, registry_world
 from tests.command_line import typed
 from tests.integration.api.conftest import Service, serving
+from tests.learnt_space import learn
 from tests.registry_world import sha
 
 PROTOCOL = digest_of({"extractor": "pixels", "samples": 100})[:8]
@@ -436,6 +439,67 @@ def test_what_a_service_is_to_do_again_and_again_stands_in_its_workspace(
     again = told(capfd, *asked, *how, *here)
     own = ("id", "created_at", "submitted_by", "next_run_at")
     assert {k: v for k, v in again.items() if k not in own} == {k: v for k, v in made.items() if k not in own}
+
+
+def test_what_a_service_exports_is_fetched_and_is_what_its_workspace_would_write(
+    both_ways: tuple[tuple[object, ...], ...],
+    learnable: Service,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    there, here = both_ways
+    services = learning_world.open_space(learnable.space.folder)
+    learning_world.schedule(services, "shapes", steps=2)
+    learn(services, tmp_path / "learnt")
+    services.sessions.engine.dispose()
+    told(capfd, "compose", "alone", "-t", "shapes", *here)
+    refused = [
+        ("export", "alone", "--sign", tmp_path / "key.pem"),
+        ("export", "alone", "--out", tmp_path),
+        ("export", "alone", "--format", "floppy"),
+        ("export", "nobody"),
+    ]
+    for words in refused:
+        assert answered(capfd, *words, *there)[0] == 2, words
+    assert told(capfd, "job", "list", "--kind", "export", *here) == []
+    with working(learnable.space.folder):
+        sent = told(capfd, "export", "alone", "--out", tmp_path / "there", *there)
+        kept = told(capfd, "export", "alone", *there)
+        failed = answered(capfd, "export", "alone", "--format", "safetensors", *there)
+    assert failed[:2] == (1, "")
+    assert "is not wholly in the weights" in failed[2]
+    written = told(capfd, "export", "alone", "--out", tmp_path / "here", *here)
+    assert (sent["digest"], sent["path"]) == (written["digest"], str(tmp_path / "there"))
+    assert sent.keys() == written.keys() == kept.keys()
+    assert kept == sent | {"path": None}
+    one, other = (
+        {each.relative_to(place): each.read_bytes() for each in place.rglob("*") if each.is_file()}
+        for place in (tmp_path / "there", tmp_path / "here")
+    )
+    assert one == other
+    assert len(one) > 2
+
+
+@contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """A worker beside a service, which does what there is to do."""
+    over = threading.Event()
+
+    def work() -> None:
+        services = learning_world.open_space(folder)
+        worker = learning_world.worker_here(services, learning_world.Heard())
+        while not over.is_set():
+            if worker.run_next() is None:
+                over.wait(0.1)
+        services.sessions.engine.dispose()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_backbone_is_sent_from_elsewhere(
