@@ -32,6 +32,18 @@ class Right:
     scope: str | None
     tasks: bool = False
 
+    def refusal(self, who: Who | None, *, changes: bool) -> ScopeMissing | NotGranted | None:
+        """Why somebody has it not. changes: whether something is to be changed."""
+        if self.scope is None:
+            return None
+        if who is None:
+            return ScopeMissing("", "none", self.scope)
+        if not who.may(self.scope):
+            return ScopeMissing(who.name, who.scope, self.scope)
+        if who.tasks is not None and not self.tasks and changes:
+            return NotGranted(who.name, "more than tasks", ", ".join(who.tasks))
+        return None
+
 
 OPEN = Right(None)
 READ = Right("read")
@@ -155,15 +167,7 @@ class Entitled(APIRoute):
 
     def _refusal(self, scope: Scope) -> ScopeMissing | NotGranted | None:
         who: Who | None = scope.get("state", {}).get("who")
-        if self.right.scope is None:
-            return None
-        if who is None:
-            return ScopeMissing("", "none", self.right.scope)
-        if not who.may(self.right.scope):
-            return ScopeMissing(who.name, who.scope, self.right.scope)
-        if who.tasks is not None and not self.right.tasks and scope["method"] not in SAFE:
-            return NotGranted(who.name, "more than tasks", ", ".join(who.tasks))
-        return None
+        return self.right.refusal(who, changes=scope["method"] not in SAFE)
 
 
 def _queried(dependant: Dependant) -> frozenset[str]:

@@ -33,6 +33,5 @@ def retention(visit: Visit) -> Response:
     asked = chores.read(
         chores.Retention, {"backbone": visit.named(), **wholes(visit.form, "samples", "steps", "seed")}
     )
-    visit.check_tasks()
     job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
     return visit.on_to("jobs", job.id, said="scheduled")

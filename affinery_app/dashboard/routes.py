@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from affinery_app.api.rights import OPEN, Right
 from affinery_app.dashboard import (
     adapters,
     backbones,
@@ -21,8 +22,10 @@ from affinery_app.dashboard import (
     new_task,
     tasks,
 )
+from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.visit import HERE, Page, Visit, shown
 
+SEEING, OPERATING = Right("read"), Right("admin")
 READ: dict[str, Page] = {
     "/": home.page,
     "/live": home.live,
@@ -53,22 +56,22 @@ READ: dict[str, Page] = {
 OPERATE: dict[str, Page] = {"/health": happenings.health}
 """What names places of the service's machine: for tokens of the scope admin."""
 
-CHANGE: dict[str, tuple[Page, str]] = {
-    "/tasks/{ref}/train": (tasks.train, "schedule"),
-    "/adapters/{ref}/alias": (adapters.alias, "promote"),
-    "/adapters/{ref}/retire": (adapters.retire, "promote"),
-    "/adapters/{ref}/restore": (adapters.restore, "promote"),
-    "/jobs/{ref}/{verb}": (jobs.change, "schedule"),
-    "/evaluate": (measuring.evaluate, "schedule"),
-    "/backbones/{ref}/retention": (measuring.retention, "schedule"),
-    "/datasets/shipped": (datasets.add_shipped, "schedule"),
-    "/backbones/shipped": (backbones.add_shipped, "admin"),
-    "/compositions": (compositions.compose, "promote"),
-    "/compositions/{ref}/export": (compositions.export, "promote"),
-    "/backbones/{ref}/rebase": (backbones.start_rebase, "admin"),
-    "/new": (new_task.schedule, "schedule"),
+CHANGE: dict[str, Page] = {
+    "/tasks/{ref}/train": tasks.train,
+    "/adapters/{ref}/alias": adapters.alias,
+    "/adapters/{ref}/retire": adapters.retire,
+    "/adapters/{ref}/restore": adapters.restore,
+    "/jobs/{ref}/{verb}": jobs.change,
+    "/evaluate": measuring.evaluate,
+    "/backbones/{ref}/retention": measuring.retention,
+    "/datasets/shipped": datasets.add_shipped,
+    "/backbones/shipped": backbones.add_shipped,
+    "/compositions": compositions.compose,
+    "/compositions/{ref}/export": compositions.export,
+    "/backbones/{ref}/rebase": backbones.start_rebase,
+    "/new": new_task.schedule,
 }
-"""What changes something, and the scope that it needs (api/rights.py has those of the API)."""
+"""What changes something: rights.py has what each asks of who sends it."""
 
 
 def login(visit: Visit) -> Response:
@@ -89,9 +92,9 @@ class Assets(StaticFiles):
 def routes() -> list[BaseRoute]:
     """What the application adds to its own."""
     return [
-        Route("/login", shown(login, None), methods=["GET"]),
-        *(Route(path, shown(page, "read"), methods=["GET"]) for path, page in READ.items()),
-        *(Route(path, shown(page, "admin"), methods=["GET"]) for path, page in OPERATE.items()),
-        *(Route(path, shown(page, scope), methods=["POST"]) for path, (page, scope) in CHANGE.items()),
+        Route("/login", shown(login, OPEN), methods=["GET"]),
+        *(Route(path, shown(page, SEEING), methods=["GET"]) for path, page in READ.items()),
+        *(Route(path, shown(page, OPERATING), methods=["GET"]) for path, page in OPERATE.items()),
+        *(Route(path, shown(page, FORMS[path]), methods=["POST"]) for path, page in CHANGE.items()),
         Mount("/static", Assets(directory=HERE / "static")),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from affinery.errors import AffineryError
 from affinery_app.api.access import Who
+from affinery_app.api.errors import NotGranted
 from affinery_app.api.problems import STATUSES, said_of
+from affinery_app.api.rights import SAFE, Right
 from affinery_app.charts import heat_key
 from affinery_app.dashboard.beginning import next_step
+from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
 from affinery_app.figures import counted, signed, size
@@ -83,9 +86,16 @@ class Visit:
         """Who is recorded as having asked for a job."""
         return self.who.name if self.who is not None else "nobody"
 
-    def check(self, scope: str) -> None:
-        """Raises ScopeMissing."""
-        (self.who or NOBODY).check(scope)
+    def refused(self, form: str, tasks: Iterable[str] | None = None) -> str:
+        """Why the visitor may not send a form of rights.py, about these tasks; "" where they may."""
+        who = self.who or NOBODY
+        refusal: AffineryError | None = FORMS[form].refusal(who, changes=True)
+        if refusal is None and tasks is not None and who.tasks is not None:
+            try:
+                self.check_tasks(*tasks)
+            except NotGranted as error:
+                refusal = error
+        return "" if refusal is None else said_of(refusal)
 
     def check_tasks(self, *names: str) -> None:
         """Raises NotGranted where one of these tasks is none that the visitor may change."""
@@ -113,6 +123,7 @@ class Visit:
             "said": SAID.get(self.asked("said"), ""),
             "query": self.asked("q"),
             "who": self.who,
+            "refused": self.refused,
             "next_step": lambda: next_step(self.space),
         }
         text = environment().get_template(template).render(known | values)
@@ -127,8 +138,8 @@ class Visit:
 Page = Callable[[Visit], Response]
 
 
-def shown(page: Page, scope: str | None) -> Callable[[Request], Any]:
-    """A page as a route takes it, for who has this scope (None: all). Its errors are told as pages."""
+def shown(page: Page, right: Right) -> Callable[[Request], Any]:
+    """A page as a route takes it, for who has this right. Its errors are told as pages."""
 
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, request.app.state.space)
@@ -139,15 +150,16 @@ def shown(page: Page, scope: str | None) -> Callable[[Request], Any]:
                 chosen.setdefault(name, []).append(value)
             last = {name: values[-1].strip() for name, values in chosen.items()}
             visit = Visit(request, visit.space, last, chosen)
-        return await run_in_threadpool(_answered, page, scope, visit)
+        return await run_in_threadpool(_answered, page, right, visit)
 
     return endpoint
 
 
-def _answered(page: Page, scope: str | None, visit: Visit) -> Response:
+def _answered(page: Page, right: Right, visit: Visit) -> Response:
     try:
-        if scope is not None:
-            visit.check(scope)
+        refusal = right.refusal(visit.who, changes=visit.request.method not in SAFE)
+        if refusal is not None:
+            raise refusal
         return page(visit)
     except AffineryError as error:
         return told(visit, status_of(error), said_of(error))

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from sqlalchemy import func, select
 
+from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
 from affinery_app.figures import counted
 from orchestration import queue
@@ -425,9 +426,69 @@ def test_every_form_asks_for_its_scope(pages: Service, scope: str) -> None:
         _, secret = tokens.create(session, f"of-{scope}", scope, by="tests")
     headers = {"Authorization": f"Bearer {secret}", "Content_Type": "application/x-www-form-urlencoded"}
     with serving(pages.space) as closed:
-        for path, (_, wanted) in CHANGE.items():
+        for path, right in FORMS.items():
             place = path.format(ref="nothing", verb="cancel")
             reply = closed.ask("POST", place, b"", **headers)
-            may = tokens.SCOPES.index(scope) >= tokens.SCOPES.index(wanted)
+            may = tokens.SCOPES.index(scope) >= tokens.SCOPES.index(str(right.scope))
             assert (reply.status != 403) == may, (place, reply.status)
             assert reply.status < 500, reply.body
+
+
+def test_every_form_has_a_right() -> None:
+    assert FORMS.keys() == CHANGE.keys()
+
+
+@pytest.mark.parametrize("granted", [None, ["digits"]])
+@pytest.mark.parametrize("scope", ["read", "schedule", "promote", "admin"])
+def test_who_visits_is_offered_what_they_may_and_nothing_else(
+    pages: Service, scope: str, granted: list[str] | None
+) -> None:
+    with pages.space.sessions.begin() as session:
+        _, secret = tokens.create(session, "ann", scope, tasks=granted, by="tests")
+    offered = set()
+    about = {f"/{noun}/{ref}" for noun in ("tasks", "adapters", "jobs") for ref in OF_DIGITS}
+    with serving(pages.space) as closed:
+        for place in PLACES:
+            reply = closed.ask("GET", place, Authorization=f"Bearer {secret}")
+            if place.endswith(".png") or (place == "/health" and scope != "admin"):
+                continue
+            found = read(reply.body)
+            assert faults(found) == [], place
+            for held in found.of("form"):
+                if held.get("method") != "post":
+                    continue
+                offered.add(form_of(held["action"]))
+                right = FORMS[form_of(held["action"])]
+                assert tokens.SCOPES.index(scope) >= tokens.SCOPES.index(str(right.scope)), place
+                assert granted is None or right.tasks, place
+                if granted and "{" in form_of(held["action"]):
+                    assert held["action"].rpartition("/")[0] in about, place
+            leads = any(held.get("href", "").startswith("/new") for held in found.of("a"))
+            assert not (leads and scope == "read"), place
+    assert ("/tasks/{ref}/train" in offered, "/adapters/{ref}/retire" in offered) == (
+        scope != "read",
+        scope in ("promote", "admin"),
+    )
+
+
+OF_DIGITS = ("digits", "digits@1", "digits@2", "job-digits-1", "job-digits-2")
+
+
+def form_of(action: str) -> str:
+    """The address in FORMS that an address is of."""
+    fitting = [each for each in FORMS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each), action)]
+    return min(fitting, key=lambda each: each.count("{"))
+
+
+@pytest.mark.parametrize("path", ["/compositions", "/compositions/both/export", "/backbones/dit/retention"])
+def test_a_token_for_certain_tasks_changes_nothing_else_by_forms_either(pages: Service, path: str) -> None:
+    with pages.space.sessions.begin() as session:
+        _, secret = tokens.create(session, "ann", "admin", tasks=["digits"], by="tests")
+    body = urlencode({"name": "mine", "member": "digits@2"}).encode()
+    headers = {"Authorization": f"Bearer {secret}", "Content_Type": "application/x-www-form-urlencoded"}
+    with serving(pages.space) as closed:
+        reply = closed.ask("POST", path, body, **headers)
+        assert reply.status == 403
+        assert "may change only what belongs to digits" in read(reply.body).text
+        assert closed.ask("GET", "/compositions/mine", **headers).status == 404
+        assert closed.ask("POST", "/adapters/digits@1/alias", b"alias=mine", **headers).status == 303
