@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from registry import aliases, comparison, errors, evaluations, metrics
@@ -34,6 +37,22 @@ def test_figures_of_two_protocols_are_asked_for_by_their_protocol(ledger: Sessio
         assert moved.gate[0]["protocol"] == one.protocol_digest
         with pytest.raises(errors.GateClosed):
             aliases.point(session, "champion", "faces", require=[gate])
+
+
+def test_the_figure_that_the_guide_asks_for_is_one_that_evaluations_record(ledger: Sessions) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "registry.md").read_text()
+    asked = re.findall(r'affinery adapter search "(metric\.[^"]*)"', guide)
+    assert asked == ["metric.KD[recogniser]<0.02"]
+    with ledger.begin() as session:
+        world.learnt_on_new_backbone(session)
+        world.learnt(session, "faces")
+        results = {"KD[recogniser]": {"mean": 0.01, "low": 0.0, "high": 0.02}}
+        made = world.evaluated(session, "digits", results=results)
+        assert found(session, asked[0]) == ["digits@1"]
+        named = asked[0].replace("<", f"@{made.protocol_digest[:6]}<")
+        assert found(session, named) == ["digits@1"]
+        gate = metrics.requirement(named.removeprefix("metric."))
+        assert aliases.point(session, "champion", "digits", require=[gate]).adapter == "digits@1"
 
 
 def test_an_evaluation_of_a_job_that_was_given_away_is_refused(ledger: Sessions) -> None:
