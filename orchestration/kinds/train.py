@@ -251,7 +251,6 @@ def _furthest(attempt: Attempt) -> int:
 
     def on_torn(torn: CheckpointUnreadable) -> None:
         log.warning("%s", torn)
-        log.warning("%s", torn)
         attempt.tell.stage(torn.elsewhere())
 
     found = next(checkpoints_in(attempt.folder, on_torn), None)
