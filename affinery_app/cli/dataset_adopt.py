@@ -14,6 +14,7 @@ from affinery_app.cli.dataset_added import (
     tell_added,
 )
 from affinery_app.cli.output import JsonOption, WorkspaceOption
+from affinery_app.cli.place import UrlOption, place
 
 
 def adopt(
@@ -29,25 +30,13 @@ def adopt(
     origin: OriginOption = None,
     split: SplitOption = None,
     skip_bad: SkipBadOption = False,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Record as a dataset what a DVC remote has: a pack of another workspace, or folders of images."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.additions import adopt_dataset
-
-    space = open_workspace(workspace)
-    record, notes = adopt_dataset(
-        space.sessions,
-        space.data,
-        md5,
-        remote,
-        name=name,
-        licence=licence,
-        source=origin,
-        split=split,
-        skip_bad=skip_bad,
-    )
-    tell_added(
-        record, notes, as_json, f"affinery dataset show {record.name} --contact-sheet {record.name}.png"
-    )
+    given = {"licence": licence, "source": origin, "split": split, "skip_bad": skip_bad}
+    with place(url, workspace) as where:
+        record, notes = where.adopt_dataset(name, md5, remote, given)
+    sheet = "" if url else f" --contact-sheet {record.name}.png"
+    tell_added(record, notes, as_json, f"affinery dataset show {record.name}{sheet}")

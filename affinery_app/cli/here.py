@@ -92,6 +92,14 @@ class Here(Access, Labels, Orders):
             **options,
         )
 
+    def adopt_dataset(
+        self, name: str, md5: str, remote: str | None, given: Mapping[str, Any]
+    ) -> tuple[DatasetRecord, list[str]]:
+        """What a DVC remote of the workspace has. given: licence, source, split, skip_bad."""
+        from orchestration.additions import adopt_dataset
+
+        return adopt_dataset(self.space.sessions, self.space.data, md5, remote, name=name, **given)
+
     def tasks(self) -> list[TaskRecord]:
         from registry import tasks
 

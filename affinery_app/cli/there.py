@@ -94,6 +94,17 @@ class There(Access, Labels, Orders):
         advance("sending", 1, 1)
         return record_of(DatasetRecord, told), list(told["notes"])
 
+    def adopt_dataset(
+        self, name: str, md5: str, remote: str | None, given: Mapping[str, Any]
+    ) -> tuple[DatasetRecord, list[str]]:
+        """The remote is one of the service's."""
+        from registry.records import DatasetRecord
+
+        told = self.client.datasets.adopt(
+            name, md5, remote, **{k: v for k, v in given.items() if v is not None}
+        )
+        return record_of(DatasetRecord, told), list(told["notes"])
+
     def tasks(self) -> list[TaskRecord]:
         from registry.records import TaskRecord
 

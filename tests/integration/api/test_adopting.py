@@ -53,7 +53,12 @@ def adopt(service: Service, md5: str, remote: str | None = "team", **more: Any) 
 
 
 def test_what_a_remote_has_becomes_a_dataset_and_a_pack_the_same_one(
-    space: Workspace, remote: Path, service: Service, tmp_path: Path
+    space: Workspace,
+    remote: Path,
+    service: Service,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = images(tmp_path / "pets")
     inside = {
@@ -71,7 +76,21 @@ def test_what_a_remote_has_becomes_a_dataset_and_a_pack_the_same_one(
     )
     (space.folder / settings.FILE).write_text(settings.HEADER)
     typed_too = ("dataset", "adopt", "pets", listed(remote, inside), "--remote", "team")
-    assert typed(*typed_too, "--licence", "CC0-1.0", "--workspace", space.folder) == 0
+    for variable in ("AFFINERY_WORKSPACE", "AFFINERY_URL", "AFFINERY_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    said = []
+    for place in (("--workspace", space.folder), ("--url", f"http://127.0.0.1:{service.port}")):
+        capfd.readouterr()
+        assert typed(*typed_too, "--licence", "CC0-1.0", *place, "--json") == 0
+        said.append(capfd.readouterr())
+        assert typed("dataset", "adopt", "pets", "0" * 32, "--remote", "team", *place) == 2
+        said.append(capfd.readouterr())
+    (here, refused_here), (there, refused_there) = said[:2], said[2:]
+    assert here == there
+    assert json.loads(here.out)["ref"] == "pets@1"
+    for each in (refused_here, refused_there):
+        assert each.out == ""
+        assert "the remote has no such object" in each.err
     assert service.count(Dataset) == len(service.get("/v1/datasets")["items"])
     assert service.get("/v1/datasets/pets")["version"] == 1
     assert list((space.folder / "cache").glob("fetched-*")) == []
