@@ -31,7 +31,7 @@ from affinery_app.api.rights import SAFE
 from registry.asking import Asker, asked_by
 
 # What nobody has to show anything for: the pages' own look, and where one shows a token.
-OPEN = frozenset(("GET /healthz", "POST /session", "GET /login"))
+OPEN = frozenset(("GET /healthz", "POST /session", "POST /session/end", "GET /login"))
 OPEN_FOLDER = "/static/"
 LOGIN = "/login"
 LONGEST_PLACE = 2000  # characters of an address that one is led back to

@@ -52,7 +52,7 @@ RIGHTS: dict[str, Right] = {
     "open_session": OPEN,
     "get_session": READ,
     "close_session": Right("read", tasks=True),
-    "end_session": Right("read", tasks=True),
+    "end_session": OPEN,
     "list_tokens": Right("admin"),
     "create_token": Right("admin"),
     "revoke_token": Right("admin"),

@@ -135,6 +135,16 @@ def test_a_form_sent_when_the_session_is_over_is_not_lost(pages: Service) -> Non
         assert following(read(reply.body)) == "/tasks/digits"
 
 
+def test_who_signs_out_of_a_session_that_is_over_comes_to_the_sign_in(pages: Service) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        reply = closed.ask("POST", "/session/end", b"csrf=of-another-day", **READER, **FORM, **OVER)
+        assert (reply.status, reply.headers["location"]) == (303, "/login")
+        cookie = signs_in(closed, SECRET, "/").headers["set-cookie"].partition(";")[0]
+        forged = closed.ask("POST", "/session/end", b"csrf=of-another-day", Cookie=cookie, **READER, **FORM)
+        assert forged.status == 403
+        assert closed.ask("GET", "/tasks", Cookie=cookie, **READER).status == 200
+
+
 def signs_in(service: Service, secret: str, place: str) -> Reply:
     return service.ask("POST", "/session", urlencode({"token": secret, "next": place}).encode(), **FORM)
 
