@@ -96,7 +96,7 @@ class Lines:
 
     def started(self, job: JobRecord, resumed_from: int) -> None:
         from_where = f", going on from step {resumed_from}" if resumed_from else ""
-        say(f"[{names(job)}] training ({job.strategy}){from_where}; Ray is starting")
+        say(f"[{names(job)}] training ({job.strategy}){from_where}")
 
     def progress(self, job: JobRecord, line: ProgressLine) -> None:
         if time.monotonic() - self._last >= self.EVERY_SECONDS or line.step == line.steps:
