@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from registry.records import AdapterRecord
 
 
+SENDING = "sending"
+"""What is counted in bytes."""
+
+
 def bars() -> Progress:
     """Bars on stderr; nothing at all where that is no terminal.
 
@@ -30,18 +34,29 @@ def bars() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Amount(MofNCompleteColumn):
+        """How much of how much, in bytes where that is said."""
+
+        in_bytes = DownloadColumn(binary_units=True)
+
+        def render(self, task: Task) -> Text:
+            return self.in_bytes.render(task) if task.fields.get("in_bytes") else super().render(task)
 
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        Amount(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
@@ -57,7 +72,9 @@ def stages(name: str) -> Iterator[Callable[[str, int, int], None]]:
 
         def advance(doing: str, done: int, of: int) -> None:
             if doing not in entries:
-                entries[doing] = progress.add_task(f"{doing} {printable(name)}", total=of, note="")
+                entries[doing] = progress.add_task(
+                    f"{doing} {printable(name)}", total=of, note="", in_bytes=doing == SENDING
+                )
             progress.update(entries[doing], completed=done, total=of)
 
         yield advance

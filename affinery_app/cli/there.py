@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid, PlaceInvalid
 from affinery_app.cli.output import say
+from affinery_app.cli.progress import SENDING
 from affinery_app.cli.there_access import Access
 from affinery_app.cli.there_labels import Labels
 from affinery_app.cli.there_orders import Orders, terms_of
@@ -89,9 +91,8 @@ class There(Access, Labels, Orders):
         """Sends the images; the service checks them."""
         from registry.records import DatasetRecord
 
-        advance("sending", 0, 1)
-        told = self.client.datasets.add(name, source, **{k: v for k, v in given.items() if v is not None})
-        advance("sending", 1, 1)
+        options = {option: value for option, value in given.items() if value is not None}
+        told = self.client.datasets.add(name, source, on_sent=partial(advance, SENDING), **options)
         return record_of(DatasetRecord, told), list(told["notes"])
 
     def adopt_dataset(

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +19,16 @@ from affinery_app.client.transport import PIECE_BYTES
 if TYPE_CHECKING:
     from affinery_app.client.client import Client
 
+OnSent = Callable[[int, int], None]
 PART_BYTES = 64 << 20
 TRIES = 5
 MOVED = "urn:affinery:upload-moved"
 
 
-def upload(client: Client, file: Path) -> dict[str, str]:
+def upload(client: Client, file: Path, on_sent: OnSent | None = None) -> dict[str, str]:
     """Send a file. → the upload and the SHA-256 of its bytes, as what is made of it wants them
 
+    on_sent: is told how many bytes were sent, and of how many.
     Raises PlaceInvalid for one that cannot be read, before anything is asked of the service.
     """
     try:
@@ -40,8 +42,9 @@ def upload(client: Client, file: Path) -> dict[str, str]:
     while offset < size:
         length = min(PART_BYTES, size - offset)
         head = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        pieces = _told(_part(file, offset, length), offset, size, on_sent)
         try:
-            sent = client.send("PUT", f"{place}?offset={offset}", head, _part(file, offset, length), tries=1)
+            sent = client.send("PUT", f"{place}?offset={offset}", head, pieces, tries=1)
             offset = sent.json()["offset"]
         except (ServiceUnreachable, ServiceRefused) as error:
             failures += 1
@@ -116,6 +119,14 @@ def unpack(archive: Path, to: Path) -> None:
                 raise DownloadUnsafe(archive.name, str(error)) from error
         (inner,) = Path(folder).iterdir()
         shutil.move(inner, to)
+
+
+def _told(pieces: Iterator[bytes], sent: int, size: int, on_sent: OnSent | None) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        sent += len(piece)
+        if on_sent is not None:
+            on_sent(sent, size)
 
 
 def _part(file: Path, offset: int, length: int) -> Iterator[bytes]:

@@ -59,13 +59,16 @@ class Backbones(Noun):
 class Datasets(Noun):
     PLACE = "/v1/datasets"
 
-    def add(self, name: str, images: str | Path, /, **options: Any) -> Json:
+    def add(
+        self, name: str, images: str | Path, /, *, on_sent: files.OnSent | None = None, **options: Any
+    ) -> Json:
         """Register a folder of images, an archive of one, or a Parquet file.
 
-        options: licence, source (where they come from, in words), split ….
+        options: licence, source (where they come from, in words), split …. on_sent: is told how many bytes
+        were sent, and of how many.
         """
         with files.as_file(Path(images)) as file:
-            sent = files.upload(self._client, file)
+            sent = files.upload(self._client, file, on_sent)
         return self._ask("POST", body={"name": name, **sent, **options})
 
     def adopt(self, name: str, md5: str, remote: str | None = None, **options: Any) -> Json:

@@ -15,7 +15,7 @@ import pytest
 import affinery
 from affinery.errors import ConfigInvalid, PlaceInvalid
 from affinery_app import settings
-from affinery_app.client import Client
+from affinery_app.client import Client, files
 from affinery_app.client.errors import (
     JobNotDone,
     NoWorkspace,
@@ -126,6 +126,15 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_sent(client: Clie
         client.backbones.add("q", tmp_path)
     asked = [each["payload"]["did"] for each in client.events.list(kind="request.made")]
     assert "POST /v1/uploads" not in asked
+
+
+def test_who_sends_a_file_is_told_how_many_bytes_have_gone(client: Client, tmp_path: Path) -> None:
+    (file := tmp_path / "whole").write_bytes(b"w" * 3_000_000)
+    told: list[tuple[int, int]] = []
+    files.upload(client, file, lambda sent, of: told.append((sent, of)))
+    assert {of for _, of in told} == {3_000_000}
+    assert [sent for sent, _ in told] == sorted({sent for sent, _ in told})
+    assert 0 < told[0][0] < told[-1][0] == 3_000_000
 
 
 def test_a_folder_is_sent_only_where_all_of_it_can_be_read(client: Client, tmp_path: Path) -> None:
