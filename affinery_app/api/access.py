@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 
-from affinery_app.api.errors import NotGranted, ScopeMissing, TokenInvalid
+from affinery_app.api.errors import NotGranted, TokenInvalid
 from registry import tasks, tokens
 from registry.errors import NotFound, Renamed
 from registry.session import Sessions
@@ -47,11 +47,6 @@ class Who:
     def may(self, scope: str) -> bool:
         """Whether this scope is theirs."""
         return SCOPES.index(scope) <= SCOPES.index(self.scope)
-
-    def check(self, scope: str) -> None:
-        """Raises ScopeMissing."""
-        if not self.may(scope):
-            raise ScopeMissing(self.name, self.scope, scope)
 
     def check_tasks(self, session: Session, wanted: object) -> None:
         """Raises NotGranted where one of these tasks' names is none that they may change."""
