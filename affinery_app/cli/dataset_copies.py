@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, say, table
 from affinery_app.cli.progress import stages
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from registry.records import DatasetRecord
 
 remote = typer.Typer(help="Where DVC keeps further copies of datasets.", no_args_is_help=True)
-RefsArgument = Annotated[list[str] | None, typer.Argument(help="Versions: name, name@version or a digest.")]
+RefsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Versions: name, name@version or a digest.", autocompletion=completion.datasets),
+]
 RemoteOption = Annotated[str | None, typer.Option("--remote", help="This remote alone.")]
 
 

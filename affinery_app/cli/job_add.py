@@ -172,7 +172,11 @@ def retention(
 def verify(
     ref: Annotated[
         str | None,
-        typer.Argument(help="Only this, and all that it was made from.", show_default="everything"),
+        typer.Argument(
+            help="Only this, and all that it was made from.",
+            show_default="everything",
+            autocompletion=completion.things,
+        ),
     ] = None,
     after: AfterOption = None,
     priority: PriorityOption = 0,

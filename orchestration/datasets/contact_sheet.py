@@ -32,7 +32,8 @@ def contact_sheet(pack: Path, title: str) -> bytes:
     pen, font = ImageDraw.Draw(sheet), lettering.font(13)
     left_out = len(manifest.classes) - len(chosen)
     more = f", {left_out} further classes not shown" if left_out else ""
-    counted = f"{len(manifest.images):,} images, {len(manifest.classes)} classes{more}"
+    many, classes = len(manifest.images), len(manifest.classes)
+    counted = f"{many:,} image{'s' * (many != 1)}, {classes} class{'es' * (classes != 1)}{more}"
     pen.text((GAP, 7), f"{lettering.drawable(title, font)}   {counted}", fill=INK, font=font)
     with zipfile.ZipFile(pack / packs.IMAGES) as archive:
         for line, (label, images) in enumerate(chosen):
