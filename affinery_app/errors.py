@@ -19,7 +19,7 @@ class UrlNotTaken(UserError):
         return (
             f"AFFINERY_URL means the service at {self.args[0]}, and this command knows workspaces alone: "
             "name one with --workspace. What a service measures, verifies or rebases is a job: affinery "
-            "job add"
+            "job add verify, and its like"
         )
 
 

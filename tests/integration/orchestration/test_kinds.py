@@ -260,7 +260,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("evaluate", {"adapters": ["nothing"]}, "nothing"),
     ("evaluate", {"adapters": ["shapes"], "samples": 0}, "samples: Input should be greater than"),
     ("export", {"composition": 7}, "composition: Input should be a valid string"),
-    ("export", {"composition": "alone", "out": "/proc/nowhere/bundle"}, "--out"),
+    ("export", {"composition": "alone", "out": "/proc/nowhere/bundle"}, "out: what it names cannot be made"),
     ("rebase", {"old": "tiny@1"}, "new: Field required"),
     ("rebase", {"old": "tiny@1", "new": "tiny@1"}, "the same backbone"),
     ("rebase", {"old": "tiny@1", "new": "tiny@2", "only": ["nothing"]}, "nothing"),
