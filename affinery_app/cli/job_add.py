@@ -33,6 +33,7 @@ from affinery_app.cli.job_options import (
 from affinery_app.cli.kind_options import parsed
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say
 from affinery_app.cli.place import UrlOption, place
+from affinery_app.cli.rebase import ColdOption, NewArgument, OldArgument, OnlyOption, SettingsOption
 from affinery_app.cli.retention import BackboneArgument
 from affinery_app.cli.retention import chore_of as remembered
 
@@ -109,23 +110,11 @@ def export(
 
 @app.command("rebase")
 def rebase(
-    old: Annotated[
-        str, typer.Argument(help="The backbone that tasks are on.", autocompletion=completion.backbones)
-    ],
-    new: Annotated[
-        str, typer.Argument(help="The backbone to learn them on anew.", autocompletion=completion.backbones)
-    ],
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this task; repeat for more.", autocompletion=completion.tasks),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting of the trainings in place of those before, as NAME=VALUE."),
-    ] = None,
-    cold: Annotated[
-        bool, typer.Option("--cold", help="Begin afresh instead of from the latest adapters.")
-    ] = False,
+    old: OldArgument,
+    new: NewArgument,
+    task: OnlyOption = None,
+    settings: SettingsOption = None,
+    cold: ColdOption = False,
     after: AfterOption = None,
     priority: PriorityOption = 0,
     key: KeyOption = None,

@@ -30,6 +30,8 @@ def main() -> None:
 
     for name, value in SPINNING.items():
         os.environ.setdefault(name, value)
+    # Typer asks pydantic, which would look through every installed package for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = _done(sys.argv[1:])
         print(end="", flush=True)

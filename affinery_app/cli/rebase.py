@@ -14,6 +14,16 @@ from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following
 if TYPE_CHECKING:
     from orchestration.retraining import Step
 
+OldArgument = Annotated[
+    str, typer.Argument(help="The backbone that tasks are on.", autocompletion=completion.backbones)
+]
+NewArgument = Annotated[
+    str, typer.Argument(help="The backbone to learn them on anew.", autocompletion=completion.backbones)
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Only this task; repeat for more.", autocompletion=completion.tasks),
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the trainings in place of those before, as NAME=VALUE."),
@@ -23,16 +33,9 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be d
 
 
 def rebase(
-    old: Annotated[
-        str, typer.Argument(help="The backbone that tasks are on.", autocompletion=completion.backbones)
-    ],
-    new: Annotated[
-        str, typer.Argument(help="The backbone to learn them on anew.", autocompletion=completion.backbones)
-    ],
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this task; repeat for more.", autocompletion=completion.tasks),
-    ] = None,
+    old: OldArgument,
+    new: NewArgument,
+    task: OnlyOption = None,
     settings: SettingsOption = None,
     cold: ColdOption = False,
     dry_run: DryOption = False,
