@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from affinery_app.cli.conversion import Command, Group
+
 ABOUT = "One frozen diffusion backbone that keeps learning: tasks, adapters, lineage, one model to ship."
 PANELS: Mapping[str, Mapping[str, str]] = {
     "Begin": {
@@ -76,6 +78,7 @@ def command_line(words: Sequence[str] = (), begun: str = "") -> typer.Typer:
     """
     root = typer.Typer(
         name="affinery",
+        cls=Group,
         help=ABOUT,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -89,7 +92,7 @@ def command_line(words: Sequence[str] = (), begun: str = "") -> typer.Typer:
             root.add_typer(_narrowed(what, words[1:]), name=name, rich_help_panel=panel)
         else:
             root.command(name, rich_help_panel=panel)(what)
-    _let_flow(root)
+    _finish(root)
     return root
 
 
@@ -118,14 +121,19 @@ def _narrowed(group: typer.Typer, words: Sequence[str]) -> typer.Typer:
     return narrow
 
 
-def _let_flow(group: typer.Typer) -> None:
-    """Every paragraph of help is one line, for the terminal to break: Typer keeps those of the source."""
+def _finish(group: typer.Typer) -> None:
+    """Every command converts as ours do; each paragraph of help is one line, for the terminal to break.
+
+    Typer keeps the lines of the source.
+    """
     for command in group.registered_commands:
+        command.cls = Command
         text = command.help or inspect.getdoc(command.callback) or ""
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
     for each in group.registered_groups:
+        each.cls = Group
         if each.typer_instance is not None:
-            _let_flow(each.typer_instance)
+            _finish(each.typer_instance)
 
 
 def _version(wanted: bool) -> None:
