@@ -19,7 +19,7 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", 
 class TensorDifference:
     """Euclidean norms of a tensor on either side and of what is between; None where a side has it not.
 
-    apart is None too where the shapes differ, or the numbers cannot be read.
+    apart is None too where the shapes differ; all are where the numbers cannot be read, or are not finite.
     """
 
     name: str
@@ -28,11 +28,6 @@ class TensorDifference:
     left: float | None
     right: float | None
     apart: float | None
-
-    @property
-    def equal(self) -> bool:
-        """Whether both sides hold the same numbers."""
-        return self.apart == 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -55,7 +50,9 @@ def tensor_differences(left: Path, right: Path) -> list[TensorDifference]:
 def _norm(values: NDArray[np.float64] | None) -> float | None:
     import numpy as np
 
-    return None if values is None else float(np.linalg.norm(values))
+    with np.errstate(over="ignore"):
+        norm = None if values is None else float(np.linalg.norm(values))
+    return norm if norm is not None and np.isfinite(norm) else None
 
 
 def _read(path: Path, entry: tensor_files.TensorEntry) -> NDArray[np.float64] | None:

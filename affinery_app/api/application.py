@@ -22,6 +22,7 @@ from affinery_app.api import (
     blobs,
     compositions,
     datasets,
+    differences,
     evaluations,
     events,
     exports,
@@ -54,7 +55,7 @@ AT_ONCE = 15
 GRACE_SECONDS = 10
 M_ARENA_MAX, HEAPS = -8, 2  # of glibc's malloc.h
 NOUNS = (
-    *(backbones, datasets, tasks, adapters, lineage, aliases, tags, notes, renamings),
+    *(backbones, datasets, tasks, adapters, lineage, differences, aliases, tags, notes, renamings),
     *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, events, overview),
     *(sessions, tokens, webhooks, health),
 )

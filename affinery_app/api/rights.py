@@ -77,6 +77,7 @@ RIGHTS: dict[str, Right] = {
     "restore_adapter": Right("promote", tasks=True),
     "get_lineage": READ,
     "list_lineage": READ,
+    "get_diff": READ,
     "list_aliases": READ,
     "get_alias": READ,
     "list_moves": READ,

@@ -296,6 +296,12 @@ class Here(Access, Labels, Orders):
 
         return self._read(lambda session: comparison.compare(session, left, right, protocol)).to_json()
 
+    def diff(self, left: str, right: str, tensors: bool) -> dict[str, Any]:
+        """As `orchestration.differences` tells it."""
+        from orchestration.differences import differences
+
+        return differences(self.space.sessions, self.space.store, left, right, tensors=tensors)
+
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry import events
 

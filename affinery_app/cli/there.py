@@ -329,6 +329,9 @@ class There(Access, Labels, Orders):
     def compare(self, left: str, right: str, protocol: str | None) -> Json:
         return self.client.evaluations.compare(left, right, protocol)
 
+    def diff(self, left: str, right: str, tensors: bool) -> Json:
+        return self.client.diff(left, right, tensors)
+
     def events(self, after: int, kind: str | None, limit: int) -> list[EventRecord]:
         from registry.records import EventRecord
 

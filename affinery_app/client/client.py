@@ -104,6 +104,11 @@ class Client:
         found: Json = self.ask("GET", path("/v1/lineage", ref), direction=direction, depth=depth)
         return found
 
+    def diff(self, left: str, right: str, tensors: bool = True) -> Json:
+        """What differs between two adapters or compositions. tensors: whether those are compared too."""
+        found: Json = self.ask("GET", "/v1/diff", left=left, right=right, tensors=tensors)
+        return found
+
     def ask(
         self, method: str, place: str, body: Any = None, if_match: str | None = None, **query: Any
     ) -> Any:

@@ -68,6 +68,9 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
         "adapter:digits@1",
         "adapter:faces@1",
     }
+    differing = client.diff("digits@1", "digits@2")
+    assert (differing["kind"], [each["apart"] for each in differing["tensors"]]) == ("adapter", [12**0.5])
+    assert client.diff("digits@1", "digits@2", tensors=False)["tensors"] is None
     job = client.exports.start("pair")
     assert client.jobs.prioritise(job["number"], 3)["priority"] == 3
     assert client.jobs.cancel(job["number"])["state"] == "cancelled"

@@ -56,6 +56,7 @@ READ = [
     ("/v1/adapters/{ref}", "/v1/adapters/digits@1"),
     ("/v1/lineage/{ref}", "/v1/lineage/both"),
     ("/v1/lineage/{ref}/nodes", "/v1/lineage/both/nodes"),
+    ("/v1/diff", "/v1/diff?left=digits@1&right=digits@2"),
     ("/v1/aliases", "/v1/aliases?task=digits"),
     ("/v1/aliases/{ref}", "/v1/aliases/digits@champion"),
     ("/v1/aliases/{ref}/history", "/v1/aliases/digits@champion/history"),

@@ -12,8 +12,9 @@ from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from affinery_app.cli.commands import command_line
+from orchestration.differences import differences
 from orchestration.tensor_differences import tensor_differences
-from registry import compositions, errors, refs
+from registry import adapters, compositions, errors, refs
 from registry.diff import diff
 from registry.session import Sessions
 from registry.storage.local import LocalStore
@@ -110,11 +111,11 @@ def test_tensors_are_compared_by_name_with_their_norms(told: Sessions, tmp_path:
     found = {each.name: each for each in tensor_differences(one, other)}
     assert found["a"].apart == pytest.approx(1.0)
     assert {found["a"].left, found["a"].right} == {6.0, 7.0}
-    assert found["b"].equal
+    assert found["b"].apart == 0.0
     assert found["b"].left == 2.0
     assert {found["gone"].left, found["gone"].right} == {None, 1.0}
     assert found["new"].apart is None
-    assert all(each.equal for each in tensor_differences(one, one))
+    assert all(each.apart == 0.0 for each in tensor_differences(one, one))
 
 
 def test_tensors_of_half_precision_and_of_other_shapes_are_read(tmp_path: Path) -> None:
@@ -125,10 +126,33 @@ def test_tensors_of_half_precision_and_of_other_shapes_are_read(tmp_path: Path) 
     save_file({"x": values.bfloat16(), "y": values, "z": values > 0}, str(tmp_path / "a"))
     save_file({"x": values, "y": values.reshape(2, 2).clone(), "z": values > 0}, str(tmp_path / "b"))
     x, y, z = tensor_differences(tmp_path / "a", tmp_path / "b")
-    assert x.equal
+    assert x.apart == 0.0
     assert x.left == pytest.approx(float(values.norm()))
     assert (y.left_shape, y.right_shape, y.apart) == ((4,), (2, 2), None)
     assert (z.left, z.right, z.apart) == (None, None, None)
+
+
+def test_numbers_without_a_finite_norm_have_none(tmp_path: Path) -> None:
+    for name, value in (("a", np.inf), ("b", 1.0)):
+        (tmp_path / name).write_bytes(save({"x": np.full(3, value), "y": np.full(3, value * 1e200)}))
+    x, y = tensor_differences(tmp_path / "a", tmp_path / "b")
+    assert (x.left, x.right, x.apart) == (None, pytest.approx(3**0.5), None)
+    assert (y.left, y.right, y.apart) == (None, None, None)
+
+
+def test_which_blob_is_damaged_is_said(told: Sessions, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "blobs")
+    found = differences(told, store, "adapter:digits@1", "digits@2")
+    assert [each["name"] for each in found["tensors"]] == ["a", "b", "gone", "new"]
+    with told.read() as session:
+        digest = adapters.get(session, "digits@2").blob_digest
+    path = store.path(digest)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(errors.BlobDamaged) as caught:
+        differences(told, store, "adapter:digits@1", "digits@2")
+    assert caught.value.args[0] == digest
+    assert differences(told, store, "adapter:digits@1", "digits@2", tensors=False)["tensors"] is None
 
 
 def test_diff_from_the_command_line(told: Sessions, tmp_path: Path, registry_url: str) -> None:
