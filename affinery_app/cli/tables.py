@@ -1,4 +1,4 @@
-"""Rows as a plain table that fits the terminal.
+"""Rows as a plain table that fits the terminal; where its words do not, each row by itself, a line a cell.
 
 Rich's own tables measure and style every cell several times over: for 200 rows that takes longer than to read
 them from the registry, and for one it takes longer to load.
@@ -16,6 +16,8 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 WIDTH = 80
 """Columns of the screen where there is no terminal."""
+LONG_WORD = 20
+"""Cells that a word may ask for: a longer one is broken where a table would not fit otherwise."""
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -23,15 +25,33 @@ def drawn(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], gap: int
 ) -> Iterator[str]:
     """The table's lines. right: which columns stand to the right. gap: cells between two columns."""
-    natural = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    cells = list(zip(columns, *rows, strict=True))
+    natural = [max(map(cell_len, column)) for column in cells]
+    least = [min(max(map(_longest_word, column)), LONG_WORD) for column in cells]
     between = gap * (len(columns) - 1)
-    widths = _fitted(natural, screen_width() - between)
+    room = screen_width() - between
+    if sum(least) > room:
+        yield from _folded(columns, rows)
+        return
+    widths = _fitted(natural, least, room)
     bold = (BOLD, PLAIN) if _is_styled() else ("", "")
     for line in _row(columns, widths, right, gap):
         yield bold[0] + line + bold[1]
     yield "─" * (sum(widths) + between)
     for row in rows:
         yield from _row(row, widths, right, gap)
+
+
+def _folded(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row by itself: a line for each cell that says something, behind the name of its column."""
+    names = min(max(map(cell_len, columns)), screen_width() // 2)
+    widths = [names, max(screen_width() - names - 2, 1)]
+    for i, row in enumerate(rows):
+        if i:
+            yield ""
+        for column, cell in zip(columns, row, strict=True):
+            if cell:
+                yield from _row([column, cell], widths, [False, False], 2)
 
 
 def screen_width() -> int:
@@ -50,15 +70,19 @@ def _is_styled() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
-def _fitted(natural: Sequence[int], room: int) -> list[int]:
-    """The widths, of which the widest give way until all fit; each keeps one cell at least."""
-    limit = min(max(natural), max(room, 1))
-    while limit > 1 and sum(min(width, limit) for width in natural) > room:
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=1)
+
+
+def _fitted(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widths, of which the widest give way until all fit; each keeps what it needs at least."""
+    limit = max(natural)
+    while sum(map(max, least, (min(width, limit) for width in natural))) > room:
         limit -= 1
-    widths = [min(width, limit) for width in natural]
+    widths = [max(few, min(width, limit)) for few, width in zip(least, natural, strict=True)]
     spare = room - sum(widths)
     for at, width in enumerate(natural):
-        if width > limit and spare > 0:
+        if widths[at] < width and spare > 0:
             widths[at] += 1
             spare -= 1
     return widths

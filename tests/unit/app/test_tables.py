@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from affinery_app.cli import tables
 from affinery_app.cli.output import table
 
-CELLS = st.text("ab 漢é–", max_size=60)
+SHOWN = "xy漢é–"
+CELLS = st.text(f"{SHOWN} ", max_size=60)
 ROWS = st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6)
 
 
@@ -36,14 +37,36 @@ def test_a_table_that_fits_is_as_wide_as_what_is_in_it(capsys: pytest.CaptureFix
 def test_the_widest_columns_give_way_and_words_stay_whole_where_they_can(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "24")
-    table(["a", "words", "file"], [("x", "one two three four", "0123456789abcdef")], "")
+    monkeypatch.setenv("COLUMNS", "32")
+    table(["a", "words", "file"], [("x", "one two three four", "0123456789abcdefghijklmn")], "")
     assert capsys.readouterr().out.splitlines() == [
-        "a   words       file",
-        "────────────────────────",
-        "x   one two     01234567",
-        "    three       89abcdef",
+        "a   words   file",
+        "────────────────────────────────",
+        "x   one     0123456789abcdefghij",
+        "    two     klmn",
+        "    three",
         "    four",
+    ]
+
+
+def test_where_words_would_be_broken_each_row_is_told_by_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = ["adapter", "kind", "parameters", "recognised", "added"]
+    rows = [("digits@1", "affiner", "48,680,000", None, "2026-11-22 15:57"), ("x@1", "", 1, 2, 3)]
+    table(columns, rows, "")
+    assert capsys.readouterr().out.splitlines() == [
+        "adapter     digits@1",
+        "kind        affiner",
+        "parameters  48,680,000",
+        "recognised  –",
+        "added       2026-11-22 15:57",
+        "",
+        "adapter     x@1",
+        "parameters  1",
+        "recognised  2",
+        "added       3",
     ]
 
 
@@ -55,7 +78,8 @@ def test_every_table_fits_and_shows_every_character(
         patch.setenv("COLUMNS", str(width))
         lines = list(tables.drawn(["a", "b", "c"], rows, [False, right, False], gap))
     assert max(map(cell_len, lines)) <= width
-    assert sorted("".join(lines[2:]).replace(" ", "")) == sorted("".join(map("".join, rows)).replace(" ", ""))
+    told, known = ("".join(lines), "".join(map("".join, rows)))
+    assert [told.count(each) for each in SHOWN] == [known.count(each) for each in SHOWN]
 
 
 def test_the_heading_is_bold_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
