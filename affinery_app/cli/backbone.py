@@ -11,6 +11,7 @@ import typer
 from affinery_app.cli import completion, rebase
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
+from affinery_app.cli.progress import stages
 from affinery_app.figures import counted, size
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
@@ -36,8 +37,10 @@ def add(
 ) -> None:
     """Register a backbone, converted to one file where it is not. The same weights again change nothing."""
     called = name or (path.resolve().name if path.is_dir() else path.stem)
-    with place(url, workspace) as where:
-        record, parameters = where.add_backbone(called, path, parent, lambda note: say(f"note: {note}"))
+    with place(url, workspace) as where, stages(called) as advance:
+        record, parameters = where.add_backbone(
+            called, path, parent, lambda note: say(f"note: {note}"), advance
+        )
     if as_json:
         emit(record.to_json() | {"parameters": parameters})
         return

@@ -56,9 +56,14 @@ class Here(Access, Labels, Orders):
         return self._read(lambda session: backbones.get(session, ref))
 
     def add_backbone(
-        self, name: str, file: Path, parent: str | None, on_note: Callable[[str], None]
+        self,
+        name: str,
+        file: Path,
+        parent: str | None,
+        on_note: Callable[[str], None],
+        _advance: Callable[[str, int, int], None],
     ) -> tuple[BackboneRecord, int]:
-        """→ its record, and its count of parameters"""
+        """→ its record, and its count of parameters. Nothing of it takes steps that could be told."""
         from orchestration.additions import add_backbone
 
         return add_backbone(self.space.sessions, self.space.store, file, name, on_note, parent)

@@ -62,7 +62,12 @@ class There(Access, Labels, Orders):
         return record_of(BackboneRecord, self.client.backbones.get(ref))
 
     def add_backbone(
-        self, name: str, file: Path, parent: str | None, on_note: Callable[[str], None]
+        self,
+        name: str,
+        file: Path,
+        parent: str | None,
+        on_note: Callable[[str], None],
+        advance: Callable[[str, int, int], None],
     ) -> tuple[BackboneRecord, int]:
         """Converts it here where that is needed, and sends what is a backbone file; the service checks it."""
         from affinery.backbones.files import inspect_backbone
@@ -73,7 +78,8 @@ class There(Access, Labels, Orders):
         name = names.checked("backbone", name)
         with as_backbone_file(file, on_note) as whole:
             parameters = inspect_backbone(whole).parameters
-            return record_of(BackboneRecord, self.client.backbones.add(name, whole, parent)), parameters
+            told = self.client.backbones.add(name, whole, parent, on_sent=partial(advance, SENDING))
+            return record_of(BackboneRecord, told), parameters
 
     def datasets(self) -> list[DatasetRecord]:
         from registry.records import DatasetRecord

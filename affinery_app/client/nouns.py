@@ -50,9 +50,19 @@ class Noun(Place):
 class Backbones(Noun):
     PLACE = "/v1/backbones"
 
-    def add(self, name: str, file: str | Path, parent: str | None = None) -> Json:
-        """Register a backbone file, or an official checkpoint as safetensors."""
-        sent = files.upload(self._client, Path(file))
+    def add(
+        self,
+        name: str,
+        file: str | Path,
+        parent: str | None = None,
+        *,
+        on_sent: files.OnSent | None = None,
+    ) -> Json:
+        """Register a backbone file, or an official checkpoint as safetensors.
+
+        on_sent: is told how many bytes were sent, and of how many.
+        """
+        sent = files.upload(self._client, Path(file), on_sent)
         return self._ask("POST", body={"name": name, "parent": parent, **sent})
 
 

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from affinery_app import wiring
+from tests.command_line import typed
+from tests.integration.api.conftest import serving
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -53,3 +56,18 @@ def test_a_dataset_that_is_added_leaves_a_whole_bar_and_no_broken_colours(tmp_pa
     bar, said_next = plain.replace("\r\n", "\n").split("\n")[:2]
     assert bar.rstrip().rpartition("\r")[2].startswith("reading noise")
     assert said_next == "note: one class: the dataset is learnt as one without classes"
+
+
+def test_a_file_that_is_sent_has_a_bar_of_its_bytes_on_a_terminal_and_none_in_a_pipe(
+    tmp_path: Path, tiny_backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space, _ = wiring.create_workspace(tmp_path / "space")
+    with serving(space) as service:
+        url = f"http://127.0.0.1:{service.port}"
+        plain = CONTROL.sub("", shown("backbone", "add", tiny_backbone, "--name", "tiny", "--url", url))
+        assert typed("backbone", "add", str(tiny_backbone), "--name", "other", "--url", url) == 0
+    bar = plain.replace("\r\n", "\n").split("\n")[0].rpartition("\r")[2]
+    amount = re.search(r"^sending tiny ━+ ([0-9.]+)/([0-9.]+) [KM]iB", bar)
+    assert amount is not None, plain
+    assert amount[1] == amount[2]
+    assert "sending" not in "".join(capfd.readouterr())
