@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from affinery_app.charts import STYLE as CHARTS
@@ -271,7 +272,11 @@ def _data(path: Path) -> str:
 
 def _commands(report: TaskReport) -> str:
     name = report.task.name
-    lines = [f"affinery task show {name}", f"affinery evaluate {name}", f"affinery task train {name}"]
+    lines = [
+        f"affinery task show {quote(name)}",
+        f"affinery evaluate {quote(name)}",
+        f"affinery task train {quote(name)}",
+    ]
     if report.versions:
-        lines.insert(0, f"affinery lineage {report.versions[-1].adapter.ref}")
+        lines.insert(0, f"affinery lineage {quote(report.versions[-1].adapter.ref)}")
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

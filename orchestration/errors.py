@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from shlex import quote
 
 from affinery.errors import AffineryError, UserError, as_fields
 
@@ -297,7 +298,7 @@ class NothingLearnt(OrchestrationError, UserError):
 
     def __str__(self) -> str:
         (backbone,) = self.args
-        add = f"affinery task add NAME --dataset NAME --backbone {backbone}"
+        add = f"affinery task add NAME --dataset NAME --backbone {quote(backbone)}"
         return f"Nothing was learnt on {backbone} yet. First: {add}, then: affinery run"
 
 
@@ -324,7 +325,7 @@ class TooFewImages(OrchestrationError, UserError):
         return (
             f"No distance of task {task!r} can be measured: of {what} it learns from {count} image(s), and "
             f"{least} are needed. Add images (affinery dataset add NAME FOLDER), then: "
-            f"affinery dataset upgrade {task}"
+            f"affinery dataset upgrade {quote(task)}"
         )
 
 

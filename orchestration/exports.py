@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def refuse_member(session: Session, whole: str, member: AdapterRecord, unverifie
     retired = retirement.of(session, [member.node_id])
     if retired:
         reason = retired[member.node_id].reason
-        how = f"compose it anew without it, or restore it: affinery adapter restore {member.ref}"
+        how = f"compose it anew without it, or restore it: affinery adapter restore {quote(member.ref)}"
         raise ExportRefused(whole, f"{member.ref} is retired ({reason})", how)
     proofs = certificates.list_for(session, f"adapter:{member.ref}")
     if not unverified and (not proofs or proofs[-1].level == "unverified"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from sqlalchemy.orm import Session
 
@@ -44,8 +45,7 @@ def _limit(session: Session, job: JobRecord, known: Sequence[Limit]) -> str | No
 
 
 def _told(limit: Limit, what: str) -> str:
-    key = f"'{limit.key}'" if limit.key == EACH else limit.key
-    return f"never runs: {what}; affinery queue limit set {limit.scope} {key} MORE"
+    return f"never runs: {what}; affinery queue limit set {limit.scope} {quote(limit.key)} MORE"
 
 
 def _size(job: JobRecord, here: Machine) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -163,7 +164,7 @@ def _standing(successor: TaskRecord) -> str:
         "scheduled": "scheduled there",
         "paused": "paused there",
     }
-    return said.get(successor.state, f"there, but not learnt: affinery task train {successor.name}")
+    return said.get(successor.state, f"there, but not learnt: affinery task train {quote(successor.name)}")
 
 
 def successor_name(session: Session, task: TaskRecord, new: BackboneRecord) -> str:

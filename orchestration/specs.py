@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from affinery.errors import ConfigInvalid
@@ -23,4 +24,4 @@ def spec_of(backbone: BackboneRecord) -> BackboneSpec:
     except (TypeError, ValueError) as error:
         reason = str(error)
     what = f"the record of {backbone.ref} describes no model: {reason}. Register its file as a new version"
-    raise ConfigInvalid("backbone", f"{what}: affinery backbone add FILE --name {backbone.name}")
+    raise ConfigInvalid("backbone", f"{what}: affinery backbone add FILE --name {quote(backbone.name)}")

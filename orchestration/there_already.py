@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -45,7 +46,7 @@ def job_of(
     if not all(jobs):
         name = names[[bool(each) for each in jobs].index(False)]
         raise ConfigInvalid(
-            f"task {name}", f"is there already, but was never scheduled: affinery task train {name}"
+            f"task {name}", f"is there already, but was never scheduled: affinery task train {quote(name)}"
         )
     if len({each[0].id for each in jobs}) > 1:
         raise ConfigInvalid(

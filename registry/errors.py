@@ -47,6 +47,8 @@ RegistryError                      exit code 1
 
 from __future__ import annotations
 
+from shlex import quote
+
 from affinery.errors import AffineryError, UserError, near
 
 
@@ -79,7 +81,7 @@ class AllRetired(NotFound):
         noun, ref, versions = self.args
         return (
             f"Every version of {noun} {ref!r} is retired: {', '.join(versions[:12])}. Name one to look "
-            f"at it, or take it into use again: affinery adapter restore {versions[-1]}"
+            f"at it, or take it into use again: affinery adapter restore {quote(versions[-1])}"
         )
 
 
@@ -129,7 +131,7 @@ class TaskExists(RegistryError, UserError):
         (name,) = self.args
         return (
             f"There is already a task named {name!r}. Choose another name, or see it: "
-            f"affinery task show {name}"
+            f"affinery task show {quote(name)}"
         )
 
 
@@ -146,7 +148,8 @@ class WebhookExists(RegistryError, UserError):
 
     def __str__(self) -> str:
         (name,) = self.args
-        return f"There is a webhook named {name!r}. Choose another, or remove it: affinery webhook rm {name}"
+        remove = f"affinery webhook rm {quote(name)}"
+        return f"There is a webhook named {name!r}. Choose another, or remove it: {remove}"
 
 
 class RequirementInvalid(RegistryError, UserError):
@@ -196,8 +199,8 @@ class ProtocolsDiffer(RegistryError, UserError):
         )
         if against == "":
             return f"{told}They learnt other classes, so nothing measures both alike."
-        which = "" if against is None else f" --against {against}"
-        return f"{told}Measure both alike: affinery evaluate {left} {right}{which}"
+        which = "" if against is None else f" --against {quote(against)}"
+        return f"{told}Measure both alike: affinery evaluate {quote(left)} {quote(right)}{which}"
 
 
 class NotMeasured(RegistryError, UserError):
@@ -206,7 +209,7 @@ class NotMeasured(RegistryError, UserError):
     def __str__(self) -> str:
         name, protocol = self.args
         under = "" if protocol is None else f" under the protocol {protocol[:12]}"
-        return f"{name} was never measured{under}. Measure it: affinery evaluate {name}"
+        return f"{name} was never measured{under}. Measure it: affinery evaluate {quote(name)}"
 
 
 class NameTaken(RegistryError, UserError):
@@ -227,7 +230,7 @@ class TaskHeld(RegistryError, UserError):
         (task,) = self.args
         return (
             f"A job holds the task {task!r}, which keeps its name until the job ends. Wait for that, or "
-            f"cancel it: affinery task show {task}"
+            f"cancel it: affinery task show {quote(task)}"
         )
 
 
@@ -248,7 +251,7 @@ class AliasMoved(RegistryError):
         alias, expected, found = self.args
         return (
             f"{alias} means {found} now, not {expected}: somebody moved it. Nothing was changed; see "
-            f"affinery alias history {alias}"
+            f"affinery alias history {quote(alias)}"
         )
 
 
@@ -258,7 +261,7 @@ class GateClosed(RegistryError):
     def __str__(self) -> str:
         adapter, wanted, metric, found = self.args
         why = f"has no metric {metric!r}" if found is None else f"has {metric} {found:g}"
-        see = f"affinery adapter show {adapter}"
+        see = f"affinery adapter show {quote(adapter)}"
         return f"{adapter} {why}, and {wanted} is required. Nothing was changed; see {see}"
 
 

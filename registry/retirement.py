@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import func, select
@@ -67,5 +68,5 @@ def refuse(session: Session, members: Sequence[AdapterRecord]) -> None:
             raise RecordInvalid(
                 "The composition",
                 f"{member.ref} is retired ({reason}); name another version, or restore it: "
-                f"affinery adapter restore {member.ref}",
+                f"affinery adapter restore {quote(member.ref)}",
             )

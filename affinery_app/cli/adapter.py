@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -167,7 +168,7 @@ def show(
             fields([("evaluation", _measured(each))])
     if found.note is not None:
         fields([("note", line) for line in found.note.splitlines()])
-    following(f"affinery lineage {record.ref}", f"affinery compose NAME --task {record.task}")
+    following(f"affinery lineage {quote(record.ref)}", f"affinery compose NAME --task {quote(record.task)}")
 
 
 def _recognition(metrics: Mapping[str, Any]) -> str | None:

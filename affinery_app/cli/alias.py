@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,7 +49,7 @@ def set_alias(
         emit(record.to_json())
         return
     fields([("alias", record.ref), ("means", record.adapter), ("moves", record.number)])
-    following(f"affinery adapter show {record.ref}", f"affinery alias history {record.ref}")
+    following(f"affinery adapter show {quote(record.ref)}", f"affinery alias history {quote(record.ref)}")
 
 
 @app.command("list")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -56,10 +57,11 @@ def add(
     )
     if record.parent is not None:
         rebase_it = "job add rebase" if url else "backbone rebase --dry-run"
-        following(f"affinery {rebase_it} {record.parent} {record.ref}")
+        following(f"affinery {rebase_it} {quote(record.parent)} {quote(record.ref)}")
         return
     following(
-        "affinery dataset add NAME FOLDER", f"affinery task add NAME --dataset NAME --backbone {record.name}"
+        "affinery dataset add NAME FOLDER",
+        f"affinery task add NAME --dataset NAME --backbone {quote(record.name)}",
     )
 
 
@@ -132,7 +134,7 @@ def show(
     left = [task.name for task in owners if task.name not in followed]
     if newer and left:
         say(f"still on {record.ref} alone: {', '.join(left)}")
-        following(f"affinery backbone rebase {record.ref} {newer[-1]} --dry-run")
+        following(f"affinery backbone rebase {quote(record.ref)} {quote(newer[-1])} --dry-run")
 
 
 _LINE = ("follows", "followed_by")

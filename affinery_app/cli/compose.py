@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,9 +80,9 @@ def compose(
     told += [(f"sum {raw['name']}", in_words(raw["of"], record.members)) for raw in _recipe(record.recipe)]
     fields(told)
     if url:
-        following(f"affinery export {record.ref} --out FOLDER")
+        following(f"affinery export {quote(record.ref)} --out FOLDER")
     else:
-        following(f"affinery export {record.ref}", f"affinery sample {record.ref}")
+        following(f"affinery export {quote(record.ref)}", f"affinery sample {quote(record.ref)}")
 
 
 def _sums(merges: Iterable[str], layer_weights: Iterable[str]) -> list[Sum]:
@@ -179,6 +180,6 @@ def export(
     for note in record["notes"]:
         say(f"note: {note}")
     if record["path"] is None:
-        following(f"affinery download {record['ref']} FOLDER")
+        following(f"affinery download {quote(record['ref'])} FOLDER")
     elif record["format"] == exports.BUNDLE:
-        following(f"affinery sample '{record['path']}'")
+        following(f"affinery sample {quote(record['path'])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,8 +56,8 @@ def add(
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     with place(url, workspace) as where, stages(name) as advance:
         record, notes = where.add_dataset(name, source, given | columns, advance)
-    sheet = "" if url else f" --contact-sheet {record.name}.png"
-    tell_added(record, notes, as_json, f"affinery dataset show {record.name}{sheet}")
+    sheet = "" if url else f" --contact-sheet {quote(f'{record.name}.png')}"
+    tell_added(record, notes, as_json, f"affinery dataset show {quote(record.name)}{sheet}")
 
 
 @app.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,7 +42,9 @@ def tell_added(record: DatasetRecord, notes: list[str], as_json: bool, *next_ste
         ]
     )
     tell_balance(record)
-    following(*next_steps, f"affinery task add {record.name} --dataset {record.name} --backbone NAME")
+    following(
+        *next_steps, f"affinery task add {quote(record.name)} --dataset {quote(record.name)} --backbone NAME"
+    )
 
 
 def tell_balance(record: DatasetRecord) -> None:

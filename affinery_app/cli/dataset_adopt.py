@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -38,5 +39,5 @@ def adopt(
     given = {"licence": licence, "source": origin, "split": split, "skip_bad": skip_bad}
     with place(url, workspace) as where:
         record, notes = where.adopt_dataset(name, md5, remote, given)
-    sheet = "" if url else f" --contact-sheet {record.name}.png"
-    tell_added(record, notes, as_json, f"affinery dataset show {record.name}{sheet}")
+    sheet = "" if url else f" --contact-sheet {quote(f'{record.name}.png')}"
+    tell_added(record, notes, as_json, f"affinery dataset show {quote(record.name)}{sheet}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -167,7 +168,7 @@ def add_remote(
     options = {key: value for key, value in given.items() if value is not None}
     repository.add_remote(space.data, name, url, options, default=default)
     _show_remotes(space, as_json)
-    following(f"affinery dataset push --remote {name}")
+    following(f"affinery dataset push --remote {quote(name)}")
 
 
 @remote.command("list")

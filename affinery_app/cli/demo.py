@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -149,11 +150,11 @@ def result(
         ]
     )
     say(f"\n{seconds:.0f} s. Next:")
-    option = "" if space.folder.name == "affinery-workspace" else f" -w {printable(space.folder)}"
+    option = "" if space.folder.name == "affinery-workspace" else f" -w {printable(quote(str(space.folder)))}"
     for command in (
-        f"affinery lineage {learnt[0].ref}{option}",
-        f"affinery adapter show {learnt[-1].ref}{option}",
-        f"affinery sample {printable(export.path)} --task digits --label 7 -n 10",
-        f"mlflow ui --backend-store-uri sqlite:///{printable(space.folder)}/mlflow/mlflow.db",
+        f"affinery lineage {quote(learnt[0].ref)}{option}",
+        f"affinery adapter show {quote(learnt[-1].ref)}{option}",
+        f"affinery sample {printable(quote(export.path))} --task digits --label 7 -n 10",
+        f"mlflow ui --backend-store-uri {printable(quote(f'sqlite:///{space.folder}/mlflow/mlflow.db'))}",
     ):
         say(f"  {command}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -45,4 +46,4 @@ def download(
         return
     fields([("export", record["ref"]), (record["format"], target), ("size", size(record["size_bytes"]))])
     if record["format"] == "bundle":
-        following(f"affinery sample '{target}'")
+        following(f"affinery sample {quote(str(target))}")

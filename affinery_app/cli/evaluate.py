@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -131,7 +132,8 @@ def evaluate(
     for record, drawn in found:
         _print(record, drawn)
     ref = found[0][0].adapter
-    following(f"affinery report {found[0][0].adapter.partition('@')[0]}", f"affinery compare {ref} OTHER")
+    task = ref.partition("@")[0]
+    following(f"affinery report {quote(task)}", f"affinery compare {quote(ref)} OTHER")
 
 
 def put_off(space: Workspace, asked: Chore, after: list[str] | None, as_json: bool) -> None:
@@ -168,7 +170,7 @@ def evaluations(
         (each.protocol_digest[:12], each.reference, f"{each.created_at:%Y-%m-%d}", _figures(each))
         for each in found
     ]
-    empty = f"Nothing was measured of it. Measure it: affinery evaluate {ref}"
+    empty = f"Nothing was measured of it. Measure it: affinery evaluate {quote(ref)}"
     table(["protocol", "against", "measured", "figures"], rows, empty)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -45,7 +46,7 @@ def export(
             ("blobs", f"{moved.blobs}, {size(moved.size_bytes)}"),
         ]
     )
-    following(f"affinery registry import {file} --workspace OTHER")
+    following(f"affinery registry import {quote(str(file))} --workspace OTHER")
 
 
 @app.command("import")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -51,4 +52,6 @@ def report(
         emit(told)
         return
     fields([("task", found.task.name), ("report", f"{target} ({size(target.stat().st_size)})")])
-    following(f"affinery evaluate {found.task.name}", f"affinery retention {found.task.backbone}")
+    following(
+        f"affinery evaluate {quote(found.task.name)}", f"affinery retention {quote(found.task.backbone)}"
+    )

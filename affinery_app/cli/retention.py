@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,7 +91,7 @@ def retention(
         "",
     )
     fields([("picture", kept.picture)])
-    following(*(f"affinery report {task}" for task in found.matrix.tasks))
+    following(*(f"affinery report {quote(task)}" for task in found.matrix.tasks))
 
 
 def _print(matrix: Matrix) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -30,7 +31,7 @@ def retire(
         return
     day = f"{since.since:%Y-%m-%d %H:%M} UTC"
     fields([("retired", version), ("since", day), ("reason", since.reason)])
-    following(f"affinery adapter restore {version}")
+    following(f"affinery adapter restore {quote(version)}")
 
 
 def restore(

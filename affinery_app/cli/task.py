@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -354,7 +355,7 @@ def watch(
         chosen = [job.id for job in unfinished if (wanted & set(job.tasks) if names else job.tasks)]
         if not follow(where.look, chosen, every, as_json):
             raise typer.Exit(1)
-    following(f"affinery task show {next(iter(sorted(wanted)), 'NAME')}", "affinery adapter list")
+    following(f"affinery task show {quote(next(iter(sorted(wanted)), 'NAME'))}", "affinery adapter list")
 
 
 def _recognition(metrics: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def create(
         return
     print(text)
     say(f"The token {record.name!r} ({record.scope}) is not shown again: keep it now.")
-    following(*([] if url else ["affinery serve"]), f"affinery token revoke {record.name}")
+    following(*([] if url else ["affinery serve"]), f"affinery token revoke {quote(record.name)}")
 
 
 @app.command("list")

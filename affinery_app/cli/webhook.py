@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -45,9 +46,9 @@ def add(
     print(secret)
     say(f"The secret of {record.name!r} is not shown again: give it to the receiver, which checks with it.")
     following(
-        f"affinery webhook test {record.name}",
+        f"affinery webhook test {quote(record.name)}",
         *([] if url else ["affinery serve"]),
-        f"affinery webhook rm {record.name}",
+        f"affinery webhook rm {quote(record.name)}",
     )
 
 
@@ -93,7 +94,7 @@ def try_out(
         emit(record.to_json())
         return
     fields([("event", record.event), ("kind", record.kind), ("state", record.state)])
-    following(f"affinery webhook deliveries {name}")
+    following(f"affinery webhook deliveries {quote(name)}")
 
 
 @app.command("deliveries")
@@ -114,5 +115,5 @@ def deliveries(
     table(
         ["event", "kind", "state", "tries", "answer", "why"],
         [(each.event, each.kind, each.state, each.tries, each.status, each.reason) for each in found],
-        f"Nothing happened since that it is told of. Try it: affinery webhook test {name}",
+        f"Nothing happened since that it is told of. Try it: affinery webhook test {quote(name)}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -195,6 +196,7 @@ def environment() -> Environment:
     made.filters |= {"ago": ago, "bytes": size, "drawn": Markup, "duration": duration, "moment": moment}
     made.filters["counted"] = counted
     made.filters["plain"] = plain
+    made.filters["quoted"] = shlex.quote
     made.filters["signed"] = signed
     made.filters["recognised"] = recognised
     made.globals |= {"address": address, "asset": asset, "shipped": shipped_datasets, "heat_key": heat_key}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import http.client
 import os
+import shlex
 import socket
 import sqlite3
 import tempfile
@@ -127,7 +128,10 @@ def dvc(space: Workspace, deep: bool) -> Iterator[Check]:
     """The repository of datasets and its remotes."""
     if not (space.data / ".dvc" / "affinery").exists():
         yield Check(
-            "dvc", FAIL, f"{space.data} is no repository of datasets", f"affinery init -w {space.folder}"
+            "dvc",
+            FAIL,
+            f"{space.data} is no repository of datasets",
+            f"affinery init -w {shlex.quote(str(space.folder))}",
         )
         return
     if deep:
@@ -147,7 +151,7 @@ def dvc(space: Workspace, deep: bool) -> Iterator[Check]:
             return
     away = {name: why for name, why in found.items() if why is not None}
     for name, why in away.items():
-        mend = f"mend the remote: affinery dataset remote add {name} URL"
+        mend = f"mend the remote: affinery dataset remote add {shlex.quote(name)} URL"
         yield Check("dvc", WARN, f"remote {name}: {why}", mend)
     if not found:
         how = "affinery dataset remote add NAME URL"

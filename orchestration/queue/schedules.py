@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -74,7 +75,7 @@ def add(
     """Raises ScheduleInvalid, NameInvalid, NotFound, ConfigInvalid and what would refuse its jobs."""
     name = names.checked("schedule", name)
     if session.scalar(select(Schedule.id).where(Schedule.name == name)) is not None:
-        mend = f"remove it first: affinery schedule rm {name}"
+        mend = f"remove it first: affinery schedule rm {quote(name)}"
         raise ScheduleInvalid(name, f"there is one of this name; {mend}")
     if not learners:
         raise ScheduleInvalid(name, "it names no task; name one with --task")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from affinery.errors import AffineryError
 from orchestration.datasets import repository
@@ -48,14 +49,15 @@ def _version(data: Path, record: DatasetRecord, away: set[str], dry_run: bool) -
         pack = pack if finding.done is None else "whole"
         yield finding
     elif pack == CHANGED:
-        mend = f"see what it is, then: affinery dataset pull {record.ref} --force"
+        mend = f"see what it is, then: affinery dataset pull {quote(record.ref)} --force"
         yield Finding(NAME, where, f"its files were changed: {state.reason}", mend=mend)
     for place in state.places:
         if place.state == AWAY:
             if place.remote not in away:
                 away.add(place.remote)
                 what = f"it does not answer: {place.reason}"
-                mend = f"start it, or say where it is now: affinery dataset remote add {place.remote} URL"
+                move = f"affinery dataset remote add {quote(place.remote)} URL"
+                mend = f"start it, or say where it is now: {move}"
                 yield Finding(NAME, f"remote {place.remote}", what, mend=mend)
         elif not place.sound:
             yield _send(data, record, place, pack, dry_run)
@@ -68,7 +70,7 @@ def _fetch(data: Path, record: DatasetRecord, where: str, dry_run: bool) -> Find
     try:
         repository.restore(data, record.dvc_path, record.digest)
     except AffineryError as error:
-        mend = f"add the same images again: affinery dataset add {record.name} SOURCE"
+        mend = f"add the same images again: affinery dataset add {quote(record.name)} SOURCE"
         return Finding(NAME, where, f"{what}, and no remote gives them: {error}", mend=mend)
     return Finding(NAME, where, what, done)
 
@@ -82,7 +84,7 @@ def _send(data: Path, record: DatasetRecord, place: Place, pack: str, dry_run: b
         try:
             repository.push(data, record.dvc_path, place.remote)
         except AffineryError as error:
-            again = f"affinery dataset push {record.ref} --remote {place.remote}"
+            again = f"affinery dataset push {quote(record.ref)} --remote {quote(place.remote)}"
             return Finding(NAME, where, f"{place.reason}, and it takes nothing: {error}", mend=again)
     return Finding(NAME, where, place.reason, "it was sent")
 
@@ -93,7 +95,8 @@ def _unrecorded(data: Path, known: set[str]) -> Iterator[Finding]:
         path = file.relative_to(data).with_suffix("").as_posix()
         if path not in known:
             name = file.parent.name
-            mend = f"affinery dataset add {name} {data / path}, or delete it and {file.name}"
+            again = f"affinery dataset add {quote(name)} {quote(str(data / path))}"
+            mend = f"{again}, or delete it and {file.name}"
             yield Finding(
                 NAME, path, "no version in the registry is this; an import died, perhaps", mend=mend
             )
