@@ -117,6 +117,11 @@ UNKEYED = {
 """The routes that are posted to and take no Idempotency-Key, and why."""
 
 
+def attached(name: str) -> dict[str, str]:
+    """The header of what is to be kept as a file of this name."""
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+
+
 def answer(value: Mapping[str, Any], *, etag: str | None = None) -> JSONResponse:
     """A result; what is in it came from the registry and is JSON already."""
     return JSONResponse(value, headers=None if etag is None else {"ETag": etag})

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import HTTPException, Request
 from fastapi import Path as Place
@@ -20,7 +19,7 @@ from pydantic import BaseModel
 from starlette.datastructures import MutableHeaders
 
 from affinery_app.api.bodies import BYTES
-from affinery_app.api.calls import After, Limit, Ref, Space, page, paged
+from affinery_app.api.calls import After, Limit, Ref, Space, attached, page, paged
 from affinery_app.api.calls import answer as answered
 from affinery_app.api.errors import FileGone
 from affinery_app.api.etags import is_had
@@ -153,9 +152,7 @@ def _packed(space: Workspace, record: ExportRecord, place: Path) -> Path:
 
 def _sent(request: Request, path: Path, name: str) -> Response:
     """A file, or the bytes of it that Range asks for. 304 to who has it, 416 where it has none of them."""
-    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-    headers = {"Content-Disposition": disposition}
-    whole = FileResponse(path, media_type=BYTES, headers=headers, stat_result=path.stat())
+    whole = FileResponse(path, media_type=BYTES, headers=attached(name), stat_result=path.stat())
     if is_had(request.headers, whole.headers["etag"]):
         return Response(status_code=304, headers={"ETag": whole.headers["etag"]})
     asked = MutableHeaders(scope=request.scope)

@@ -70,6 +70,7 @@ RIGHTS: dict[str, Right] = {
     "list_tasks": READ,
     "get_task": READ,
     "list_versions": READ,
+    "get_report": READ,
     "list_adapters": READ,
     "get_adapter": READ,
     "create_adapter": Right("promote", tasks=True),

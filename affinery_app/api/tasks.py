@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from affinery_app.api.access import Who
 from affinery_app.api.adapters import Adapter, found
-from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, page
+from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, attached, page
+from affinery_app.api.etags import etag_of
 from affinery_app.api.jobs import Job
 from affinery_app.api.orders import Training
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
+from affinery_app.report_page import page as report_page
+from affinery_app.task_report import gather
 from affinery_app.wiring import Workspace
 from orchestration.scheduling import Wanted
 from registry import tasks
@@ -139,6 +142,15 @@ def list_versions(space: Space, ref: Ref, after: After = 0, limit: Limit = 50) -
     with space.sessions.read() as session:
         task = tasks.get(session, ref)
         return found(session, f"task={task.digest}", after, limit)
+
+
+@router.get("/{ref}/report", response_class=HTMLResponse)
+def get_report(space: Space, ref: Ref) -> HTMLResponse:
+    """What is known of a task as one HTML file, which loads nothing: figures, curves, samples, proofs."""
+    found = gather(space, ref)
+    content = report_page(found)
+    headers = attached(f"{found.task.name}.html") | {"ETag": etag_of(content)}
+    return HTMLResponse(content, headers=headers)
 
 
 def _checked(space: Workspace, who: Who, new: NewTasks, key: str | None) -> list[Wanted]:

@@ -301,6 +301,23 @@ class Here(Access, Labels, Orders):
 
         return self._read(lambda session: comparison.compare(session, left, right, protocol)).to_json()
 
+    def report(self, task: str, out: Path | None) -> tuple[TaskRecord, dict[str, Any]]:
+        """Written below the workspace's reports/ where no file is named. → the task, and what is in it"""
+        from affinery import tensor_files
+        from affinery_app.report_page import page
+        from affinery_app.task_report import gather
+
+        found = gather(self.space, task)
+        target = (out or self.space.folder / "reports" / f"{found.task.name}.html").absolute()
+        tensor_files.write_whole(target, page(found).encode())
+        return found.task, {
+            "task": found.task.name,
+            "report": str(target),
+            "versions": [version.adapter.ref for version in found.versions],
+            "protocols": list(found.evaluations),
+            "size_bytes": target.stat().st_size,
+        }
+
     def diff(self, left: str, right: str, tensors: bool) -> dict[str, Any]:
         """As `orchestration.differences` tells it."""
         from orchestration.differences import differences

@@ -10,6 +10,7 @@ import typer
 
 from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following
+from affinery_app.cli.place import UrlOption, place
 from affinery_app.figures import size
 
 
@@ -21,37 +22,28 @@ def report(
             "--out",
             "-o",
             help="The HTML file; folders on the way to it are made.",
-            show_default="in the workspace, below reports/",
+            show_default="below reports/, in the workspace, or here of a service's",
         ),
     ] = None,
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write what is known of a task as one HTML file: figures, curves, samples, proofs."""
-    from affinery import tensor_files
     from affinery.errors import PlaceInvalid
-    from affinery_app.report_page import page
-    from affinery_app.task_report import gather
-    from affinery_app.wiring import open_workspace
 
     if out is not None and out.is_dir():
         raise PlaceInvalid("--out", str(out), "is a folder; name the HTML file to write", "")
-    space = open_workspace(workspace)
-    found = gather(space, task)
-    target = (out or space.folder / "reports" / f"{found.task.name}.html").absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tensor_files.write_whole(target, page(found).encode())
-    told = {
-        "task": found.task.name,
-        "report": str(target),
-        "versions": [version.adapter.ref for version in found.versions],
-        "protocols": list(found.evaluations),
-        "size_bytes": target.stat().st_size,
-    }
+    with place(url, workspace) as where:
+        record, told = where.report(task, out)
     if as_json:
         emit(told)
         return
-    fields([("task", found.task.name), ("report", f"{target} ({size(target.stat().st_size)})")])
-    following(
-        f"affinery evaluate {quote(found.task.name)}", f"affinery retention {quote(found.task.backbone)}"
-    )
+    fields([("task", record.name), ("report", f"{told['report']} ({size(told['size_bytes'])})")])
+    if url:
+        following(
+            f"affinery job add evaluate {quote(record.name)}",
+            f"affinery job add retention {quote(record.backbone)}",
+        )
+    else:
+        following(f"affinery evaluate {quote(record.name)}", f"affinery retention {quote(record.backbone)}")

@@ -335,6 +335,24 @@ class There(Access, Labels, Orders):
     def compare(self, left: str, right: str, protocol: str | None) -> Json:
         return self.client.evaluations.compare(left, right, protocol)
 
+    def report(self, task: str, out: Path | None) -> tuple[TaskRecord, Json]:
+        """Made by the service, and fetched; below reports/ here where no file is named."""
+        from registry import names
+
+        record = self.task(task)
+        name = names.checked("task", record.name)
+        versions = [each["ref"] for each in self.client.tasks.versions(name)][::-1]
+        protocols: dict[str, None] = {}
+        for ref in versions:
+            last: dict[str, None] = {}
+            for each in self.client.evaluations.list(ref):
+                last.pop(each["protocol_digest"], None)
+                last[each["protocol_digest"]] = None
+            protocols |= last
+        target = self.client.tasks.report(name, out or Path("reports") / f"{name}.html")
+        told = {"task": name, "report": str(target), "versions": versions, "protocols": [*protocols]}
+        return record, told | {"size_bytes": target.stat().st_size}
+
     def diff(self, left: str, right: str, tensors: bool) -> Json:
         return self.client.diff(left, right, tensors)
 

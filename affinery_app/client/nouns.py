@@ -121,6 +121,18 @@ class Tasks(Noun):
 
         return self._client.pages(path(self.PLACE, name, "versions"))
 
+    def report(self, name: str, to: str | Path) -> Path:
+        """Fetch what is known of a task as one HTML file, in place of one that is there. → it"""
+        from affinery_app.client.client import path
+
+        target = Path(to).absolute()
+        if target.is_dir():
+            raise PlaceInvalid("the place", str(target), "is a folder; name the HTML file to write", "")
+        record = self.get(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.download(self._client, path(self.PLACE, record["name"], "report"), target)
+        return target
+
     def _asked(
         self,
         names: Sequence[str],

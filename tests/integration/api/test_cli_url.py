@@ -240,6 +240,37 @@ def test_what_is_changed_by_a_service_is_changed_in_its_workspace(
     assert answered(capfd, "download", "both", tmp_path / "from-there", *there)[0] == 2
 
 
+def test_a_report_that_a_service_makes_is_the_one_its_workspace_writes(
+    address: str,
+    space: Workspace,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    with space.sessions.begin() as session:
+        for kid, extractor in ((0.1, "other"), (0.2, "pixels"), (0.3, "other")):
+            how = {"extractor": extractor, "samples": 100}
+            registry_world.evaluated(session, "digits@2", kid, protocol=how)
+    place = ("--out", tmp_path / "deep" / "digits.html")
+    for form in ((), ("--json",)):
+        printed = answered(capfd, "report", "digits", *place, *form, *there)
+        sent = place[1].read_bytes()
+        assert printed == answered(capfd, "report", "digits", *place, *form, *here)
+        assert sent == place[1].read_bytes()
+    found = told(capfd, "report", "digits", *place, *there)
+    assert (len(found["protocols"]), found["versions"]) == (2, ["digits@1", "digits@2"])
+    assert [each.name for each in (tmp_path / "deep").iterdir()] == ["digits.html"]
+    monkeypatch.chdir(tmp_path)
+    assert told(capfd, "report", "faces", *there)["report"] == str(tmp_path / "reports" / "faces.html")
+    monkeypatch.chdir(tmp_path / "deep")
+    for words in (("report", "digts"), ("report", "digits", "--out", tmp_path)):
+        refused = answered(capfd, *words, *there)
+        assert refused == answered(capfd, *words, *here)
+        assert refused[:2] == (2, "")
+    assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
 def test_what_is_said_of_a_thing_by_a_service_is_said_in_its_workspace(
     address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

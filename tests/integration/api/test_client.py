@@ -71,6 +71,9 @@ def test_every_noun_is_read_alike(client: Client, tmp_path: Path) -> None:
     differing = client.diff("digits@1", "digits@2")
     assert (differing["kind"], [each["apart"] for each in differing["tensors"]]) == ("adapter", [12**0.5])
     assert client.diff("digits@1", "digits@2", tensors=False)["tensors"] is None
+    assert b"<h1>digits</h1>" in client.tasks.report("digits", tmp_path / "new" / "d.html").read_bytes()
+    with pytest.raises(PlaceInvalid, match="is a folder"):
+        client.tasks.report("digits", tmp_path)
     job = client.exports.start("pair")
     assert client.jobs.prioritise(job["number"], 3)["priority"] == 3
     assert client.jobs.cancel(job["number"])["state"] == "cancelled"

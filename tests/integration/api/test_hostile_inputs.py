@@ -111,6 +111,7 @@ PLACES = [
     "/v1/search?q={}",
     "/v1/evaluations?adapter={}",
     "/v1/evaluations/compare?left={}&right=shapes",
+    "/v1/tasks/{}/report",
     "/v1/diff?left={}&right=shapes",
     "/v1/diff?left=shapes&right=shapes&tensors={}",
     "/v1/webhooks/{}",

@@ -138,6 +138,7 @@ def every_get(jobs: list[str]) -> Iterator[str]:
         for route in routes
         if (route.methods or set()) <= SAFE and RIGHTS[route.name].scope in (None, "read")
     ]
+    yield "/v1/diff?left=shapes&right=shapes@1"
     for path in [*paths, *READ]:
         noun = path.split("/")[2 if path.startswith("/v1") else 1]
         parts = re.findall(r"\{(.*?)\}", path)

@@ -82,9 +82,10 @@ READ = [
     ("/session", "/session"),
     ("/healthz", "/healthz"),
 ]
-# What answers with bytes, or with what has to be made first: test_access, test_scheduling, test_streams.
+# What answers with bytes, or with what has to be made first: below; test_access, test_scheduling, _streams.
 ELSEWHERE = {
     "/v1/blobs/{digest}",
+    "/v1/tasks/{ref}/report",
     "/v1/tokens",
     "/v1/schedules",
     "/v1/schedules/{name}",
@@ -116,6 +117,21 @@ def test_every_answer_is_what_openapi_says_and_every_reading_route_is_asked(
     described(openapi, "get", "/v1/blobs/{digest}", either.get(f"/v1/blobs/{digest}"))
     asked = {route for route, _ in READ} | ELSEWHERE
     assert asked == {route for route, each in openapi["paths"].items() if "get" in each}
+
+
+def test_a_task_s_report_is_a_file_that_is_not_sent_again_while_it_is_the_same(service: Service) -> None:
+    got = service.ask("GET", "/v1/tasks/digits/report")
+    assert (got.status, got.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert got.headers["content-disposition"] == "attachment; filename*=UTF-8''digits.html"
+    assert got.body.startswith(b"<!doctype html>")
+    assert b"<td>digits@2</td>" in got.body
+    etag = got.headers["etag"]
+    assert service.ask("GET", "/v1/tasks/digits/report", If_None_Match=etag).status == 304
+    with service.space.sessions.begin() as session:
+        notes.write(session, "task:digits", "<b>soon</b>")
+    again = service.ask("GET", "/v1/tasks/digits/report", If_None_Match=etag)
+    assert (again.status, b"&lt;b&gt;soon&lt;/b&gt;" in again.body) == (200, True)
+    assert service.ask("GET", "/v1/tasks/digts/report").status == 404
 
 
 def test_an_adapter_is_found_by_name_version_alias_and_digest_with_what_people_say_of_it(
