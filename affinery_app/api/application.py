@@ -28,6 +28,7 @@ from affinery_app.api import (
     exports,
     health,
     jobs,
+    limits,
     lineage,
     notes,
     overview,
@@ -56,7 +57,7 @@ GRACE_SECONDS = 10
 M_ARENA_MAX, HEAPS = -8, 2  # of glibc's malloc.h
 NOUNS = (
     *(backbones, datasets, tasks, adapters, lineage, differences, aliases, tags, notes, renamings),
-    *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, events, overview),
+    *(compositions, exports, evaluations, uploads, blobs, jobs, schedules, limits, events, overview),
     *(sessions, tokens, webhooks, health),
 )
 

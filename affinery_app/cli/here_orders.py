@@ -10,6 +10,7 @@ from affinery_app.cli.job_options import submitter
 if TYPE_CHECKING:
     from affinery_app.wiring import Workspace
     from orchestration.chores import Chore
+    from orchestration.queue.limits import Limit
     from orchestration.queue.schedules import ScheduleRecord
     from orchestration.scheduling import Scheduled
 
@@ -45,3 +46,21 @@ class Orders:
 
         with self.space.sessions.begin() as session:
             schedules.remove(session, name)
+
+    def limits(self) -> list[Limit]:
+        from orchestration.queue import limits
+
+        with self.space.sessions.read() as session:
+            return limits.list_all(session)
+
+    def set_limit(self, scope: str, key: str, most: float) -> Limit:
+        from orchestration.queue import limits
+
+        with self.space.sessions.begin() as session:
+            return limits.put(session, scope, key, most)
+
+    def remove_limit(self, scope: str, key: str) -> None:
+        from orchestration.queue import limits
+
+        with self.space.sessions.begin() as session:
+            limits.remove(session, scope, key)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, table
+from affinery_app.cli.place import UrlOption, place
 
 app = typer.Typer(help="How the queue shares out what there is.", no_args_is_help=True)
 limits = typer.Typer(help="How much may run at once, on all workers together.", no_args_is_help=True)
@@ -24,15 +25,13 @@ def put(
     scope: ScopeArgument,
     key: KeyArgument,
     most: Annotated[float, typer.Argument(help="Jobs at once; of a resource, how much of it.")],
+    url: UrlOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set a limit. What runs already runs on."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import limits as queue_limits
-
-    with open_workspace(workspace).sessions.begin() as session:
-        limit = queue_limits.put(session, scope, key, most)
+    with place(url, workspace) as where:
+        limit = where.set_limit(scope, key, most)
     if as_json:
         emit(limit.to_json())
     else:
@@ -40,13 +39,10 @@ def put(
 
 
 @limits.command("list")
-def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """All limits."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import limits as queue_limits
-
-    with open_workspace(workspace).sessions.read() as session:
-        found = queue_limits.list_all(session)
+    with place(url, workspace) as where:
+        found = where.limits()
     if as_json:
         emit([limit.to_json() for limit in found])
         return
@@ -56,14 +52,15 @@ def list_all(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> 
 
 @limits.command("rm")
 def remove(
-    scope: ScopeArgument, key: KeyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False
+    scope: ScopeArgument,
+    key: KeyArgument,
+    url: UrlOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a limit away."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import limits as queue_limits
-
-    with open_workspace(workspace).sessions.begin() as session:
-        queue_limits.remove(session, scope, key)
+    with place(url, workspace) as where:
+        where.remove_limit(scope, key)
     if as_json:
         emit({"removed": f"{scope} {key}"})
     else:

@@ -12,6 +12,7 @@ from affinery_app.cli.told import Json, job_of, record_of
 if TYPE_CHECKING:
     from affinery_app.client import Client
     from orchestration.chores import Chore
+    from orchestration.queue.limits import Limit
     from orchestration.queue.schedules import ScheduleRecord
     from orchestration.scheduling import Scheduled
 
@@ -54,6 +55,19 @@ class Orders:
 
     def remove_schedule(self, name: str) -> None:
         self.client.schedules.remove(name)
+
+    def limits(self) -> list[Limit]:
+        from orchestration.queue.limits import Limit
+
+        return [record_of(Limit, each) for each in self.client.limits.list()]
+
+    def set_limit(self, scope: str, key: str, most: float) -> Limit:
+        from orchestration.queue.limits import Limit
+
+        return record_of(Limit, self.client.limits.set(scope, key, most))
+
+    def remove_limit(self, scope: str, key: str) -> None:
+        self.client.limits.remove(scope, key)
 
 
 def terms_of(job: Mapping[str, Any]) -> Json:

@@ -50,6 +50,7 @@ class Client:
         self.tasks = nouns.Tasks(self)
         self.jobs = nouns.Jobs(self)
         self.schedules = nouns.Schedules(self)
+        self.limits = nouns.Limits(self)
         self.adapters = nouns.Adapters(self)
         self.aliases = nouns.Aliases(self)
         self.compositions = nouns.Compositions(self)

@@ -246,6 +246,28 @@ class Schedules(Noun):
         return self._ask("DELETE", name)
 
 
+class Limits(Place):
+    """A limit's scope and key: backbone tiny-dit, submitter ann, resource gpus; * is each that has no own."""
+
+    PLACE = "/v1/limits"
+
+    def list(self) -> Iterator[Json]:
+        """All of them, by scope and key."""
+        return iter(self._ask("GET")["items"])
+
+    def get(self, scope: str, key: str) -> Json:
+        """One of them."""
+        return self._ask("GET", scope, key)
+
+    def set(self, scope: str, key: str, most: float) -> Json:
+        """At most so many jobs at once, or so much of a resource. What runs already runs on."""
+        return self._ask("PUT", scope, key, body={"most": most})
+
+    def remove(self, scope: str, key: str) -> Json:
+        """Take it away."""
+        return self._ask("DELETE", scope, key)
+
+
 class Adapters(Noun):
     PLACE = "/v1/adapters"
 

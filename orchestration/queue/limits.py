@@ -69,14 +69,31 @@ def put(session: Session, scope: str, key: str, most: float) -> Limit:
     return Limit(scope, key, most)
 
 
-def remove(session: Session, scope: str, key: str) -> None:
-    """Raises NotFound."""
-    if scope == "backbone" and key != EACH and session.get(QueueLimit, (scope, key)) is None:
-        key = backbones.get(session, key).ref
-    gone = delete(QueueLimit).where(QueueLimit.scope == scope, QueueLimit.key == key)
-    if not session.execute(gone.returning(QueueLimit.key)).first():
+def remove(session: Session, scope: str, key: str) -> Limit:
+    """→ what it was. Raises NotFound."""
+    gone = get(session, scope, key, hold=True)
+    session.execute(delete(QueueLimit).where(QueueLimit.scope == gone.scope, QueueLimit.key == gone.key))
+    events.append(session, "limit.removed", None, {"scope": gone.scope, "key": gone.key})
+    return gone
+
+
+def get(session: Session, scope: str, key: str, *, hold: bool = False) -> Limit:
+    """As `find`. Raises NotFound where there is none, too."""
+    found = find(session, scope, key, hold=hold)
+    if found is None:
         raise NotFound("limit", f"{scope} {key}", [f"{each.scope} {each.key}" for each in list_all(session)])
-    events.append(session, "limit.removed", None, {"scope": scope, "key": key})
+    return found
+
+
+def find(session: Session, scope: str, key: str, *, hold: bool = False) -> Limit | None:
+    """A limit, where there is one; a backbone's also by its name alone. Raises NotFound for no backbone.
+
+    hold: nobody else changes it until the transaction ends.
+    """
+    row = session.get(QueueLimit, (scope, key), with_for_update=hold)
+    if row is None and scope == "backbone" and key != EACH:
+        row = session.get(QueueLimit, (scope, backbones.get(session, key).ref), with_for_update=hold)
+    return None if row is None else Limit(row.scope, row.key, row.most)
 
 
 def list_all(session: Session) -> list[Limit]:

@@ -97,6 +97,13 @@ REFUSED = [
     ("job", "add", "evaluate", "digits@9"),
     ("job", "add", "verify", "--after", "999"),
     ("job", "add", "rebase", "dit", "dot"),
+    ("queue", "limit", "set", "backbone", "nobody", "1"),
+    ("queue", "limit", "set", "colour", "red", "1"),
+    ("queue", "limit", "set", "submitter", "ann", "1.5"),
+    ("queue", "limit", "set", "submitter", "", "1"),
+    ("queue", "limit", "set", "resource", "gpus", "nan"),
+    ("queue", "limit", "rm", "backbone", "nobody"),
+    ("queue", "limit", "rm", "submitter", "nobody"),
     ("adapter", "search", "kind="),
     ("adapter", "search", "colour=red"),
     ("compare", "digits@1", "digits@2"),
@@ -391,7 +398,6 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
         ("config", "list"),
         ("init",),
         ("verify",),
-        ("queue", "limit", "list"),
     ):
         code, _, err = answered(capfd, *words)
         assert code == 2
@@ -399,6 +405,27 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
         assert "this command knows workspaces alone" in err
     monkeypatch.setenv("AFFINERY_TOKEN", "aff_wrong")
     assert answered(capfd, "task", "list")[0] == 2
+
+
+def test_limits_of_the_queue_are_set_by_a_service_as_in_its_workspace(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    wanted = (("backbone", "dit", "2"), ("submitter", "*", "4"), ("submitter", "LAB/ann b?", "1"))
+    for words in (*wanted, ("resource", "gpus", "0.5")):
+        for form in ((), ("--json",)):
+            printed = answered(capfd, "queue", "limit", "set", *words, *form, *there)
+            assert printed == answered(capfd, "queue", "limit", "set", *words, *form, *here)
+            assert printed[0] == 0
+    listed = told(capfd, "queue", "limit", "list", *there)
+    assert listed[0] == {"scope": "backbone", "key": "dit@1", "most": 2.0}
+    for form in ((), ("--json",)):
+        kept = [answered(capfd, "queue", "limit", "list", *form, *way) for way in (there, here)]
+        assert kept[0] == kept[1]
+    for words in wanted:
+        gone = told(capfd, "queue", "limit", "rm", *words[:2], *there)
+        assert gone == {"removed": f"{words[0]} {words[1]}"}
+    assert told(capfd, "queue", "limit", "list", *here) == [{"scope": "resource", "key": "gpus", "most": 0.5}]
 
 
 def test_a_service_that_is_not_there_is_said_to_be_away(

@@ -113,6 +113,18 @@ def test_what_people_say_about_a_thing_and_call_it_is_changed_alike(client: Clie
         client.notes.get("adapter:digits@1")
 
 
+def test_limits_of_the_queue_are_changed_alike(client: Client) -> None:
+    assert list(client.limits.list()) == []
+    assert client.limits.set("backbone", "dit", 2) == client.limits.get("backbone", "dit@1")
+    client.limits.set("submitter", "a/b", 3)
+    assert client.limits.set("submitter", "a/b", 4)["most"] == 4
+    assert [each["key"] for each in client.limits.list()] == ["dit@1", "a/b"]
+    assert client.limits.remove("submitter", "a/b")["most"] == 4
+    with pytest.raises(ServiceRefused, match="backbone dit@1") as caught:
+        client.limits.get("submitter", "a/b")
+    assert caught.value.status == 404
+
+
 def test_every_verb_of_every_noun_is_in_the_guide(client: Client) -> None:
     nouns = {name: noun for name, noun in vars(client).items() if isinstance(noun, Place)}
     rows = dict(re.findall(r"^\| `client\.(\w+)` \| (.*) \|$", GUIDE.read_text(), re.M))

@@ -112,6 +112,8 @@ PLACES = [
     "/v1/evaluations?adapter={}",
     "/v1/evaluations/compare?left={}&right=shapes",
     "/v1/tasks/{}/report",
+    "/v1/limits/{}/tiny",
+    "/v1/limits/backbone/{}",
     "/v1/diff?left={}&right=shapes",
     "/v1/diff?left=shapes&right=shapes&tensors={}",
     "/v1/webhooks/{}",

@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 from affinery_app.api.application import routes
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
+from orchestration.queue import limits
 from registry import aliases, backbones, notes, renaming, retirement, tags, webhooks
 from tests import registry_world as world
 from tests.integration.api.conftest import Service
@@ -74,6 +75,8 @@ READ = [
     ("/v1/jobs/{job}/log", "/v1/jobs/job-digits-1/log"),
     ("/v1/evaluations", "/v1/evaluations?adapter=faces"),
     ("/v1/evaluations/compare", "/v1/evaluations/compare?left=faces&right=faces"),
+    ("/v1/limits", "/v1/limits"),
+    ("/v1/limits/{scope}/{key}", "/v1/limits/backbone/dit"),
     ("/v1/search", "/v1/search?q=digits"),
     ("/v1/stats", "/v1/stats"),
     ("/v1/webhooks", "/v1/webhooks"),
@@ -107,6 +110,7 @@ def test_every_answer_is_what_openapi_says_and_every_reading_route_is_asked(
         retirement.retire(session, "birds", "blurred")
         webhooks.create(session, "chat", "https://chat.example/", by="ann")
         webhooks.test(session, "chat", by="ann")
+        limits.put(session, "backbone", "dit", 2)
         renaming.rename(session, "composition:both", "all")
         renaming.rename(session, "composition:all", "both")
     for route, path in READ:

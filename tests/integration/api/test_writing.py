@@ -48,6 +48,28 @@ def adapter_file(sessions: Sessions, name: str, seed: float = 1.0, **said: Any) 
     return save(tensors, metadata={"affinery.adapter": canonical(meta | said).decode()})
 
 
+def test_a_limit_is_changed_only_as_it_was_read(either: Service) -> None:
+    place = "/v1/limits/backbone/dit"
+    assert either.ask("GET", place).status == 404
+    assert either.ask("PUT", place, {"most": 1}, If_Match="*").status == 412
+    made = either.ask("PUT", place, {"most": 1})
+    assert (made.status, made.json) == (200, {"scope": "backbone", "key": "dit@1", "most": 1.0})
+    assert either.ask("GET", place).headers["etag"] == made.headers["etag"]
+    moved = either.ask("PUT", place, {"most": 2}, If_Match=made.headers["etag"])
+    assert (moved.status, moved.json["most"]) == (200, 2.0)
+    for method, body in (("PUT", {"most": 3}), ("DELETE", None)):
+        late = either.ask(method, place, body, If_Match=made.headers["etag"])
+        assert (late.status, late.json["type"]) == (412, "urn:affinery:precondition-failed")
+    for most in (-1, 0.5, 10**400, "2", None, True):
+        assert either.ask("PUT", place, {"most": most}).status == 422, most
+    assert either.ask("PUT", "/v1/limits/resource/memory_bytes", {"most": 2**40}).status == 200
+    assert either.ask("DELETE", place, If_Match=moved.headers["etag"]).json["most"] == 2.0
+    assert either.ask("DELETE", place).status == 404
+    kinds = [each["kind"] for each in either.get("/v1/events?kind=limit.removed")["items"]]
+    assert kinds == ["limit.removed"]
+    assert [each["key"] for each in either.get("/v1/limits")["items"]] == ["memory_bytes"]
+
+
 def test_a_composition_is_told_to_mlflow_as_soon_as_it_is_recorded_and_once(service: Service) -> None:
     new = {"name": "pair", "backbone": "dit", "members": ["digits", "faces"]}
     made = service.ask("POST", "/v1/compositions", new, Idempotency_Key="pair")
