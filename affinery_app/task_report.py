@@ -12,7 +12,7 @@ from affinery_app.wiring import Workspace
 from orchestration import distances, publishing, queue
 from orchestration.errors import JobNotFound
 from orchestration.evaluations import folder_of
-from orchestration.retention import Kept
+from orchestration.retention import newest as measured_last
 from registry import (
     adapters,
     backbones,
@@ -75,6 +75,7 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
         made = {each.ref: distances.run_of(session, each) for each in found}
         places = {each.ref: place_of(session, each) for each in found}
         measured = distances.measured(session, found)
+        remembered = measured_last(session, backbone)
         said, held = notes.of(session, task.node_id), tags.of(session, task.node_id)
     versions = [
         Version(
@@ -86,7 +87,7 @@ def gather(space: Workspace, name: str, newest: int | None = None) -> TaskReport
         )
         for each in found
     ]
-    matrix = Kept(space.evaluations, backbone).read()
+    matrix = None if remembered is None else remembered[1].to_json()
     return TaskReport(task, dataset, said, held, versions, measured, matrix)
 
 

@@ -4,6 +4,9 @@ A stage is a job that added tasks. After each, the model holds the adapters that
 task in it is measured anew. All figures of a task are of one protocol: each of its adapters is measured
 against the images that its newest one learnt from. What is measured of an adapter is recorded as its
 evaluation: at a later stage the same figures are the same record, and other figures would be another.
+
+The whole of it is an event of the backbone, which names things by their nodes: whoever reads the registry
+has the newest matrix, by the names of today, wherever it was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +29,7 @@ from orchestration.evaluations import Measured
 from orchestration.services import Services
 from orchestration.tracking import Tracking
 from orchestration.tracking.trainings import EXPERIMENT
-from registry import adapters, backbones, runs
+from registry import adapters, backbones, events, refs, runs
 from registry.digests import digest_of
 from registry.metrics import find
 from registry.records import AdapterRecord, BackboneRecord
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from trainers.evaluation.judging import Judgement, Measuring
 
 FIGURE = "KD"
+MEASURED = "backbone.measured"
 FILE, PICTURE = "retention.json", "retention.png"
 Told = Callable[[int, int, str], None]
 """Hears how many measurements of how many are done, and which is next."""
@@ -55,10 +60,20 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """tasks: of the columns; newest: the last adapter of each; stages: the adapters that each added."""
+
+    tasks: tuple[int, ...]
+    newest: tuple[int, ...]
+    stages: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Retention:
     """Two matrices of one measuring, what each task took, and what was measured, stage after stage.
 
-    recognition: None where no task has it; of some tasks, the columns of the others are empty.
+    recognition: None where no task has it; of some tasks, the columns of the others are empty. nodes: of what
+    the matrices name.
     """
 
     backbone: BackboneRecord
@@ -66,12 +81,34 @@ class Retention:
     recognition: Matrix | None
     protocols: dict[str, str]
     costs: dict[str, Cost]
-    measured: tuple[Measured, ...]
+    nodes: Nodes
+    measured: tuple[Measured, ...] = ()
 
     def record(self, session: Session, job_id: str | None = None, fence: int | None = None) -> None:
         """job_id, fence: of the job that measured it, where one did. Raises StaleFence."""
         for each in self.measured:
             each.record(session, job_id, fence)
+        events.append(session, MEASURED, self.backbone.node_id, self._by_nodes())
+
+    def _by_nodes(self) -> dict[str, Any]:
+        """All of it but what is read from the matrices."""
+        return {
+            **vars(self.nodes),
+            "matrices": [
+                {
+                    "figure": each.figure,
+                    "more_is_better": each.more_is_better,
+                    "matrix": each.rows,
+                    "step_0": each.before,
+                }
+                for each in (self.matrix, self.recognition)
+                if each is not None
+            ],
+            "protocols": list(self.protocols.values()),
+            "costs": [
+                (cost.size_bytes, cost.parameters, cost.seconds, cost.steps) for cost in self.costs.values()
+            ],
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,6 +118,44 @@ class Retention:
             "protocols": self.protocols,
             "costs": {task: vars(cost) for task, cost in self.costs.items()},
         }
+
+
+def newest(session: Session, backbone: BackboneRecord) -> tuple[datetime, Retention] | None:
+    """What was measured last of a backbone, and when, by the names of today; None where nothing was."""
+    from trainers.evaluation.continual import Matrix
+
+    told = events.newest(session, limit=1, kind=MEASURED, subject=backbone.node_id)
+    if not told:
+        return None
+    kept = told[0].payload
+    nodes = Nodes(
+        tuple(kept["tasks"]), tuple(kept["newest"]), tuple(tuple(added) for added in kept["stages"])
+    )
+    called = refs.describe(session, {*nodes.tasks, *nodes.newest, *chain(*nodes.stages)})
+    tasks = tuple(called[task].name for task in nodes.tasks)
+    names = tuple(" + ".join(called[each].ref for each in added) for added in nodes.stages)
+    matrices = [
+        Matrix(
+            each["figure"],
+            names,
+            tasks,
+            tuple(tuple(row) for row in each["matrix"]),
+            tuple(each["step_0"]),
+            each["more_is_better"],
+        )
+        for each in kept["matrices"]
+    ]
+    costs = (
+        Cost(called[adapter].ref, *cost) for adapter, cost in zip(nodes.newest, kept["costs"], strict=True)
+    )
+    return told[0].at, Retention(
+        backbone,
+        matrices[0],
+        matrices[1] if len(matrices) > 1 else None,
+        dict(zip(tasks, kept["protocols"], strict=True)),
+        dict(zip(tasks, costs, strict=True)),
+        nodes,
+    )
 
 
 def stages(found: Sequence[AdapterRecord]) -> list[list[AdapterRecord]]:
@@ -139,7 +214,8 @@ def measure(
         told(done, of, f"step 0, every class the null row: {each.task}")
         before[each.task] = _before(services, record, columns[each.task], measuring, asked.steps)
         done += 1
-    names = tuple(_name(new) for new in _added(listed))
+    added = _added(listed)
+    names = tuple(_name(new) for new in added)
     figure = next(name for name in before[tasks[0]].results if name.startswith((FIGURE, "KID")))
     recognised = any("recognition" in each.results for each in before.values())
     return Retention(
@@ -148,6 +224,11 @@ def measure(
         _matrix("recognition", names, tasks, rows, before, more_is_better=True) if recognised else None,
         {task: _protocol(task, [*rows, before]) for task in tasks},
         {each.task: _cost(services, each) for each in listed[-1]},
+        Nodes(
+            tuple(each.task_id for each in listed[-1]),
+            tuple(each.node_id for each in listed[-1]),
+            tuple(tuple(each.node_id for each in new) for new in added),
+        ),
         tuple(measured),
     )
 
@@ -259,7 +340,7 @@ def _cost(services: Services, record: AdapterRecord) -> Cost:
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a backbone's matrix is kept. evaluations: the workspace's folder of them."""
+    """Where a backbone's matrix is written for people. evaluations: the workspace's folder of them."""
 
     evaluations: Path
     backbone: BackboneRecord
@@ -271,18 +352,6 @@ class Kept:
     @property
     def picture(self) -> Path:
         return self.folder / PICTURE
-
-    def read(self) -> dict[str, Any] | None:
-        """As JSON; None where it was not measured here."""
-        try:
-            found: dict[str, Any] = json.loads((self.folder / FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return found
-
-    def measured_at(self) -> datetime:
-        """When it was written."""
-        return datetime.fromtimestamp((self.folder / FILE).stat().st_mtime, UTC)
 
     def write(self, found: Retention) -> None:
         """As JSON and as a picture; both are made before either is written."""

@@ -12,7 +12,7 @@ from affinery_app.matrix import shown
 from orchestration import chores, queue
 from orchestration.jobs import LIVE
 from orchestration.rebase import rebase as rebased
-from orchestration.retention import Kept
+from orchestration.retention import newest as measured_last
 from registry import backbones, search, tags, tasks
 
 OWNERS, JOBS = 200, 50
@@ -32,20 +32,20 @@ def page(visit: Visit) -> Response:
         others = [each for each in backbones.list_all(session) if each.node_id != backbone.node_id]
         held = tags.of(session, backbone.node_id)
         newest = search.search(session, f"backbone={backbone.digest}", limit=1).adapters
+        remembered = measured_last(session, backbone)
         measuring = queue.page(session, kinds=[chores.Retention.KIND], states=LIVE, limit=JOBS)
     left_out = len(owners) > OWNERS
     owners = owners[1:] if left_out else owners
-    kept = Kept(visit.space.evaluations, backbone)
-    found = kept.read()
-    measured_at = None if found is None else kept.measured_at()
+    measured_at, found = (None, None) if remembered is None else remembered
+    told = None if found is None else found.to_json()
     return visit.answer(
         "backbone.html",
         backbone=backbone,
         owners=[(f"c{i % COLOURS}", task) for i, task in enumerate(owners)],
         left_out=left_out or bool(owners and owners[-1].block[1] > MOST_ROWS),
         map=class_map(backbone, owners),
-        matrices=shown(found),
-        retention=found,
+        matrices=shown(told),
+        retention=told,
         measured_at=measured_at,
         outdated=bool(measured_at and newest and newest[0].created_at > measured_at),
         learnt=bool(newest),

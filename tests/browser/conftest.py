@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from affinery_app.settings import Settings
 from affinery_app.wiring import Workspace
-from orchestration.evaluations import folder_of
-from registry import backbones, compositions, datasets, notes, tags, tasks
+from orchestration.retention import Cost, Nodes, Retention
+from registry import adapters, backbones, compositions, datasets, notes, tags, tasks
 from registry.models import Job, JobTask
 from registry.session import connect, sessions
 from registry.storage.local import LocalStore
@@ -23,6 +23,7 @@ from tests import registry_world as world
 from tests import stored_world
 from tests.integration.api.conftest import Service, serving
 from tests.postgres import copy_of
+from trainers.evaluation.continual import Matrix
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -67,6 +68,7 @@ def recorded(url: str, folder: Path) -> None:
     engine = connect(url)
     with sessions(engine).begin() as session:
         evil(session, stored_world.Files(store, folder))
+        remembered(session).record(session)
         doing = {"step": 10, "of": STEPS, "losses": {"running": 0.5}, "doing": EVIL_CLASS}
         trained(session, "job-runs", "running", state="running", fence=1, progress=doing)
         trained(session, "job-waits", "waiting", state="queued")
@@ -76,7 +78,7 @@ def recorded(url: str, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
-    """The same as a workspace, with a matrix, losses and pictures."""
+    """The same as a workspace, with losses and pictures."""
     folder = tmp_path_factory.mktemp("shown")
     shutil.copy(sqlite_template, folder / "registry.db")
     recorded(f"sqlite:///{folder / 'registry.db'}", folder)
@@ -91,33 +93,26 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
     drawn = folder / "runs" / "job-digits-2" / "pictures-0"
     drawn.mkdir()
     picture(drawn / "samples.png")
-    matrix = {
-        "figure": "KD[pixels].mean",
-        "tasks": ["digits", EVIL],
-        "stages": ["digits@1", f"{EVIL}@1"],
-        "matrix": [[0.5, None], [0.5, 0.25]],
-        "step_0": [2.0, 3.0],
-        "average": 0.375,
-        "more_is_better": False,
-        "forgetting_first_last": {"digits": 0.0, EVIL: 0.0},
-        "forgetting_max_last": {"digits": 0.0, EVIL: 0.0},
-        "learnt_since_step_0": {"digits": 1.5, EVIL: None},
-        "recognition": None,
-        "protocols": {"digits": "0" * 64, EVIL: "1" * 64},
-        "costs": {"digits": _cost("digits@1", 40), EVIL: _cost(f"{EVIL}@1", None)},
-    }
-    engine = connect(f"sqlite:///{folder / 'registry.db'}")
-    with sessions(engine).read() as session:
-        measured = folder_of(folder / "evaluations", backbones.get(session, "dit@1"))
-    engine.dispose()
-    measured.mkdir(parents=True)
-    (measured / "retention.json").write_text(json.dumps(matrix))
     return folder
 
 
-def _cost(adapter: str, steps: int | None) -> dict[str, Any]:
-    seconds = None if steps is None else 1.5
-    return {"adapter": adapter, "size_bytes": 10, "parameters": 5, "steps": steps, "seconds": seconds}
+def remembered(session: Session) -> Retention:
+    """What `dit` remembers of two of its tasks, as it is measured; not recorded yet."""
+    names = ("digits", EVIL)
+    rows = ((0.5, None), (0.5, 0.25))
+    learnt = [adapters.get(session, f"{name}@1") for name in names]
+    return Retention(
+        backbones.get(session, "dit@1"),
+        Matrix("KD[pixels].mean", tuple(each.ref for each in learnt), names, rows, (2.0, None), False),
+        None,
+        {"digits": "0" * 64, EVIL: "1" * 64},
+        {"digits": Cost("digits@1", 10, 5, 1.5, 40), EVIL: Cost(f"{EVIL}@1", 10, 5, None, None)},
+        Nodes(
+            tuple(each.task_id for each in learnt),
+            tuple(each.node_id for each in learnt),
+            tuple((each.node_id,) for each in learnt),
+        ),
+    )
 
 
 def trained(session: Session, job_id: str, name: str, **given: Any) -> None:

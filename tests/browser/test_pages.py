@@ -13,7 +13,7 @@ from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
 from affinery_app.figures import counted
 from orchestration import queue
 from orchestration.evaluations import folder_of
-from registry import aliases, retirement, tasks, tokens
+from registry import aliases, renaming, retirement, tasks, tokens
 from registry.digests import digest_of
 from registry.models import Job
 from tests import registry_world as world
@@ -135,6 +135,16 @@ def is_whole(service: Service, path: str) -> None:
 def test_a_page_shows_what_is_recorded(looked_at: Service, path: str, words: list[str]) -> None:
     text = page_of(looked_at, path).text
     assert [word for word in words if word not in text] == []
+
+
+def test_the_matrix_has_the_names_of_today_and_needs_no_file(pages: Service) -> None:
+    assert not pages.space.evaluations.exists()
+    with pages.space.sessions.begin() as session:
+        renaming.rename(session, "task:digits", "ciphers")
+        renaming.rename(session, "backbone:dit", "dot")
+    found = page_of(pages, "/backbones/dot")
+    assert all(word in found.text for word in ("ciphers@1", f"{EVIL}@1", "KD[pixels].mean", "+1.5"))
+    assert "digits" not in found.text
 
 
 def test_two_versions_stand_side_by_side_with_samples_figures_under_one_protocol_and_recipes(

@@ -315,6 +315,8 @@ def test_pictures_and_the_matrix_stay_in_the_report_after_task_and_backbone_were
     run(capfd, "report", "last", "--out", "last.html")
     text = Path("last.html").read_text()
     assert "R[stage, task]" in text
+    assert "second@1 + last@1" in text
+    assert "second@1 + third@1" not in text
     for picture in made["pictures"]:
         assert base64.b64encode(Path(picture).read_bytes()).decode() in text
     with space.begin() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,18 +13,17 @@ import pytest
 
 import affinery
 from affinery.backbones.files import load_backbone, save_backbone
-from orchestration import additions, chores, composing, driver, failpoints, hearts, queue
+from orchestration import additions, chores, composing, driver, failpoints, hearts, queue, retention
 from orchestration import worker as supervision
 from orchestration.errors import LeaseLost, NothingLearnt, TimedOut
 from orchestration.jobs import Capacity, JobRecord, Order
 from orchestration.obstacles import obstacles
 from orchestration.planner import Machine, Share
 from orchestration.queue import holding, limits
-from orchestration.retention import Kept
 from orchestration.services import Services
 from orchestration.talk import Teller, unpacked
 from orchestration.worker import Worker
-from registry import backbones, evaluations, exports, renaming, tasks
+from registry import backbones, evaluations, events, exports, renaming, tasks
 from registry.digests import digest_of
 from registry.errors import NotFound
 from tests import learning_world as world
@@ -105,8 +105,13 @@ def one_result(services: Services, job: JobRecord) -> dict[str, Any]:
                 [stage] = evaluations.list_for(session, "shapes")
                 assert (stage.job_id, result["stages"], result["tasks"]) == (job.id, ["shapes@1"], ["shapes"])
                 assert result["matrix"] == [[stage.results["KD[recogniser]"]["mean"]]]
-                kept = Kept(services.evaluations, backbones.get(session, "tiny@1"))
-                assert kept.read() == result
+                backbone = backbones.get(session, "tiny@1")
+                kept = retention.Kept(services.evaluations, backbone)
+                assert json.loads((kept.folder / "retention.json").read_text()) == result
+                assert len(events.newest(session, kind="backbone.measured")) == 1
+                last = retention.newest(session, backbone)
+                assert last is not None
+                assert last[1].to_json() == result
                 assert kept.picture.read_bytes().startswith(b"\x89PNG")
             case _:
                 assert (result["sound"], result["findings"]) == (True, [])
@@ -118,6 +123,7 @@ def nothing_written(services: Services) -> None:
         assert evaluations.list_for(session, "shapes") == []
         assert exports.list_all(session) == []
         assert tasks.list_all(session, backbone="tiny@2") == []
+        assert events.newest(session, kind="backbone.measured") == []
 
 
 def add(services: Services, chore: chores.Chore, **job: Any) -> JobRecord:
@@ -227,8 +233,6 @@ def test_a_matrix_whose_job_is_cancelled_is_not_kept_nor_any_of_its_figures(
 
     assert work(space, Asking(cancel)) == 0
     assert world.job(space, cancelled.id).state == "cancelled"
-    with space.sessions.read() as session:
-        assert Kept(space.evaluations, backbones.get(session, "tiny@1")).read() is None
     nothing_written(space)
 
 
