@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.timeout(1200)  # whole demos, on whatever machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # whole demos, on whatever machine
 
 STEPS = "12"
 AFFINERY = [sys.executable, "-m", "affinery_app.cli.main"]

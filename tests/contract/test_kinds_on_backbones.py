@@ -283,6 +283,7 @@ def test_folded_a_task_draws_the_same_and_unfolding_is_exact_to_the_bit(name: st
 
 
 @pytest.mark.parametrize("arch", architectures())
+@pytest.mark.slow
 def test_one_compiled_graph_serves_every_mix_of_tasks(arch: str) -> None:
     """No graph break, and no compilation after the first, whatever tasks a batch names."""
     torch._dynamo.reset()

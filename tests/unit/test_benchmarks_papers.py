@@ -141,6 +141,7 @@ def test_a_run_that_was_broken_off_computes_only_what_is_missing(
     assert all(path.stat().st_mtime_ns == at for path, at in written.items() if path != lost)
 
 
+@pytest.mark.slow
 def test_a_training_that_diverged_is_told_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

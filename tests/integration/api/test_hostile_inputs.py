@@ -268,6 +268,7 @@ KINDS: list[tuple[Callable[[Service, random.Random], bool | None], int]] = [
 
 @pytest.mark.timeout(max(900, WANTED // 10))
 @pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.slow
 def test_ten_thousand_hostile_inputs_fail_nowhere_and_write_nothing(learnable: Service) -> None:
     before, rng, sent, unanswered = counts(learnable), random.Random(7), 0, 0
     kept = set(learnable.space.folder.parent.rglob("*.png"))

@@ -126,6 +126,7 @@ def bundle(services: Services, folder: Path, *members: str) -> ComposedModel:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_condition_a_map_and_a_class_task_are_learnt_proved_and_drawn_from_one_bundle(
     space: Services, local_ray: str, tmp_path: Path
 ) -> None:

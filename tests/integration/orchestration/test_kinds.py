@@ -143,6 +143,7 @@ def work(services: Services, heard: world.Heard) -> int:
 
 
 @each_kind
+@pytest.mark.slow
 def test_a_job_that_is_killed_before_its_commit_and_again_after_it_has_exactly_one_result(
     space: Services, chore: chores.Chore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ class Asking(world.Heard):
         self.ask(job)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_cancelled_stops_before_the_next_adapter_and_records_nothing(
     space: Services,
 ) -> None:
@@ -222,6 +224,7 @@ def test_an_evaluation_that_takes_too_long_is_ended_with_the_reason_and_records_
     nothing_written(space)
 
 
+@pytest.mark.slow
 def test_a_matrix_whose_job_is_cancelled_is_not_kept_nor_any_of_its_figures(
     space: Services,
 ) -> None:

@@ -400,6 +400,7 @@ def started(ledger: Sessions) -> Sessions:
     return ledger
 
 
+@pytest.mark.slow
 def test_the_queue_is_what_its_model_says_whatever_is_asked_of_it(started: Sessions) -> None:
     run_state_machine_as_test(
         machine(started),

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from affinery.importing import IN_RINGS
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +44,7 @@ with ThreadPoolExecutor(2 * len(FIRST)) as pool:
 """
 
 
+@pytest.mark.slow
 def test_threads_that_are_the_first_to_need_diffusers_all_get_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", AT_ONCE],

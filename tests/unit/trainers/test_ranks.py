@@ -89,6 +89,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.slow
 def test_two_processes_make_of_a_task_what_one_makes_of_it(parts: Path, name: str) -> None:
     """To the rounding of the numbers; in double precision, where it is out of sight, to far less."""
     recipe, precision = RECIPES[name]
