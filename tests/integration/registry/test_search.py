@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +16,30 @@ from affinery_app.cli.commands import command_line
 from registry import adapters, aliases, certificates, compositions, errors, retirement, search, tags
 from registry.columns import utc_now
 from registry.models import Node
-from registry.session import Sessions
+from registry.session import Sessions, connect, sessions
 from tests import registry_world as world
+from tests.postgres import copy_of
 
 
-@pytest.fixture
-def told(ledger: Sessions) -> Sessions:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def told_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
+) -> Iterator[str]:
+    """A registry that these tests only read, on one engine and then on the other."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("told") / "registry.db"
+        shutil.copy(sqlite_template, path)
+        yield f"sqlite:///{path}"
+    else:
+        template = request.getfixturevalue("postgres_template")
+        yield from copy_of(request.getfixturevalue("postgres_url"), template)
+
+
+@pytest.fixture(scope="module")
+def told(told_url: str) -> Iterator[Sessions]:
     """digits@1, digits@2, faces@1 on dit and birds@1 on unet, each with something of its own."""
+    engine = connect(told_url)
+    ledger = sessions(engine)
     with ledger.begin() as session:
         world.backbone(session, "dit")
         world.backbone(session, "unet")
@@ -40,7 +59,8 @@ def told(ledger: Sessions) -> Sessions:
         compositions.register(
             session, name="both", backbone="dit", mode="routed", recipe={}, members=["digits@1", "faces"]
         )
-    return ledger
+    yield ledger
+    engine.dispose()
 
 
 def found(ledger: Sessions, text: str) -> list[str]:
@@ -187,8 +207,8 @@ def test_pages_put_together_are_everything_once_while_more_is_published(ledger: 
     assert seen == [f"digits@{number}" for number in range(7, 0, -1)]
 
 
-def test_searching_from_the_command_line(told: Sessions, tmp_path: Path, registry_url: str) -> None:
-    (tmp_path / "affinery.toml").write_text(f'registry_url = "{registry_url}"\n')
+def test_searching_from_the_command_line(told: Sessions, tmp_path: Path, told_url: str) -> None:
+    (tmp_path / "affinery.toml").write_text(f'registry_url = "{told_url}"\n')
 
     def run(*words: str) -> str:
         command = ["adapter", "search", *words, "-w", str(tmp_path)]
