@@ -111,6 +111,8 @@ RIGHTS: dict[str, Right] = {
     "list_schedules": READ,
     "get_schedule": READ,
     "create_schedule": Right("schedule", tasks=True),
+    "pause_schedule": Right("schedule", tasks=True),
+    "resume_schedule": Right("schedule", tasks=True),
     "delete_schedule": Right("schedule", tasks=True),
     "list_limits": READ,
     "get_limit": READ,

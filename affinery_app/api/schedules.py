@@ -9,10 +9,12 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from affinery_app.api.calls import Caller, Posting, Space, answer, paged
+from affinery_app.api.access import Who
+from affinery_app.api.calls import Caller, Once, Posting, Space, answer, paged
 from affinery_app.api.orders import Priority
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
+from affinery_app.wiring import Workspace
 from orchestration.queue import schedules
 from orchestration.queue.schedules import ScheduleRecord
 
@@ -79,6 +81,18 @@ def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Postin
     return posting.do(space, asked, "/v1/schedules/{name}", write)
 
 
+@router.post("/{name}/pause", response_model=Schedule)
+def pause_schedule(space: Space, who: Caller, name: Name, posting: Posting) -> JSONResponse:
+    """Fire no more, until it is resumed."""
+    return _paused(space, who, name, posting, paused=True)
+
+
+@router.post("/{name}/resume", response_model=Schedule)
+def resume_schedule(space: Space, who: Caller, name: Name, posting: Posting) -> JSONResponse:
+    """Go on with the next time after now."""
+    return _paused(space, who, name, posting, paused=False)
+
+
 @router.delete("/{name}", response_model=Schedule)
 def delete_schedule(space: Space, who: Caller, name: Name) -> JSONResponse:
     """Remove a schedule; the jobs that it made stay."""
@@ -87,3 +101,11 @@ def delete_schedule(space: Space, who: Caller, name: Name) -> JSONResponse:
         who.check_tasks(session, record.tasks)
         schedules.remove(session, name)
     return answer(record.to_json())
+
+
+def _paused(space: Workspace, who: Who, name: str, posting: Once, *, paused: bool) -> JSONResponse:
+    def write(session: Session) -> dict[str, object]:
+        who.check_tasks(session, schedules.get(session, name).tasks)
+        return schedules.pause(session, name, paused).to_json()
+
+    return posting.do(space, name, "", write)

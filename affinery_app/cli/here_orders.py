@@ -41,6 +41,12 @@ class Orders:
         by = submitter()
         return schedule_repeatedly(self.space.sessions, name, cron, tasks, recipe, submitted_by=by, **how)
 
+    def pause_schedule(self, name: str, paused: bool) -> ScheduleRecord:
+        from orchestration.queue import schedules
+
+        with self.space.sessions.begin() as session:
+            return schedules.pause(session, name, paused)
+
     def remove_schedule(self, name: str) -> None:
         from orchestration.queue import schedules
 

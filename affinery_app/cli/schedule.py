@@ -78,25 +78,21 @@ def list_all(url: UrlOption = None, workspace: WorkspaceOption = None, as_json: 
 
 
 @app.command("pause")
-def pause(name: NameArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def pause(
+    name: NameArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Fire no more, until it is resumed."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import schedules
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = schedules.pause(session, name)
-    _show(record, as_json)
+    with place(url, workspace) as where:
+        _show(where.pause_schedule(name, True), as_json)
 
 
 @app.command("resume")
-def resume(name: NameArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    name: NameArgument, url: UrlOption = None, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Go on with the next time after now."""
-    from affinery_app.wiring import open_workspace
-    from orchestration.queue import schedules
-
-    with open_workspace(workspace).sessions.begin() as session:
-        record = schedules.pause(session, name, paused=False)
-    _show(record, as_json)
+    with place(url, workspace) as where:
+        _show(where.pause_schedule(name, False), as_json)
 
 
 @app.command("rm")

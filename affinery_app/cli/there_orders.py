@@ -53,6 +53,12 @@ class Orders:
             ScheduleRecord, self.client.schedules.add(name, cron, tasks, recipe=dict(recipe), **how)
         )
 
+    def pause_schedule(self, name: str, paused: bool) -> ScheduleRecord:
+        from orchestration.queue.schedules import ScheduleRecord
+
+        change = self.client.schedules.pause if paused else self.client.schedules.resume
+        return record_of(ScheduleRecord, change(name))
+
     def remove_schedule(self, name: str) -> None:
         self.client.schedules.remove(name)
 

@@ -241,6 +241,14 @@ class Schedules(Noun):
         """Train tasks again and again."""
         return self._ask("POST", body={"name": name, "cron": cron, "tasks": [*tasks], **options})
 
+    def pause(self, name: str) -> Json:
+        """Fire no more, until it is resumed."""
+        return self._ask("POST", name, "pause")
+
+    def resume(self, name: str) -> Json:
+        """Go on with the next time after now."""
+        return self._ask("POST", name, "resume")
+
     def remove(self, name: str) -> Json:
         """Train them no more."""
         return self._ask("DELETE", name)

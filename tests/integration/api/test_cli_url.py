@@ -89,6 +89,8 @@ REFUSED = [
     ("webhook", "test", "nobody"),
     ("webhook", "deliveries", "nobody"),
     ("schedule", "rm", "nightly"),
+    ("schedule", "pause", "nightly"),
+    ("schedule", "resume", "nightly"),
     ("schedule", "add", "n", "--cron", "often", "--task", "digits"),
     ("schedule", "add", "n", "--cron", "0 3 * * *", "--task", "digts"),
     ("schedule", "add", "n", "--cron", "0 3 * * *", "--task", "digits", "--tz", "Mars/Olympus"),
@@ -499,6 +501,13 @@ def test_what_a_service_is_to_do_again_and_again_stands_in_its_workspace(
         listed = answered(capfd, "schedule", "list", *form, *there)
         assert listed == answered(capfd, "schedule", "list", *form, *here)
     assert [made] == told(capfd, "schedule", "list", *here)
+    for verb, stands in (("pause", True), ("pause", True), ("resume", False), ("resume", False)):
+        changed = told(capfd, "schedule", verb, "nightly", *there)
+        assert changed["paused"] == stands
+        assert [changed] == told(capfd, "schedule", "list", *here)
+    printed = [answered(capfd, "schedule", "pause", "nightly", *way) for way in (there, here)]
+    assert printed[0] == printed[1]
+    assert "paused" in printed[0][1]
     assert told(capfd, "schedule", "rm", "nightly", *there) == {"removed": "nightly"}
     assert told(capfd, "schedule", "list", *there) == told(capfd, "schedule", "list", *here) == []
     again = told(capfd, *asked, *how, *here)

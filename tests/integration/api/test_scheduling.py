@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from affinery_app.api import uploads
+from orchestration.queue import schedules
 from registry import compositions, tokens
 from registry.models import Dataset, Job, Schedule, Task
 from tests import learning_world as world
@@ -180,7 +181,10 @@ def test_a_token_for_one_task_schedules_and_ends_that_one_only(
     other = post(learnable, "/v1/tasks", new("shades")).json["jobs"][0]
     with learnable.space.sessions.begin() as session:
         _, token = tokens.create(session, "lab", "schedule", tasks=["shapes"], by="ann")
+        schedules.add(session, "nightly", "0 3 * * *", ["shades"], {})
     shown = {"Authorization": f"Bearer {token}"}
+    for verb in ("pause", "resume"):
+        assert post(learnable, f"/v1/schedules/nightly/{verb}", None, **shown).status == 403
     assert post(learnable, "/v1/tasks", new("shapes"), **shown).json["jobs"][0]["submitted_by"] == "lab"
     assert post(learnable, "/v1/tasks", new("shapes", "shades"), **shown).status == 403
     assert post(learnable, f"/v1/jobs/{other['number']}/cancel", None, **shown).status == 403
@@ -235,6 +239,12 @@ def test_tasks_are_trained_again_by_hand_and_by_the_clock(learnable: Service) ->
     kept = learnable.get("/v1/schedules/nightly")
     assert kept["tasks"] == ["shapes"]
     assert kept["memory_bytes"] > 0
+    paused = post(learnable, "/v1/schedules/nightly/pause", None, Idempotency_Key="p")
+    assert (paused.status, paused.json["paused"]) == (200, True)
+    resumed = post(learnable, "/v1/schedules/nightly/resume", None)
+    assert (resumed.status, resumed.json["paused"]) == (200, False)
+    assert post(learnable, "/v1/schedules/nightly/pause", None, Idempotency_Key="p").json == paused.json
+    assert not learnable.get("/v1/schedules/nightly")["paused"]  # that pause is not done again
     assert learnable.ask("DELETE", "/v1/schedules/nightly").status == 200
     assert learnable.ask("DELETE", "/v1/schedules/nightly").status == 404
 
