@@ -26,7 +26,7 @@ from affinery_app.api.calls import (
 )
 from affinery_app.api.etags import etag_of, held
 from affinery_app.api.following import Following
-from affinery_app.api.orders import Priority, Terms, Training
+from affinery_app.api.orders import Priority, Sized, Terms, Training
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
 from affinery_app.api.streams import LAST_EVENT, STREAM, stream
@@ -45,6 +45,10 @@ Attempt = shape(AttemptRecord)
 JobId = Annotated[
     str, Path(max_length=64, pattern="^[0-9a-zA-Z._-]+$", description="An id, how one begins, or a number.")
 ]
+Extractor = Annotated[
+    Literal["recogniser"] | None,
+    Field(description="Others are files on a machine's disk, which only its command line names."),
+]
 Some = Annotated[list[Word], Query(max_length=20, description="Only these.")]
 LOG_BYTES = 1 << 20
 
@@ -57,7 +61,7 @@ class Train(Training):
     warm: bool = False
 
 
-class Evaluate(Terms):
+class Evaluate(Sized):
     """Adapters to be measured under one protocol; what is null is as usual.
 
     against: the dataset version whose images all are measured against; null for what each learnt from.
@@ -70,9 +74,10 @@ class Evaluate(Terms):
     seed: chores.Seed = 0
     steps: chores.Steps | None = None
     guidance: Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)] | None = None
+    extractor: Extractor = None
 
 
-class Retention(Terms):
+class Retention(Sized):
     """Every task of a backbone to be measured after every addition to it; what is null is as usual."""
 
     kind: Literal["retention"]
@@ -80,6 +85,7 @@ class Retention(Terms):
     samples: chores.Samples | None = None
     seed: chores.Seed = 0
     steps: chores.Steps | None = None
+    extractor: Extractor = None
 
 
 class Export(Terms):
@@ -333,7 +339,7 @@ def _scheduled(job: JobRecord, new: bool, key: str | None) -> JSONResponse:
 
 
 def _chore(new: Evaluate | Retention | Export | Rebase | Verify) -> Chore:
-    return chores.read(chores.kinds()[new.kind], new.model_dump(exclude={"kind", *Terms.model_fields}))
+    return chores.read(chores.kinds()[new.kind], new.model_dump(exclude={"kind", *Sized.model_fields}))
 
 
 def _tasks_of(session: Session, chore: Chore) -> list[str]:

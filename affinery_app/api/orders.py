@@ -39,16 +39,24 @@ class Terms(Sent):
         }
 
 
-class Training(Terms):
+class Sized(Terms):
+    """And what a job takes of a worker; null for as much as its kind does."""
+
+    cpus: Amount | None = None
+    gpus: Amount | None = Field(default=None, description="0.5 is half of one.")
+
+    def order(self, by: str) -> dict[str, Any]:
+        return super().order(by) | {"cpus": self.cpus, "gpus": self.gpus}
+
+
+class Training(Sized):
     """How a training runs. Where strategy is null, it is chosen where it runs."""
 
     recipe: Facts = Field(default={}, description="steps, batch, seed …, as task add --set takes them")
     strategy: Literal["sequential", "co-trained", "parallel", "data-parallel"] | None = None
     workers: Annotated[int, Field(ge=1, le=10_000)] = 1
-    cpus: Amount | None = None
-    gpus: Amount | None = None
     memory_bytes: Annotated[int, Field(ge=0, lt=2**62)] | None = None
 
     def order(self, by: str) -> dict[str, Any]:
-        more = ("strategy", "workers", "cpus", "gpus", "memory_bytes")
+        more = ("strategy", "workers", "memory_bytes")
         return super().order(by) | {name: getattr(self, name) for name in more}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from affinery.errors import ConfigInvalid
 from affinery_app.cli.told import Json, job_of, record_of
+from trainers.evaluation.spelling import RECOGNISER
 
 if TYPE_CHECKING:
     from affinery_app.client import Client
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from orchestration.scheduling import Scheduled
 
 
-OF_A_WORKSPACE = ("out", "extractor", "condition_model", "cpus", "gpus")
-"""What a job in a workspace may be asked for beside: places on its disk, and room on its machines."""
+WEIGHTS = "a service reads no files of its disk that callers name; schedule the job in its workspace."
+REFUSED = {
+    "out": "a service writes among its own exports. Fetch it then: affinery download COMPOSITION FOLDER",
+    "extractor": WEIGHTS,
+    "condition_model": WEIGHTS,
+}
+"""What a job in a workspace may be asked for beside, by field: places on its disk."""
 
 
 class Orders:
@@ -32,10 +38,9 @@ class Orders:
 
         asked = {name: value for name, value in chore.model_dump().items() if value is not None}
         asked |= terms_of(terms)
-        for name in OF_A_WORKSPACE:
-            if name in asked:
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigInvalid(option, "a service does not take it; schedule the job in a workspace.")
+        for name, why in REFUSED.items():
+            if name in asked and asked[name] != RECOGNISER:
+                raise ConfigInvalid(f"--{name.replace('_', '-')}", why)
         made = self.client.reply("POST", "/v1/jobs", {"kind": chore.KIND, "after": [*after], **asked})
         return Scheduled(job_of(made.json()), "idempotency-replayed" not in made.headers)
 

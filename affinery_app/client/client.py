@@ -117,10 +117,17 @@ class Client:
         return self.reply(method, place, body, if_match, **query).json()
 
     def reply(
-        self, method: str, place: str, body: Any = None, if_match: str | None = None, **query: Any
+        self,
+        method: str,
+        place: str,
+        body: Any = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        **query: Any,
     ) -> Reply:
         """The same, with the answer's headers."""
-        sent: dict[str, str] = {} if if_match is None else {"If-Match": if_match}
+        conditions = {"If-Match": if_match, "If-None-Match": if_none_match}
+        sent = {name: value for name, value in conditions.items() if value is not None}
         content = b""
         if body is not None:
             content = json.dumps(body).encode()

@@ -34,6 +34,14 @@ class Place:
         found: Json = self._client.ask(method, path(self.PLACE, *parts), body, **query)
         return found
 
+    def _standing(self, method: str, *parts: str, body: Any = None, **conditions: str | None) -> Json:
+        """The same, with the ETag of what is told as `etag`. conditions: if_match, if_none_match."""
+        from affinery_app.client.client import path
+
+        reply = self._client.reply(method, path(self.PLACE, *parts), body, **conditions)
+        found: Json = reply.json()
+        return found | {"etag": reply.headers["etag"]}
+
 
 class Noun(Place):
     """What can be listed and read."""
@@ -222,13 +230,6 @@ class Jobs(Noun):
             raise JobNotDone(found["number"], found["state"], found["error"])
         return found
 
-    def _standing(self, method: str, *parts: str, body: Any = None, if_match: str | None = None) -> Json:
-        from affinery_app.client.client import path
-
-        reply = self._client.reply(method, path(self.PLACE, *parts), body, if_match)
-        found: Json = reply.json()
-        return found | {"etag": reply.headers["etag"]}
-
 
 class Schedules(Noun):
     PLACE = "/v1/schedules"
@@ -293,24 +294,31 @@ class Adapters(Noun):
 
 
 class Aliases(Noun):
+    """An alias comes with its `etag`: with `if_match=alias["etag"]` it is moved only from what was read."""
+
     PLACE = "/v1/aliases"
 
     def list(self, task: str = "", **query: Any) -> Iterator[Json]:
         """All of them, or those of a task."""
         return iter(self._ask("GET", task=task, **query)["items"])
 
-    def set(self, alias: str, adapter: str, require: Sequence[str] = ()) -> Json:
-        """Point task@alias at a version, whatever it means now."""
+    def get(self, alias: str) -> Json:
+        """What task@alias means."""
+        return self._standing("GET", alias)
+
+    def set(self, alias: str, adapter: str, require: Sequence[str] = (), if_match: str | None = "*") -> Json:
+        """Point task@alias at a version, whatever it means now; if_match None: if it means nothing yet."""
         body = {"adapter": adapter, "require": [*require]}
-        return self._ask("PUT", alias, body=body, if_match="*")
+        none = "*" if if_match is None else None
+        return self._standing("PUT", alias, body=body, if_match=if_match, if_none_match=none)
 
     def history(self, alias: str) -> Iterator[Json]:
         """Every move of task@alias, the latest first."""
         return iter(self._ask("GET", alias, "history")["items"])
 
-    def remove(self, alias: str) -> Json:
+    def remove(self, alias: str, if_match: str = "*") -> Json:
         """Take it away."""
-        return self._ask("DELETE", alias, if_match="*")
+        return self._standing("DELETE", alias, if_match=if_match)
 
 
 class Compositions(Noun):

@@ -114,6 +114,11 @@ REFUSED = [
     ("diff", "digits@1", "both"),
     ("diff", "dataset:digits", "dataset:digits"),
     ("alias", "history", "digits@nobody"),
+    ("alias", "set", "No Alias", "digits"),
+    ("alias", "set", "best", "digits@9", "--expect", "1"),
+    ("alias", "set", "best", "digits@2", "--expect", "9"),
+    ("alias", "set", "best", "digits@2", "--expect", "nobody@1"),
+    ("alias", "remove", "digits@nobody", "--expect", "1"),
     ("alias", "remove", "digits@nobody"),
     ("alias", "remove", "digits"),
     ("tag", "nothing"),
@@ -305,6 +310,34 @@ def test_what_is_said_of_a_thing_by_a_service_is_said_in_its_workspace(
     assert told(capfd, "rename", "task:numbers", "numbers", *there)["at"] is None
 
 
+def test_an_alias_is_moved_by_a_service_only_from_what_it_is_expected_to_mean(
+    address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there, here = ("--url", address), ("--workspace", space.folder)
+    for words in (
+        ("set", "champion", "digits@2", "--expect", "none"),
+        ("set", "champion", "digits@2", "--expect", "2"),
+        ("set", "best", "digits@2", "--expect", "1"),
+        ("remove", "digits@champion", "--expect", "digits@2"),
+        ("remove", "digits@champion", "--expect", "none"),
+    ):
+        refused = answered(capfd, "alias", *words, *there)
+        assert refused == answered(capfd, "alias", *words, *here)
+        assert (refused[:2], "now, not" in refused[2]) == ((1, ""), True), words
+    held = told(capfd, "alias", "list", *here)
+    assert [(each["ref"], each["adapter"]) for each in held] == [("digits@champion", "digits@1")]
+    for words in (
+        ("set", "champion", "digits@2", "--expect", "1"),
+        ("set", "champion", "digits@1", "--expect", "digits@2"),
+        ("set", "champion", "digits@2", "--expect", "digits@champion"),
+        ("set", "best", "digits@1", "--expect", "none"),
+        ("remove", "digits@best", "--expect", "digits@1"),
+        ("set", "best", "digits@2", "--expect", "none"),
+    ):
+        moved = told(capfd, "alias", *words, *there)
+        assert told(capfd, "alias", "history", moved["ref"], *here)[0] == moved
+
+
 def test_what_a_service_is_to_do_later_is_a_job_in_its_workspace(
     address: str, space: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,7 +347,9 @@ def test_what_a_service_is_to_do_later_is_a_job_in_its_workspace(
     for words in (
         ("export", "both", "--format", "bundle", "--no-backbone"),
         ("evaluate", "digits@1", "faces", "--samples", "9", "--seed", "4", "--guidance", "2"),
+        ("evaluate", "digits@1", "--cpus", "2", "--gpus", "0.5", "--extractor", "recogniser"),
         ("retention", "dit", "--steps", "7"),
+        ("retention", "dit", "--cpus", "1", "--gpus", "0", "--extractor", "recogniser"),
         ("rebase", "dit", "dit", "--task", "digits", "--set", "steps=5", "--cold"),
         ("verify",),
         ("verify", "digits@1"),
@@ -376,11 +411,10 @@ def test_what_only_a_workspace_does_says_so_in_one_sentence(
         "backbone: dit\njobs:\n  - task: {name: a, dataset: digits}\n  - task: {name: b, dataset: digits}\n"
     )
     refused = [
-        ("alias", "set", "best", "digits@2", "--expect", "none"),
-        ("alias", "remove", "digits@champion", "--expect", "1"),
         ("job", "add", "export", "both", "--out", tmp_path / "bundle"),
-        ("job", "add", "evaluate", "digits", "--extractor", "pixels"),
-        ("job", "add", "retention", "dit", "--gpus", "1"),
+        ("job", "add", "evaluate", "digits", "--extractor", f"clip={tmp_path}"),
+        ("job", "add", "retention", "dit", "--extractor", f"timm:vit={tmp_path}"),
+        ("job", "add", "evaluate", "digits", "--condition-model", tmp_path),
         ("dataset", "show", "digits", "--contact-sheet", tmp_path / "sheet.png"),
         ("compose", "sum", "--merge", "digits:0.5,faces:0.5"),
         ("task", "add", "--from", plan),

@@ -219,6 +219,23 @@ def test_a_job_is_changed_only_as_it_was_read(client: Client) -> None:
     assert states == ["paused", "queued", "cancelled", "queued"]
 
 
+def test_an_alias_is_moved_only_as_it_was_read(client: Client) -> None:
+    made = client.aliases.set("digits@best", "1", if_match=None)
+    assert client.aliases.get("digits@best") == made
+    moved = client.aliases.set("digits@best", "2", if_match=made["etag"])
+    assert (moved["adapter"], moved["number"]) == ("digits@2", 2)
+    for late in (
+        lambda: client.aliases.set("digits@best", "1", if_match=None),
+        lambda: client.aliases.set("digits@best", "1", if_match=made["etag"]),
+        lambda: client.aliases.remove("digits@best", if_match=made["etag"]),
+    ):
+        with pytest.raises(ServiceRefused, match="somebody moved it") as caught:
+            late()
+        assert caught.value.status == 412
+    assert client.aliases.remove("digits@best", if_match=moved["etag"])["adapter"] is None
+    assert client.aliases.set("digits@best", "1", if_match=None)["number"] == 4
+
+
 def test_who_has_no_token_is_told_where_one_is_given(space: Workspace) -> None:
     with serving(space, token="a-token-of-some-length") as service:
         stranger = Client(f"http://127.0.0.1:{service.port}")
