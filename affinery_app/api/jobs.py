@@ -170,11 +170,15 @@ def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], postin
     key = new.key or posting.key
     if isinstance(new, Train):
         return _train(space, who, new, key)
-    chore = _chore(new)
+    made = ordered(space, who, _chore(new), after=new.after, key=key, **new.order(who.name))
+    return _scheduled(made.job, made.new, key)
+
+
+def ordered(space: Workspace, who: Who, chore: Chore, **order: Any) -> chores.Scheduled:
+    """A job for who may have it. Raises NotGranted, and what scheduling raises."""
     with space.sessions.read() as session:
         who.check_tasks(session, _tasks_of(session, chore) if who.tasks is not None else [])
-    made = chores.schedule(space.sessions, chore, after=new.after, key=key, **new.order(who.name))
-    return _scheduled(made.job, made.new, key)
+    return chores.schedule(space.sessions, chore, **order)
 
 
 @router.get("/{job}", response_model=AboutJob)

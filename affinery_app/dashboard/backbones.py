@@ -78,8 +78,7 @@ def start_rebase(visit: Visit) -> Response:
             "warm": visit.form.get("warm") == "yes",
         },
     )
-    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
-    return visit.on_to("jobs", job.id, said="scheduled")
+    return visit.scheduled(asked)
 
 
 def add_shipped(visit: Visit) -> Response:

@@ -81,5 +81,4 @@ def export(visit: Visit) -> Response:
             "backbone": visit.form.get("bare") != "yes",
         },
     )
-    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
-    return visit.on_to("jobs", job.id, said="scheduled")
+    return visit.scheduled(asked)

@@ -7,7 +7,6 @@ from starlette.responses import Response
 from affinery_app.dashboard.amounts import number, wholes
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores
-from registry import adapters
 
 
 def evaluate(visit: Visit) -> Response:
@@ -21,11 +20,7 @@ def evaluate(visit: Visit) -> Response:
             "guidance": number(visit.form, "guidance") if visit.form.get("guidance") else None,
         },
     )
-    with visit.space.sessions.read() as session:
-        learners = [adapters.get(session, ref).task for ref in asked.adapters]
-    visit.check_tasks(*learners)
-    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
-    return visit.on_to("jobs", job.id, said="scheduled")
+    return visit.scheduled(asked)
 
 
 def retention(visit: Visit) -> Response:
@@ -33,5 +28,4 @@ def retention(visit: Visit) -> Response:
     asked = chores.read(
         chores.Retention, {"backbone": visit.named(), **wholes(visit.form, "samples", "steps", "seed")}
     )
-    job = chores.schedule(visit.space.sessions, asked, submitted_by=visit.by).job
-    return visit.on_to("jobs", job.id, said="scheduled")
+    return visit.scheduled(asked)

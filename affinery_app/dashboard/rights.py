@@ -1,21 +1,24 @@
-"""What each form of the pages asks of who sends it: the one list, as api/rights.py is that of the API."""
+"""What each form of the pages asks of who sends it: what the API asks for the same (api/rights.py)."""
 
 from __future__ import annotations
 
-from affinery_app.api.rights import Right
+from affinery_app.api.rights import RIGHTS
 
-FORMS: dict[str, Right] = {
-    "/tasks/{ref}/train": Right("schedule", tasks=True),
-    "/adapters/{ref}/alias": Right("promote", tasks=True),
-    "/adapters/{ref}/retire": Right("promote", tasks=True),
-    "/adapters/{ref}/restore": Right("promote", tasks=True),
-    "/jobs/{ref}/{verb}": Right("schedule", tasks=True),
-    "/evaluate": Right("schedule", tasks=True),
-    "/backbones/{ref}/retention": Right("schedule"),
-    "/datasets/shipped": Right("schedule", tasks=True),
-    "/backbones/shipped": Right("admin"),
-    "/compositions": Right("promote"),
-    "/compositions/{ref}/export": Right("promote"),
-    "/backbones/{ref}/rebase": Right("admin"),
-    "/new": Right("schedule", tasks=True),
+SAME = {
+    "/tasks/{ref}/train": "create_job",
+    "/adapters/{ref}/alias": "put_alias",
+    "/adapters/{ref}/retire": "retire_adapter",
+    "/adapters/{ref}/restore": "restore_adapter",
+    "/jobs/{ref}/{verb}": "cancel_job",
+    "/evaluate": "create_job",
+    "/backbones/{ref}/retention": "create_job",
+    "/datasets/shipped": "create_dataset",
+    "/backbones/shipped": "create_backbone",
+    "/compositions": "create_composition",
+    "/compositions/{ref}/export": "create_job",
+    "/backbones/{ref}/rebase": "create_job",
+    "/new": "create_tasks",
 }
+"""By form, the route that does the same."""
+
+FORMS = {form: RIGHTS[route] for form, route in SAME.items()}

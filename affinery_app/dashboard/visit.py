@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.errors import NotGranted
+from affinery_app.api.jobs import ordered
 from affinery_app.api.problems import STATUSES, said_of
 from affinery_app.api.rights import SAFE, Right
 from affinery_app.charts import heat_key
@@ -29,6 +30,7 @@ from affinery_app.dashboard.words import ago, duration, moment, plain, recognise
 from affinery_app.demo import shipped_datasets
 from affinery_app.figures import counted, signed, size
 from affinery_app.wiring import Workspace
+from orchestration.chores import Chore
 
 HERE = Path(__file__).parent
 POLICY = (
@@ -97,6 +99,12 @@ class Visit:
             except NotGranted as error:
                 refusal = error
         return "" if refusal is None else said_of(refusal)
+
+    def scheduled(self, chore: Chore) -> Response:
+        """Queue a job, and on to its page. Raises what the API raises for it."""
+        who = self.who or NOBODY
+        job = ordered(self.space, who, chore, submitted_by=who.name).job
+        return self.on_to("jobs", job.id, said="scheduled")
 
     def check_tasks(self, *names: str) -> None:
         """Raises NotGranted where one of these tasks is none that the visitor may change."""

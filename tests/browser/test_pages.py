@@ -444,6 +444,36 @@ def test_every_form_asks_for_its_scope(pages: Service, scope: str) -> None:
             assert reply.status < 500, reply.body
 
 
+JOBS = {
+    "/compositions/both/export": {"kind": "export", "composition": "both"},
+    "/backbones/dit/rebase": {"kind": "rebase", "old": "dit", "new": "unet"},
+    "/backbones/dit/retention": {"kind": "retention", "backbone": "dit"},
+}
+
+
+@pytest.mark.parametrize("scope", tokens.SCOPES)
+@pytest.mark.parametrize("tasks", [None, ["digits"]])
+@pytest.mark.parametrize("form", JOBS)
+def test_a_form_for_a_job_is_for_whom_the_api_lets_schedule_it(
+    pages: Service, form: str, tasks: list[str] | None, scope: str
+) -> None:
+    with pages.space.sessions.begin() as session:
+        _, secret = tokens.create(session, "ann", scope, tasks=tasks, by="tests")
+    asked = {"to": "unet", "only": "digits"} | JOBS[form]
+    headers = {"Authorization": f"Bearer {secret}"}
+    with serving(pages.space) as closed:
+        by_form = closed.ask(
+            "POST",
+            form,
+            urlencode(asked).encode(),
+            **headers,
+            Content_Type="application/x-www-form-urlencoded",
+        )
+        by_api = closed.ask("POST", "/v1/jobs", JOBS[form], **headers)
+    may = tasks is None and scope != "read"
+    assert (by_form.status != 403, by_api.status != 403) == (may, may), (by_form.status, by_api.json)
+
+
 def test_every_form_has_a_right() -> None:
     assert FORMS.keys() == CHANGE.keys()
 
@@ -490,11 +520,11 @@ def form_of(action: str) -> str:
     return min(fitting, key=lambda each: each.count("{"))
 
 
-@pytest.mark.parametrize("path", ["/compositions", "/compositions/both/export", "/backbones/dit/retention"])
+@pytest.mark.parametrize("path", ["/compositions", *JOBS])
 def test_a_token_for_certain_tasks_changes_nothing_else_by_forms_either(pages: Service, path: str) -> None:
     with pages.space.sessions.begin() as session:
         _, secret = tokens.create(session, "ann", "admin", tasks=["digits"], by="tests")
-    body = urlencode({"name": "mine", "member": "digits@2"}).encode()
+    body = urlencode({"name": "mine", "member": "digits@2", "to": "unet", "only": "digits"}).encode()
     headers = {"Authorization": f"Bearer {secret}", "Content_Type": "application/x-www-form-urlencoded"}
     with serving(pages.space) as closed:
         reply = closed.ask("POST", path, body, **headers)
