@@ -31,7 +31,8 @@ from affinery_app.api.rights import SAFE
 from registry.asking import Asker, asked_by
 
 # What nobody has to show anything for: the pages' own look, and where one shows a token.
-OPEN = frozenset(("GET /healthz", "POST /session", "POST /session/end", "GET /login"))
+SIGN_IN, SIGN_OUT = "/session", "/session/end"
+OPEN = frozenset(("GET /healthz", f"POST {SIGN_IN}", f"POST {SIGN_OUT}", "GET /login"))
 OPEN_FOLDER = "/static/"
 LOGIN = "/login"
 LONGEST_PLACE = 2000  # characters of an address that one is led back to
@@ -39,6 +40,7 @@ MACHINES = ("/v1", "/session", "/openapi.json")  # where no page is
 UPLOADS = ("/v1/blobs", "/v1/uploads/")
 CSRF_HEADER = "x-affinery-csrf"
 CSRF_FIELD = "csrf"
+CSRF_MISSING = "Csrf missing"
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 _PEEKED = 4096  # how far into a form its first field is looked for
@@ -96,14 +98,12 @@ class Guard:
             await send(message)
 
         limit = self.limits.upload_bytes if scope["path"].startswith(UPLOADS) else self.limits.body_bytes
-        counted = _counting(receive, limit)
-        tell = self.telling(scope, counted, send_with_headers)
+        body = _Body(_counting(receive, limit))
+        tell = self.telling(scope, body.receive, send_with_headers)
         try:
             came = await self._came(scope, Headers(scope=scope), limit)
             if not isinstance(came, Response):
-                body = _Body(counted)
-                refusal = await _forged(scope, Headers(scope=scope), came, body)
-                came, counted = refusal or came, body.receive
+                came = await _forged(scope, Headers(scope=scope), came, body) or came
         except AffineryError as error:
             came = of_error(error)
         except HTTPException:
@@ -113,10 +113,10 @@ class Guard:
             return
         scope.setdefault("state", {}).update(who=came, door=self.door, guesses=self.guesses)
         if came is None or scope["method"] in SAFE:
-            await self.app(scope, counted, tell)
+            await self.app(scope, body.receive, tell)
             return
         with asked_by(Asker(came.name, came.via, came.address, f"{scope['method']} {scope['path']}"[:300])):
-            await self.app(scope, counted, tell)
+            await self.app(scope, body.receive, tell)
 
     async def _came(self, scope: Scope, headers: Headers, limit: int) -> Who | Response | None:
         """Who came in, or what they are told instead; None for nobody, where that is enough."""
@@ -133,7 +133,7 @@ class Guard:
             else:
                 async with self.guesses.turn(address, shown) as has_turn:
                     if not has_turn:
-                        return too_often(math.ceil(SLOW_SECONDS))
+                        return too_many_wrong(math.ceil(SLOW_SECONDS))
                     who = await self.door.admit(headers)
             if who is None and not _is_open(scope["method"], scope["path"]):
                 return self._unknown(scope, headers, address)
@@ -157,7 +157,7 @@ class Guard:
         shown = "authorization" in headers or "cookie" in headers
         wait = self.guesses.wrong(address, bearer(headers) or cookie_of(headers)) if shown else None
         if wait is not None:
-            return too_often(wait)
+            return too_many_wrong(wait)
         detail = "Show a token that is active: Authorization: Bearer …"
         return problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
@@ -180,9 +180,12 @@ def too_large(limit: int) -> Response:
     return problem(413, "Body too large", f"A body here has {limit:,} bytes at most.")
 
 
-def too_often(seconds: int) -> Response:
-    detail = f"That was asked too often. Ask again in {seconds} s."
-    return problem(429, "Too many requests", detail, headers={"Retry-After": str(seconds)})
+def too_often(seconds: int, why: str = "That was asked too often. Ask again") -> Response:
+    return problem(429, "Too many requests", f"{why} in {seconds} s.", headers={"Retry-After": str(seconds)})
+
+
+def too_many_wrong(seconds: int) -> Response:
+    return too_often(seconds, "Too many wrong tokens came from this address. Try again")
 
 
 def _is_open(method: str, path: str) -> bool:
@@ -214,14 +217,18 @@ async def _forged(scope: Scope, headers: Headers, who: Who | None, body: _Body) 
     own = (f"http://{headers.get('host', '')}", f"https://{headers.get('host', '')}")
     if site not in (None, "same-origin", "none") or (origin is not None and origin not in own):
         return problem(403, "Cross-site", "A page of another site may change nothing here.")
-    if who is not None and who.via == "session":
+    signs_in = (scope["method"], scope["path"]) == (
+        "POST",
+        SIGN_IN,
+    )  # by what is shown, whoever was there before
+    if who is not None and who.via == "session" and not signs_in:
         said = headers.get(CSRF_HEADER) or await _first_field(headers, body)
         if not hmac.compare_digest(said.encode(), who.csrf.encode()):
             detail = (
                 "A change in a browser's session carries what GET /session gives as csrf: in the header "
                 "X-Affinery-CSRF, or as the form's first field, csrf."
             )
-            return problem(403, "Csrf missing", detail)
+            return problem(403, CSRF_MISSING, detail)
     return None
 
 

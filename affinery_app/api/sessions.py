@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from affinery_app.api.access import COOKIE, Registered, Who, cookie_of, csrf_of
 from affinery_app.api.bodies import JSON, kind_of
 from affinery_app.api.calls import Caller, Space, answer
-from affinery_app.api.guard import FORM, LONGEST_PLACE, sign_in, too_often
+from affinery_app.api.guard import FORM, LONGEST_PLACE, sign_in, too_many_wrong
 from affinery_app.api.problems import problem
 from affinery_app.api.rates import SLOW_SECONDS, Guesses
 from affinery_app.api.rights import nouns
@@ -24,12 +24,13 @@ from affinery_app.wiring import Workspace
 from registry import events, tokens
 
 router = nouns("/session", "session")
+LONGEST = 500  # characters of what is shown
 
 
 class Shown(BaseModel):
     """The token that a browser shows; next: where its page wants to be afterwards, on this service."""
 
-    token: str = Field(min_length=1, max_length=500)
+    token: str = Field(min_length=1, max_length=LONGEST)
     next: str = Field(default="", max_length=LONGEST_PLACE)
 
 
@@ -59,6 +60,7 @@ async def open_session(request: Request, space: Space) -> Response:
     """Show a token, and have a cookie for half a day. A form that does so is sent on to `next`."""
     form = kind_of(request.headers) == FORM
     new = await _read(request, form)
+    request.state.following = _local(new.next)  # for the page that tells a browser of a refusal
     door = request.scope["state"].get("door")
     if not isinstance(door, Registered):
         detail = "Nobody has to show a token here: there is nothing to sign in to."
@@ -104,13 +106,13 @@ async def _shown(request: Request, door: Registered, address: str, secret: str) 
     guesses: Guesses = request.scope["state"]["guesses"]
     async with guesses.turn(address, secret) as has_turn:
         if not has_turn:
-            return too_often(math.ceil(SLOW_SECONDS))
+            return too_many_wrong(math.ceil(SLOW_SECONDS))
         who = await run_in_threadpool(door.shown, secret)
     if who is not None:
         guesses.right(secret)
         return who
     wait = guesses.wrong(address, secret)
-    return None if wait is None else too_often(wait)
+    return None if wait is None else too_many_wrong(wait)
 
 
 async def _read(request: Request, form: bool) -> Shown:
@@ -123,6 +125,8 @@ async def _read(request: Request, form: bool) -> Shown:
     except ValueError as error:
         unread = not isinstance(error, ValidationError) or error.errors()[0]["type"] == "json_invalid"
         detail = 'Send {"token": "aff_…"}, or a form with the field token.'
+        if form and not unread:
+            detail = f"That is no token: one has {LONGEST} characters at most, and one at least."
         raise HTTPException(400 if unread else 422, detail) from error
 
 

@@ -73,11 +73,17 @@ CHANGE: dict[str, Page] = {
 }
 """What changes something: rights.py has what each asks of who sends it."""
 
+SIGN_IN = {
+    "wrong": "There is no active token of this text.",
+    "ended": "Your session has ended. Sign in again, and you are back where you were.",
+}
+"""What the page where one shows a token says, by the word in its address."""
+
 
 def login(visit: Visit) -> Response:
     """Where one shows a token; the API opens the session (api/sessions.py)."""
-    wrong, ended = bool(visit.asked("wrong")), bool(visit.asked("ended"))
-    return visit.answer("login.html", wrong=wrong, ended=ended, changing=False, following=visit.asked("next"))
+    wrong = next((words for name, words in SIGN_IN.items() if visit.asked(name)), "")
+    return visit.answer("login.html", wrong=wrong, following=visit.asked("next"))
 
 
 class Assets(StaticFiles):

@@ -12,6 +12,7 @@ import pytest
 from affinery_app.api.guard import Limits
 from affinery_app.api.problems import MEDIA_TYPE, problem
 from affinery_app.dashboard.refusals import as_pages
+from registry import tokens
 from tests.browser.conftest import EVIL_CLASS
 from tests.browser.reading import Read, faults, read
 from tests.integration.api.conftest import Reply, Service, serving
@@ -141,12 +142,69 @@ def test_who_signs_out_of_a_session_that_is_over_comes_to_the_sign_in(pages: Ser
         assert (reply.status, reply.headers["location"]) == (303, "/login")
         cookie = signs_in(closed, SECRET, "/").headers["set-cookie"].partition(";")[0]
         forged = closed.ask("POST", "/session/end", b"csrf=of-another-day", Cookie=cookie, **READER, **FORM)
-        assert forged.status == 403
+        assert "This page is out of date" in shown(forged, 403)
         assert closed.ask("GET", "/tasks", Cookie=cookie, **READER).status == 200
 
 
-def signs_in(service: Service, secret: str, place: str) -> Reply:
-    return service.ask("POST", "/session", urlencode({"token": secret, "next": place}).encode(), **FORM)
+def test_a_form_of_an_earlier_session_leads_back_to_its_page_with_what_was_filled_in(pages: Service) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        cookie = signs_in(closed, SECRET, "/").headers["set-cookie"].partition(";")[0]
+        sent = {"csrf": "of-another-day", "name": "köln & co", "steps": "12", "note": "a" * 300}
+        came = {"Referer": f"http://127.0.0.1:{closed.port}/new?dataset=digits%401", "Cookie": cookie}
+        reply = closed.ask("POST", "/new", urlencode(sent).encode(), **READER, **FORM, **came)
+        text = shown(reply, 403)
+        assert "This page is out of date" in text
+        assert "so nothing was changed" in text
+        assert "csrf" not in text.lower()
+        back = next(held["href"] for held in read(reply.body).of("a") if held["href"].startswith("/new"))
+        found = read(closed.ask("GET", back, Cookie=cookie).body)
+        filled = {held.get("name"): held.get("value") for held in found.of("input")}
+        assert (filled["name"], filled["steps"]) == ("köln & co", "12")
+        sent["csrf"] = str(filled["csrf"])
+        reply = closed.ask("POST", "/new", urlencode(sent).encode(), **READER, **FORM, **came)
+        assert "out of date" not in read(reply.body).text
+        unsaid = closed.ask("POST", "/evaluate", b"", Cookie=cookie, **READER, **FORM)
+        assert "out of date" in shown(unsaid, 403)
+        machine = closed.ask("POST", "/new", b"", Cookie=cookie, **FORM)
+        assert machine.json["type"] == "urn:affinery:csrf-missing"
+
+
+def test_who_is_signed_in_may_sign_in_again_and_as_somebody_else(pages: Service) -> None:
+    with pages.space.sessions.begin() as session:
+        _, secret = tokens.create(session, "ann", "read", by="tests")
+    with serving(pages.space, token=SECRET) as closed:
+        cookie = signs_in(closed, SECRET, "/").headers["set-cookie"].partition(";")[0]
+        again = urlencode({"token": secret, "next": "/tasks"}).encode()
+        reply = closed.ask("POST", "/session", again, Cookie=cookie, **READER, **FORM)
+        assert (reply.status, reply.headers["location"]) == (303, "/tasks")
+        new = reply.headers["set-cookie"].partition(";")[0]
+        assert closed.ask("GET", "/session", Cookie=new).json["name"] == "ann"
+        ended = closed.ask("DELETE", "/session", Cookie=new)
+        assert ended.json["type"] == "urn:affinery:csrf-missing"
+
+
+def test_who_shows_too_many_wrong_tokens_is_told_so_where_one_signs_in(pages: Service) -> None:
+    with serving(pages.space, token=SECRET, limits=Limits(wrong_burst=1, wrong_per_second=0.01)) as closed:
+        assert signs_in(closed, "wrong", "/tasks").status == 303
+        reply = signs_in(closed, "wrong", "/tasks?q=a%26b", **READER)
+        assert "Too many wrong tokens" in shown(reply, 429)
+        assert int(reply.headers["retry-after"]) > 1
+        assert following(read(reply.body)) == "/tasks?q=a%26b"
+        assert signs_in(closed, SECRET, following(read(reply.body)), **READER).status == 303
+        machine = closed.ask("POST", "/session", {"token": "wrong"}, **READER)
+        assert (machine.status, machine.headers["content-type"]) == (429, MEDIA_TYPE)
+
+
+@pytest.mark.parametrize(("token", "status"), [("", 422), ("a" * 501, 422), ("a" * (1 << 21), 413)])
+def test_what_can_be_no_token_is_told_where_one_signs_in(pages: Service, token: str, status: int) -> None:
+    with serving(pages.space, token=SECRET) as closed:
+        text = shown(signs_in(closed, token, "/tasks", **READER), status)
+        assert "no token: one has 500 characters" in text or status == 413
+
+
+def signs_in(service: Service, secret: str, place: str, **headers: str) -> Reply:
+    sent = urlencode({"token": secret, "next": place}).encode()
+    return service.ask("POST", "/session", sent, **FORM, **headers)
 
 
 @pytest.mark.parametrize("status", [401, 413, 500, 503])
