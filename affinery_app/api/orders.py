@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from affinery.errors import ConfigInvalid
 from affinery_app.api.shapes import Facts, Sent, Word
 
 Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def _written(told: object) -> object:
+    """A moment as text: what is a number, or looks like one, would be taken for seconds since 1970."""
+    if not isinstance(told, str) or _MOMENT.fullmatch(told) is None:
+        raise ValueError("write it as RFC 3339, as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00")
+    return told
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
@@ -19,7 +31,7 @@ class Terms(Sent):
 
     after: list[Word] = Field(default=[], max_length=200, description="Jobs to be done before: number or id.")
     priority: Priority = 0
-    run_at: AwareDatetime | None = Field(default=None, strict=False, description="Not before this moment.")
+    run_at: Moment | None = Field(default=None, description="Not before this moment (RFC 3339).")
     timeout_seconds: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     key: Word | None = None

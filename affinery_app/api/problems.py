@@ -201,7 +201,8 @@ def _methods(app: FastAPI, scope: Scope) -> list[str]:
 
 def _fault(error: Mapping[str, Any]) -> Fault:
     where = ".".join(str(each)[:80] for each in error["loc"])
-    return Fault(where=_sayable(where), detail=_sayable(str(error["msg"]))[:500])
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's, of what our own checks say
+    return Fault(where=_sayable(where), detail=_sayable(said)[:500])
 
 
 def _sayable(text: str) -> str:

@@ -145,6 +145,10 @@ def test_a_value_of_another_kind_than_json_s_own_is_refused(service: Service) ->
     verify = {"kind": "verify"}
     for name, value in (("priority", "3"), ("timeout_seconds", "60"), ("ref", 7)):
         assert service.ask("POST", "/v1/jobs", verify | {name: value}).status == 422, name
+    for told in (1_900_000_000, "1900000000", 1.9e9, True, "2030-01-02", "2030-01-02T03:04:05", "tomorrow"):
+        reply = service.ask("POST", "/v1/jobs", verify | {"run_at": told})
+        assert (reply.status, "RFC 3339" in reply.json["detail"]) == (422, True), told
+        assert reply.json["faults"][0]["detail"].startswith("write it as"), told
     moment = {"timeout_seconds": 60, "run_at": "2030-01-02T03:04:05+01:00"}
     assert service.ask("POST", "/v1/jobs", verify | moment).json["run_at"].startswith("2030-01-02T02:04:05")
 
