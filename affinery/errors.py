@@ -19,8 +19,8 @@
 Constructors take positional arguments only, so that an error raised in a Ray worker arrives whole.
 
 What names a place of this machine, or is what a library said and may name one, is for whoever sits at it, and
-an option is for who types commands: a class says `here=` which arguments these are, and `elsewhere()` gives
-the words for everybody else.
+an option is for who types commands: a class says `here=` which arguments these are, and `options=True` that its
+own words name options; `elsewhere()` gives the words for everybody else.
 """
 
 from __future__ import annotations
@@ -44,9 +44,20 @@ def words_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+FIELDS = {"memory": "memory_bytes", "rank": "config.rank"}
+"""By option, the field that it is elsewhere, where that is not its own name."""
+
+
 def as_fields(told: object) -> str:
-    """Options of commands as the fields of a request that they are elsewhere: `--skip-bad` is `skip_bad`."""
-    return re.sub(r"(?<![^\s(])--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), str(told))
+    """Options of commands as the fields of a request that they are elsewhere: `--skip-bad` is `skip_bad`, and
+    `--set steps=3` is `recipe.steps=3`.
+    """
+    said = re.sub(r"(?<![^\s(])--set ", "recipe.", str(told))
+    return re.sub(
+        r"(?<![^\s(])--([a-z][a-z-]*)",
+        lambda found: FIELDS.get(found[1], found[1].replace("-", "_")),
+        said,
+    )
 
 
 Words = str | Callable[[object], str]
@@ -57,13 +68,15 @@ class AffineryError(Exception):
 
     exit_code = 1
     here: Mapping[int, Words] = {}
+    options = False
 
-    def __init_subclass__(cls, here: Mapping[int, Words] | None = None) -> None:
+    def __init_subclass__(cls, here: Mapping[int, Words] | None = None, options: bool = False) -> None:
         """here: by position, the arguments that are told on this machine only, and what is said elsewhere:
-        other words, or what makes them of these.
+        other words, or what makes them of these. options: whether it names options of commands in its words.
         """
         if here is not None:
             cls.here = here
+        cls.options = cls.options or options
 
     def elsewhere(self) -> str:
         """What happened, for who asks from elsewhere: without the places of this machine."""
@@ -71,7 +84,8 @@ class AffineryError(Exception):
         for i, words in self.here.items():
             if i < len(told):
                 told[i] = words if isinstance(words, str) else words(told[i])
-        return str(type(self)(*told))
+        said = str(type(self)(*told))
+        return as_fields(said) if self.options else said
 
     def called(self, place: str, name: str) -> Self:
         """The same of a file or folder that its reader knows by another name, which is no secret."""

@@ -41,7 +41,7 @@ def counted(
             f"The training of {' + '.join(names)} needs at least",
             f"{takes / GIB:.3g} GiB",
             f"{most / GIB:.3g} GiB",
-            [*advice, "--memory GIB, where what it takes is known better"],
+            [*advice, "--memory, where what it takes is known better"],
             takes,
         )
     return takes

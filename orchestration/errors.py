@@ -251,7 +251,7 @@ class FailpointReached(OrchestrationError):
         return f"Failpoint {self.args[0]!r} was reached."
 
 
-class NeverFits(OrchestrationError, UserError):
+class NeverFits(OrchestrationError, UserError, options=True):
     """A job needs more than there is. Args: job, what it needs, what there is."""
 
     def __str__(self) -> str:
@@ -262,7 +262,7 @@ class NeverFits(OrchestrationError, UserError):
         )
 
 
-class TooLarge(OrchestrationError, UserError):
+class TooLarge(OrchestrationError, UserError, options=True):
     """A training needs more memory than there is. Args: how much, of what, what there is, what would help."""
 
     def __str__(self) -> str:
@@ -273,7 +273,7 @@ class TooLarge(OrchestrationError, UserError):
         )
 
 
-class OverLimit(OrchestrationError, UserError):
+class OverLimit(OrchestrationError, UserError, options=True):
     """A job takes more memory than all jobs together may. Args: what, GiB, the limit, what helps, bytes."""
 
     def __str__(self) -> str:
@@ -285,7 +285,7 @@ class OverLimit(OrchestrationError, UserError):
         )
 
 
-class ExportRefused(OrchestrationError, UserError):
+class ExportRefused(OrchestrationError, UserError, here={2: as_fields}):
     """A composition that is not to be shipped. Args: composition, why, what to do."""
 
     def __str__(self) -> str:
@@ -313,7 +313,7 @@ class OtherClasses(OrchestrationError, UserError):
         )
 
 
-class TooFewImages(OrchestrationError, UserError):
+class TooFewImages(OrchestrationError, UserError, options=True):
     """A task of which no distance can be measured. Args: task, of what there are too few, how many, how many
     are needed.
     """

@@ -98,7 +98,7 @@ def _chosen(
     meant = dict.fromkeys(tasks.get(session, ref).name for ref in only)
     for name in meant:
         if name not in by_name:
-            raise ConfigInvalid("--task", f"{name!r} is not on {backbone.ref}.{near(name, by_name)}")
+            raise ConfigInvalid(f"task {name!r}", f"it is not on {backbone.ref}.{near(name, by_name)}")
     return [by_name[name] for name in meant] if only else list(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -21,11 +21,12 @@ from registry.records import TaskRecord
 class Rehearsal:
     """Sees what schedule_all would keep, while it is there.
 
-    jobs: in the order in which they would run. seconds: of all, one after another; None where no such
-    training is done yet to reckon by.
+    words: how an error is told to who asked. jobs: in the order in which they would run. seconds: of all, one
+    after another; None where no such training is done yet to reckon by.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Callable[[Exception], str] = str) -> None:
+        self.words = words
         self.jobs: list[dict[str, Any]] = []
         self.seconds: float | None = 0.0
 
@@ -35,7 +36,7 @@ class Rehearsal:
         for place, each in enumerate(_in_order(found), 1):
             places[each.job.id] = place
             learners = [tasks.get(session, name) for name in each.job.tasks]
-            job = _described(session, each.job, learners, waiting)
+            job = _described(session, each.job, learners, waiting, self.words)
             after = [str(places.get(need, f"job {need[:8]}")) for need in each.job.needs]
             self.jobs.append({"place": place, "new": each.new} | job | {"after": after})
         times = [job["seconds"] for job in self.jobs if job["new"]]
@@ -59,7 +60,11 @@ def _in_order(found: Sequence[Scheduled]) -> list[Scheduled]:
 
 
 def _described(
-    session: Session, job: JobRecord, learners: Sequence[TaskRecord], waiting: int
+    session: Session,
+    job: JobRecord,
+    learners: Sequence[TaskRecord],
+    waiting: int,
+    words: Callable[[Exception], str],
 ) -> dict[str, Any]:
     """What it does, what it takes, how it would be trained here, and how long such jobs took here."""
     backbone, recipe, here = backbones.by_id(session, learners[0].backbone_id), job.recipe, planner.machine()
@@ -70,7 +75,7 @@ def _described(
         if not here.gpus:
             needs.check_fits(need, recipe, here.memory_bytes, "this machine")
     except TooLarge as error:
-        refused = str(error)
+        refused = words(error)
     refused = refused or obstacles(session, [job], here).get(job.id)
     known = pace(session, backbone.node_id)
     return {

@@ -33,7 +33,7 @@ def folded_backbone(model: ComposedModel, task: str) -> Backbone:
             raise ConfigInvalid(
                 "format",
                 f"{task!r} is not wholly in the weights: {reason} ({len(remainder.reasons)} layers, as "
-                f"{layer}). Export torch-export, onnx or a bundle, or diffusers without --task.",
+                f"{layer}). Export torch-export, onnx or a bundle, or diffusers of all tasks.",
             )
         state = {name: tensor.clone() for name, tensor in plain_state(model).items()}
     finally:

@@ -12,7 +12,7 @@ from affinery import tensor_files
 from affinery.backbones.contract import Backbone
 from affinery.importing import IMPORTING
 
-OTHERWISE = "Leave --task out: the pipeline file draws every task. Or take the format safetensors."
+OTHERWISE = "Name no task: the pipeline file draws every task. Or take the format safetensors."
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

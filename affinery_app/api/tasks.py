@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
+from affinery.errors import words_of
 from affinery_app.api.access import Who
 from affinery_app.api.adapters import Adapter, found
 from affinery_app.api.calls import After, Caller, Limit, Posting, Ref, Space, answer, attached, page
@@ -123,7 +124,7 @@ def estimate_tasks(space: Space, who: Caller, new: NewTasks) -> JSONResponse:
     from orchestration.rehearsal import Rehearsal
     from orchestration.scheduling import schedule_all
 
-    rehearsal, notes = Rehearsal(), list[str]()
+    rehearsal, notes = Rehearsal(words_of), list[str]()
     wanted = _checked(space, who, new, None)
     schedule_all(space.sessions, wanted, data=space.data, on_note=notes.append, rehearse=rehearsal)
     return answer({"jobs": rehearsal.jobs, "seconds": rehearsal.seconds, "notes": notes})

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from affinery.adapters import kinds
-from affinery.errors import ConfigInvalid, UserError
+from affinery.errors import ConfigInvalid, UserError, words_of
 from affinery_app.api.problems import said_of
 from affinery_app.dashboard.amounts import whole, wholes
 from affinery_app.dashboard.datasets import sheet_of
@@ -110,7 +110,7 @@ def preview(visit: Visit) -> Response:
 def estimate(visit: Visit) -> Response:
     """What it would take; nothing is kept."""
     asked = dict(visit.request.query_params)
-    rehearsal, wrong, notes = Rehearsal(), "", list[str]()
+    rehearsal, wrong, notes = Rehearsal(words_of), "", list[str]()
     try:
         wanted, data = [_wanted(asked, visit.by)], visit.space.data
         schedule_all(visit.space.sessions, wanted, data=data, on_note=notes.append, rehearse=rehearsal)

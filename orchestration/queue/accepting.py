@@ -152,7 +152,7 @@ def _check_strategy(order: Order) -> None:
     if order.strategy == "co-trained" and count == 1:
         raise ConfigInvalid("strategy", f"{order.tasks[0]!r} is alone in its job; co-trained takes several.")
     if order.strategy == "sequential" and count > 1:
-        one_by_one = "for one after another schedule each by itself (--apart)"
+        one_by_one = "for one after another schedule each in a job of its own"
         raise ConfigInvalid("strategy", f"the {count} tasks of one job train together; {one_by_one}.")
     if order.strategy in ("sequential", "parallel") and order.workers > 1:
         raise ConfigInvalid("strategy", f"{order.workers} workers of one training are data-parallel.")

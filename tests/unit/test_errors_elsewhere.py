@@ -15,7 +15,12 @@ from orchestration.errors import (
     DatasetInvalid,
     DatasetUnavailable,
     DriverDied,
+    ExportRefused,
+    NeverFits,
+    OverLimit,
     ScheduleInvalid,
+    TooFewImages,
+    TooLarge,
 )
 from orchestration.talk import packed, unpacked
 from registry.errors import BlobDamaged, BlobMissing
@@ -75,6 +80,9 @@ def test_an_error_says_the_same_elsewhere_without_its_places(error: AffineryErro
         (ConfigInvalid("--canny-low, --canny-high", "no task is told edges."), "canny_low, canny_high: no"),
         (ConfigInvalid(7, "it is no name; see --kind"), "7: it is no name; see --kind"),
         (ScheduleInvalid("nightly", "it names no task; name one with --task"), "name one with task."),
+        (NeverFits("1f", "8 GPUs", "there are 2"), "(cpus, gpus, memory_bytes, workers)"),
+        (TooFewImages("digits", "samples", 2, 3), "samples 2 is too few"),
+        (ExportRefused("all", "no", "ship it with --unverified"), "ship it with unverified"),
         (DatasetInvalid("/srv/a--b", "a -- b: choose (--split, or --split all)"), "(split, or split all)"),
     ],
 )
@@ -83,6 +91,16 @@ def test_options_of_commands_are_fields_elsewhere(error: AffineryError, told: st
     for each in (error, error.called("/srv", "the upload"), pickle.loads(pickle.dumps(error))):  # noqa: S301
         assert told in each.elsewhere()
         assert "--" in str(each)
+
+
+def test_advice_that_names_options_names_fields_elsewhere() -> None:
+    advice = ["--set batch=8", "a larger mask (--set mask_ratio=…)", "a smaller --rank", "less --memory"]
+    fields = "recipe.batch=8; a larger mask (recipe.mask_ratio=…); a smaller config.rank; less memory_bytes."
+    for error in (TooLarge("40 GiB", ["2 GiB"], "24", advice), OverLimit("It", "40 GiB", "24", advice, 40)):
+        assert "--set batch=8; a larger mask (--set mask_ratio=…); a smaller --rank" in str(error)
+        for each in (error, pickle.loads(pickle.dumps(error)), unpacked(packed(error))):  # noqa: S301
+            assert isinstance(each, AffineryError)
+            assert fields in each.elsewhere()
 
 
 def test_what_only_looks_like_an_option_is_left_as_it_is() -> None:

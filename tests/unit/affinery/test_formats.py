@@ -164,9 +164,9 @@ def test_what_does_not_fold_is_refused_with_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "kind", "why"),
     [
-        (tiny.backbone, "lora", "none that it could use. Leave --task out"),
-        (lambda: with_profile(latent_dit(), "official"), "lora", "the profile 'official'.*Leave --task out"),
-        (lambda: tiny_unets.built(tiny_unets.unet_spec()), "bitfit", "'t0' has 2 classes. Leave --task out"),
+        (tiny.backbone, "lora", "none that it could use. Name no task"),
+        (lambda: with_profile(latent_dit(), "official"), "lora", "the profile 'official'.*Name no task"),
+        (lambda: tiny_unets.built(tiny_unets.unet_spec()), "bitfit", "'t0' has 2 classes. Name no task"),
         (
             lambda: tiny_unets.built(tiny_unets.text_spec()),
             "bitfit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 
 import pytest
 
@@ -79,3 +80,9 @@ def test_an_error_names_everything_that_it_was_given_in_words(name: str) -> None
         if isinstance(value, str) and not value.isdigit():
             assert value in text
     assert "(" not in text[:1]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_error_names_options_elsewhere_in_whole_commands_only(name: str) -> None:
+    told = getattr(errors, name)(*ARGUMENTS[name]).elsewhere()
+    assert " --" not in re.sub(r"affinery [^,.:;]*", "", told).replace("(", " ")
