@@ -19,7 +19,7 @@
 Constructors take positional arguments only, so that an error raised in a Ray worker arrives whole.
 
 What names a place of this machine, or is what a library said and may name one, is for whoever sits at it, and
-an option is for who types commands: a class says `here=` which arguments these are, and `options=True` that its
+an option is for who types commands: a class says `here=` which arguments these are, `options=True` that its
 own words name options; `elsewhere()` gives the words for everybody else.
 """
 

@@ -17,6 +17,7 @@ from affinery.errors import BundleInvalid, PlaceInvalid, words_of
 from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
 from registry import adapters, backbones, certificates, compositions, names, refs, retirement, tasks
+from registry import exports as written_exports
 from registry.digests import digest_of
 from registry.metrics import recognition
 from registry.records import AdapterRecord, BackboneRecord, CompositionRecord, ExportRecord, TaskRecord
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from orchestration.tracking import Tracking
 
 BUNDLE = "bundle"
+MOST_BYTES = 255  # of a file's name, on most systems
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,24 @@ def write(sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Pa
     with sessions.read() as session:
         found = compositions.get(session, asked.ref)
         refuse(session, found, asked.unverified)
-    folder = folder_for(found, asked, exports_folder)
+        task = _called(session, asked.task)
+    folder = folder_for(found, asked, task, exports_folder)
     if asked.format == BUNDLE:
         digest, size_bytes = write_composition(sessions, store, found, folder, asked.backbone)
         return Written(found.ref, found.node_id, BUNDLE, folder, digest, size_bytes)
-    return _write_format(sessions, store, found, asked, folder)
+    with sessions.read() as session:
+        there = _there(session, found, asked.format, folder)
+    return there or _write_format(sessions, store, found, asked.format, task, folder)
+
+
+def _there(session: Session, record: CompositionRecord, form: str, folder: Path) -> Written | None:
+    """What was written there before and is whole, where it is the same that is asked for."""
+    for each in written_exports.list_all(session, composition_id=record.node_id):
+        if (each.format, each.path) == (form, str(folder)) and folder.is_dir():
+            digest, size_bytes = digest_of_folder(folder)
+            if digest == each.digest:
+                return Written(record.ref, record.node_id, form, folder, digest, size_bytes)
+    return None
 
 
 def tell(tracking: Tracking, sessions: Sessions, written: Written) -> None:
@@ -126,28 +141,33 @@ def refuse_member(session: Session, whole: str, member: AdapterRecord, unverifie
 
 
 def _write_format(
-    sessions: Sessions, store: BlobStore, record: CompositionRecord, asked: Asked, folder: Path
+    sessions: Sessions,
+    store: BlobStore,
+    record: CompositionRecord,
+    name: str,
+    task: str | None,
+    folder: Path,
 ) -> Written:
     """Writes a format of others beside its place, loads it back, compares, and gives it its name."""
     from affinery.formats.contract import Shipment, checked
 
-    form = _format(sessions, store, record, asked.format)
+    form = _format(sessions, store, record, name)
     if os.path.lexists(folder):
         raise PlaceInvalid("--out", str(folder), "is taken: something is there already; choose another", "")
     model = composed(sessions, store, record)
-    shipment = Shipment(model, _called(sessions, asked.task), _facts(sessions, record))
+    shipment = Shipment(model, task, _facts(sessions, record))
     part = folder.with_name(f".{uuid.uuid4().hex}.part")
     part.mkdir()
     try:
         notes = form.write(shipment, part)
-        difference = checked(form.compare(shipment, part), asked.format)
+        difference = checked(form.compare(shipment, part), name)
         digest, size_bytes = digest_of_folder(part)
         for path in [*part.rglob("*"), part]:
             tensor_files.make_durable(path)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Written(record.ref, record.node_id, asked.format, folder, digest, size_bytes, difference, notes)
+    return Written(record.ref, record.node_id, name, folder, digest, size_bytes, difference, notes)
 
 
 def formats() -> list[str]:
@@ -168,13 +188,10 @@ def _format(sessions: Sessions, store: BlobStore, record: CompositionRecord, nam
     return format_named(name, [NAME])
 
 
-def _called(sessions: Sessions, task: str | None) -> str | None:
+def _called(session: Session, task: str | None) -> str | None:
     """What the model calls a task: a job says its number, and it may have a new name since."""
     node_id = None if task is None else names.parse(task).node_id
-    if node_id is None:
-        return task
-    with sessions.read() as session:
-        return tasks.by_id(session, node_id).name
+    return task if node_id is None else tasks.by_id(session, node_id).name
 
 
 def _facts(sessions: Sessions, record: CompositionRecord) -> dict[str, Any]:
@@ -300,10 +317,12 @@ def _card(
     return "\n".join(lines)
 
 
-def folder_for(record: CompositionRecord, asked: Asked, exports_folder: Path) -> Path:
-    """Where what is asked for goes. Raises ConfigInvalid where nothing can be written there."""
-    usual = f"{record.name}-{record.version}" + ("" if asked.format == BUNDLE else f".{asked.format}")
-    folder = (asked.out or exports_folder / usual).absolute()
+def folder_for(record: CompositionRecord, asked: Asked, task: str | None, exports_folder: Path) -> Path:
+    """Where what is asked for goes. Raises ConfigInvalid where nothing can be written there.
+
+    task: what the model calls the one that is asked for.
+    """
+    folder = (asked.out or exports_folder / _usual(record, asked, task)).absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -311,6 +330,16 @@ def folder_for(record: CompositionRecord, asked: Asked, exports_folder: Path) ->
     if not os.access(folder.parent, os.W_OK):
         raise PlaceInvalid("--out", str(folder), "lies where nothing can be written; choose another", "")
     return folder
+
+
+def _usual(record: CompositionRecord, asked: Asked, task: str | None) -> str:
+    """What a folder is called that holds just this: another of the same composition lies beside it."""
+    if asked.format == BUNDLE:
+        told = [] if asked.backbone else ["no-backbone"]
+    else:
+        told = [asked.format] if task is None else [asked.format, task]
+    name = ".".join([f"{record.name}-{record.version}", *told])
+    return name if len(name.encode()) <= MOST_BYTES else digest_of([record.digest, *told])
 
 
 def composed(sessions: Sessions, store: BlobStore, record: CompositionRecord) -> ComposedModel:

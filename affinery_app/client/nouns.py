@@ -43,12 +43,16 @@ class Place:
         return found | {"etag": reply.headers["etag"]}
 
 
-class Noun(Place):
-    """What can be listed and read."""
+class Listed(Place):
+    """What can be listed."""
 
     def list(self, **query: Any) -> Iterator[Json]:
         """All of them, page by page."""
         return self._client.pages(self.PLACE, **query)
+
+
+class Noun(Listed):
+    """What can be listed and read one by one."""
 
     def get(self, ref: str) -> Json:
         """One of them."""
@@ -368,7 +372,7 @@ class Exports(Noun):
         return target
 
 
-class Evaluations(Noun):
+class Evaluations(Listed):
     PLACE = "/v1/evaluations"
 
     def list(self, adapter: str = "", **query: Any) -> Iterator[Json]:
@@ -380,11 +384,11 @@ class Evaluations(Noun):
         return self._ask("GET", "compare", left=left, right=right, protocol=protocol)
 
 
-class Events(Noun):
+class Events(Listed):
     PLACE = "/v1/events"
 
 
-class Tokens(Noun):
+class Tokens(Listed):
     PLACE = "/v1/tokens"
 
     def list(self, **query: Any) -> Iterator[Json]:

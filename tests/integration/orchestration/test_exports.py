@@ -162,12 +162,30 @@ def test_a_format_is_compared_recorded_and_never_half_there(space: Services) -> 
     written = ship(space, format="safetensors", task="low")
     assert written.difference is not None
     assert written.difference < 1e-4
-    assert written.path.name == "all-1.safetensors"
+    assert written.path.name == "all-1.safetensors.low"
     with space.sessions.read() as session:
         (record,) = recorded.list_all(session)
     assert (record.format, record.digest, record.path) == ("safetensors", written.digest, str(written.path))
+    again = ship(space, format="safetensors", task="low")
+    assert (again.path, again.digest) == (written.path, written.digest)
+    (written.path / "more.txt").write_text("by hand")
     with pytest.raises(ConfigInvalid, match="something is there already"):
         ship(space, format="safetensors", task="low")
+
+
+def test_every_way_to_ship_a_composition_has_a_place_of_its_own(space: Services) -> None:
+    compose(space, "shapes", "low")
+    ways: list[dict[str, Any]] = [
+        {},
+        {"backbone": False},
+        {"format": "safetensors", "task": "low"},
+    ]
+    first = [ship(space, **way) for way in ways]
+    assert [each.path.name for each in first] == ["all-1", "all-1.no-backbone", "all-1.safetensors.low"]
+    assert not (first[1].path / "backbone.safetensors").exists()
+    assert [ship(space, **way).path for way in ways] == [each.path for each in first]
+    with space.sessions.read() as session:
+        assert len(recorded.list_all(session)) == len(ways)
 
 
 def test_a_model_card_tells_of_recognition_as_far_as_it_is_known(space: Services, tmp_path: Path) -> None:
