@@ -36,6 +36,7 @@ from orchestration.chores import Chore
 from orchestration.jobs import AttemptRecord, JobRecord
 from orchestration.obstacles import obstacles
 from orchestration.planner import machine
+from orchestration.scheduling import Scheduled
 from registry import adapters
 from registry.errors import NotFound
 
@@ -174,7 +175,7 @@ def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], postin
     return _scheduled(made.job, made.new, key)
 
 
-def ordered(space: Workspace, who: Who, chore: Chore, **order: Any) -> chores.Scheduled:
+def ordered(space: Workspace, who: Who, chore: Chore, **order: Any) -> Scheduled:
     """A job for who may have it. Raises NotGranted, and what scheduling raises."""
     with space.sessions.read() as session:
         who.check_tasks(session, _tasks_of(session, chore) if who.tasks is not None else [])
