@@ -136,7 +136,7 @@ def test_every_verb_of_every_noun_is_in_the_guide(client: Client) -> None:
 
 def test_every_noun_that_has_get_has_a_route_for_it(client: Client) -> None:
     routes = client.ask("GET", "/openapi.json")["paths"]
-    read = {path.rpartition("/{")[0] for path, asked in routes.items() if "get" in asked and path[-1] == "}"}
+    read = {path.partition("/{")[0] for path, asked in routes.items() if "get" in asked and path[-1] == "}"}
     gets = {noun.PLACE for noun in vars(client).values() if isinstance(noun, Place) and hasattr(noun, "get")}
     assert gets <= read
     assert len(gets) > 10
