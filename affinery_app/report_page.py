@@ -56,7 +56,7 @@ def page(report: TaskReport) -> str:
         _section("Recognition by class", _classes(report)),
         _section("Loss", _losses(report.versions)),
         _section("Distance over steps", _over_steps(report)),
-        _section("Nothing older changed", _certificates(report.versions)),
+        _section("Proof that nothing older changed", _certificates(report.versions)),
         _section("After every addition to the backbone", _retention(report.retention)),
         _section("Pictures", _pictures(report.versions)),
         _section("Do it again", _commands(report)),
@@ -236,7 +236,7 @@ def _over_steps(report: TaskReport) -> str:
 
 def _certificates(versions: Sequence[Version]) -> str:
     rows = [
-        (version.adapter.ref, proof.level, len(proof.results.get("adapters", [])))
+        (version.adapter.ref, proof.level, len(proof.results.get("adapters", [])) if proof.proves else "–")
         for version in versions
         for proof in version.certificates
     ]

@@ -135,7 +135,7 @@ def refuse_member(session: Session, whole: str, member: AdapterRecord, unverifie
         how = f"compose it anew without it, or restore it: affinery adapter restore {quote(member.ref)}"
         raise ExportRefused(whole, f"{member.ref} is retired ({reason})", how)
     proofs = certificates.list_for(session, f"adapter:{member.ref}")
-    if not unverified and (not proofs or proofs[-1].level == "unverified"):
+    if not unverified and (not proofs or not proofs[-1].proves):
         how = "ship it nevertheless with --unverified"
         raise ExportRefused(whole, f"nothing was proved of {member.ref} when it was added here", how)
 

@@ -187,6 +187,11 @@ class CertificateRecord(Record):
     level: str
     results: dict[str, Any]
 
+    @property
+    def proves(self) -> bool:
+        """Whether anything was proved here: of what was learnt elsewhere nothing was."""
+        return self.level != "unverified"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord(Record):

@@ -16,7 +16,7 @@ from affinery_app.cli.place import UrlOption, place
 from affinery_app.figures import counted, size
 
 if TYPE_CHECKING:
-    from registry.records import EvaluationRecord
+    from registry.records import CertificateRecord, EvaluationRecord
     from registry.retirement import Retirement
 
 app = typer.Typer(help="What was learnt: versions of adapter sets.", no_args_is_help=True)
@@ -134,6 +134,9 @@ def show(
         emit(found.to_json())
         return
     record, made = found.record, found.record.provenance
+    last = {each.protocol_digest: each.node_id for each in found.evaluations}
+    newest = [each for each in found.evaluations if each.node_id == last[each.protocol_digest]]
+    seen = _recognition(record.metrics)
     fields(
         [
             ("adapter", record.ref),
@@ -155,19 +158,12 @@ def show(
             ("seed", made.get("seed")),
             ("code", made.get("code_version")),
             ("published", f"{record.created_at:%Y-%m-%d %H:%M} UTC"),
+            *([] if seen is None else [("recognition", seen)]),
+            *(("certificate", _proven(each)) for each in found.certificates),
+            *(("evaluation", _measured(each)) for each in newest),
+            *(("note", line) for line in (found.note or "").splitlines()),
         ]
     )
-    if seen := _recognition(record.metrics):
-        fields([("recognition", seen)])
-    for proof in found.certificates:
-        older = counted(len(proof.results.get("adapters", ())), "older adapter")
-        fields([("certificate", f"{proof.level}: backbone, null row and {older} unchanged")])
-    last = {each.protocol_digest: each.node_id for each in found.evaluations}
-    for each in found.evaluations:
-        if each.node_id == last[each.protocol_digest]:
-            fields([("evaluation", _measured(each))])
-    if found.note is not None:
-        fields([("note", line) for line in found.note.splitlines()])
     following(f"affinery lineage {quote(record.ref)}", f"affinery compose NAME --task {quote(record.task)}")
 
 
@@ -182,6 +178,13 @@ def _recognition(metrics: Mapping[str, Any]) -> str | None:
     if seen.real_accuracy is None or seen.real_images is None:
         return words
     return f"{words}; the same classifier on {seen.real_images} real images: {seen.real_accuracy:.1%}"
+
+
+def _proven(certificate: CertificateRecord) -> str:
+    if not certificate.proves:
+        return f"{certificate.level}: learnt elsewhere, and nothing was proved here"
+    older = counted(len(certificate.results.get("adapters", ())), "older adapter")
+    return f"{certificate.level}: backbone, null row and {older} unchanged"
 
 
 def _ended(retired: Retirement) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from affinery_app import settings
 from affinery_app.figures import figures
 from affinery_app.wiring import Workspace
-from registry import adapters, blobs
+from registry import adapters, blobs, certificates
 from registry.metrics import recognition
 from registry.session import Sessions
 from tests.command_line import typed
@@ -103,3 +104,26 @@ def test_odd_metrics_break_no_command(
     capfd.readouterr()
     assert typed("adapter", "show", refs[-1], "--json") == 0
     assert json.loads(capfd.readouterr().out)["metrics"] == {"recognition": ODD[-1]}
+
+
+def test_of_what_was_learnt_elsewhere_nobody_says_that_it_was_proved(
+    space: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (space.folder / settings.FILE).write_text(settings.HEADER)
+    monkeypatch.setenv("AFFINERY_WORKSPACE", str(space.folder))
+    brought = bring_in(space.sessions)[0]
+    with space.sessions.begin() as session:
+        certificates.record(session, stage_adapter=brought, results={"imported": True}, level="unverified")
+    assert typed("adapter", "show", brought) == 0
+    (line,) = [each for each in capfd.readouterr().out.splitlines() if each.startswith("certificate")]
+    assert "nothing was proved here" in line
+    assert "unchanged" not in line
+    with serving(space) as service:
+        page = service.ask("GET", f"/adapters/{brought}", Accept="text/html").body.decode()
+    assert "It was learnt elsewhere, and nothing was proved here." in page
+    assert "were proved" not in page
+    report = tmp_path / "report.html"
+    assert typed("report", "digits", "--out", report) == 0
+    told = re.search(rf"{brought}</td><td>unverified</td><td[^>]*>(.+?)</td>", report.read_text())
+    assert told is not None
+    assert told[1] == "–"
