@@ -251,6 +251,13 @@ def told(session: Session, kind: str, payload: Mapping[str, Any]) -> dict[str, A
         return dict(payload)
 
 
+def named(session: Session, kind: str, payload: Mapping[str, Any]) -> list[str]:
+    """What a job that trains nothing is of, as people know it: kind:name, or as it was written."""
+    chore, asked = kinds().get(kind), told(session, kind, payload)
+    found = [asked.get(field) for field in chore.NAMES] if chore is not None else []
+    return [ref for each in found if each for ref in (each if isinstance(each, list) else [each])]
+
+
 def schedule(
     sessions: Sessions, chore: Chore, *, after: Sequence[str] = (), key: str | None = None, **job: Any
 ) -> Scheduled:

@@ -88,7 +88,13 @@ class Retention:
         """job_id, fence: of the job that measured it, where one did. Raises StaleFence."""
         for each in self.measured:
             each.record(session, job_id, fence)
-        events.append(session, MEASURED, self.backbone.node_id, self._by_nodes())
+        told = {
+            "ref": self.backbone.ref,
+            "tasks": len(self.matrix.tasks),
+            "stages": len(self.matrix.stages),
+            "matrix": self._by_nodes(),
+        }
+        events.append(session, MEASURED, self.backbone.node_id, told)
 
     def _by_nodes(self) -> dict[str, Any]:
         """All of it but what is read from the matrices."""
@@ -127,7 +133,7 @@ def newest(session: Session, backbone: BackboneRecord) -> tuple[datetime, Retent
     told = events.newest(session, limit=1, kind=MEASURED, subject=backbone.node_id)
     if not told:
         return None
-    kept = told[0].payload
+    kept = told[0].payload["matrix"]
     nodes = Nodes(
         tuple(kept["tasks"]), tuple(kept["newest"]), tuple(tuple(added) for added in kept["stages"])
     )

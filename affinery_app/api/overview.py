@@ -26,10 +26,14 @@ MOST = 20
 
 
 class Found(BaseModel):
-    """meant: what the text names; tasks: whose names hold it; adapters: for which it holds as a filter."""
+    """meant: what the text names; tasks: whose names hold it; adapters: for which it holds as a filter.
+
+    things: backbones, datasets and compositions whose names hold it, the last version of each.
+    """
 
     meant: LineageNode | None
     tasks: list[Task]  # type: ignore[valid-type]
+    things: list[LineageNode]
     adapters: list[Adapter]  # type: ignore[valid-type]
 
 
@@ -44,15 +48,17 @@ class Stats(BaseModel):
 def find(
     space: Space, q: Annotated[Word, Query(description="A reference, a name's part, or a filter.")]
 ) -> JSONResponse:
-    """Whatever is called so, and the adapters that a filter finds."""
+    """Whatever is called so or alike, and the adapters that a filter finds."""
     meant, versions = None, []
     with space.sessions.read() as session:
         named = tasks.page(session, limit=MOST, containing=q)
+        things = [node_json(each) for each in pages.named(session, q, MOST)]
         with suppress(UserError):  # no reference: then it is a part of a name, or a filter
             meant = node_json(refs.resolve(session, q, prefer=PREFERRED))
         with suppress(UserError):
             versions = told(session, search.search(session, q, limit=MOST).adapters)
-    return answer({"meant": meant, "tasks": [each.to_json() for each in named], "adapters": versions})
+    found = [each.to_json() for each in named]
+    return answer({"meant": meant, "tasks": found, "things": things, "adapters": versions})
 
 
 @router.get("/stats", response_model=Stats)

@@ -91,7 +91,7 @@ class Client:
             return Worker(self._space.services(), screen).drain()
 
     def search(self, text: str) -> Json:
-        """What the text names, tasks whose names hold it, and adapters for which it holds as a filter."""
+        """What the text names, what has it in its name, and adapters for which it holds as a filter."""
         found: Json = self.ask("GET", "/v1/search", q=text)
         return found
 

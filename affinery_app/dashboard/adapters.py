@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from affinery.errors import UserError
 from affinery_app.dashboard.losses import chart
-from affinery_app.dashboard.pictures import SAMPLES, file_of, place
+from affinery_app.dashboard.pictures import SAMPLES, file_of, place, samples_in
 from affinery_app.dashboard.visit import HEADERS, Visit
 from affinery_app.figures import figures
 from affinery_app.task_report import curve_of, pictures, place_of
@@ -130,7 +130,7 @@ def compare(visit: Visit) -> Response:
 def _samples(
     visit: Visit, session: Session, sides: Sequence[AdapterRecord], compared: comparison.Comparison | None
 ) -> list[tuple[str, str | None]]:
-    """What both drew, by version: under the protocol that they share where that is there, else as trained.
+    """What both drew, by version: under the protocol that they share where that is there, else what there is.
 
     None for a version of which no samples are on this machine.
     """
@@ -138,9 +138,9 @@ def _samples(
     names = [SAMPLES]
     if compared is not None:
         names.insert(0, f"samples (protocol {compared.left.protocol_digest[:12]})")
-    name = next((name for name in names if all(name in held for held in drawn)), SAMPLES)
-    both = zip(sides, drawn, strict=True)
-    return [(each.ref, place(each, name) if name in held else None) for each, held in both]
+    alike = next((name for name in names if all(name in held for held in drawn)), None)
+    shown = [(each, alike or samples_in(held)) for each, held in zip(sides, drawn, strict=True)]
+    return [(each.ref, None if name is None else place(each, name)) for each, name in shown]
 
 
 def _sections(

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from affinery_app.dashboard.jobs import subjects
 from affinery_app.dashboard.learning import learning
 from affinery_app.dashboard.losses import chart
 from affinery_app.dashboard.pictures import samples_of
@@ -43,12 +44,14 @@ def _now(visit: Visit) -> dict[str, Any]:
         running = queue.page(session, states=["running"], limit=WAITING)
         waiting = queue.page(session, states=["queued", "paused"], limit=WAITING + 1)
         lately = queue.page(session, limit=LATELY)
+        of = subjects(session, waiting[:WAITING])
         any_task = bool(pages.newest_of_kind(session, "task", None, 1))
     learnt = [learning(visit.space, job) for job in running]
     shown = [(each, chart(each.curves, key=each.job.number)) for each in learnt]
     return {
         "running": shown,
         "waiting": waiting[:WAITING],
+        "of": of,
         "any_task": any_task,
         "more_waiting": len(waiting) > WAITING,
         "dead": [job for job in lately if job.state == "dead"][:3],

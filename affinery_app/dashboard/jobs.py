@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from affinery_app.dashboard.learning import learning
 from affinery_app.dashboard.losses import chart
 from affinery_app.dashboard.visit import Visit
 from orchestration import chores, queue
-from orchestration.jobs import LIVE, STATES, without_places
+from orchestration.jobs import LIVE, STATES, JobRecord, without_places
 from registry import search
 from registry.errors import NotFound
 
@@ -25,8 +26,15 @@ def listing(visit: Visit) -> Response:
     states = LIVE if state == "live" else [state] if state in STATES else []
     with visit.space.sessions.read() as session:
         found = queue.page(session, before=visit.number("before"), limit=A_PAGE + 1, states=states)
+        of = subjects(session, found)
     more = found[A_PAGE - 1].number if len(found) > A_PAGE else None
-    return visit.answer("jobs.html", jobs=found[:A_PAGE], more=more, state=state, states=("live", *STATES))
+    known = ("live", *STATES)
+    return visit.answer("jobs.html", jobs=found[:A_PAGE], of=of, more=more, state=state, states=known)
+
+
+def subjects(session: Session, jobs: Sequence[JobRecord]) -> dict[str, list[str]]:
+    """By job, what it is of where it trains nothing."""
+    return {job.id: chores.named(session, job.kind, job.payload) for job in jobs if job.kind != "train"}
 
 
 def page(visit: Visit) -> Response:

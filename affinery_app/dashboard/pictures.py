@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -16,8 +17,16 @@ SAMPLES = "samples.png"
 
 def samples_of(space: Workspace, session: Session, adapter: AdapterRecord) -> str | None:
     """Where the samples of a version are shown; None where none were drawn here."""
-    found = pictures(space, adapter, place_of(session, adapter))
-    return place(adapter, SAMPLES) if SAMPLES in found else None
+    name = samples_in(pictures(space, adapter, place_of(session, adapter)))
+    return None if name is None else place(adapter, name)
+
+
+def samples_in(found: Mapping[str, Path]) -> str | None:
+    """Which of a version's pictures shows its samples: its training's, else the newest evaluation's."""
+    if SAMPLES in found:
+        return SAMPLES
+    measured = [name for name in found if name.startswith(f"{Path(SAMPLES).stem} ")]
+    return max(measured, key=lambda name: found[name].stat().st_mtime, default=None)
 
 
 def place(adapter: AdapterRecord, name: str) -> str:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from affinery_app.charts import line_chart
 from affinery_app.dashboard.amounts import wholes
 from affinery_app.dashboard.losses import chart
-from affinery_app.dashboard.pictures import SAMPLES, place
+from affinery_app.dashboard.pictures import place, samples_in
 from affinery_app.dashboard.visit import Visit
 from affinery_app.figures import figures
 from affinery_app.task_report import TaskReport, gather
@@ -37,7 +37,8 @@ def page(visit: Visit) -> Response:
         held = aliases.list_all(session, task=task.name)
         retired = retirement.of(session, [each.adapter.node_id for each in report.versions])
     versions = report.versions[::-1]
-    shown = [(each, place(each.adapter, SAMPLES)) for each in versions if SAMPLES in each.pictures]
+    drawn = [(each, samples_in(each.pictures)) for each in versions]
+    shown = [(each, place(each.adapter, name)) for each, name in drawn if name is not None]
     return visit.answer(
         "task.html",
         task=task,

@@ -84,8 +84,7 @@ def test_a_newcomer_comes_from_images_to_a_bundle(
         page.click("#export > summary")
         page.click("button:text-is('Export it')")
         page.wait_for_url("**/jobs/*")
-        page.wait_for_selector("text=To the compositions and their exports")
-        visitor.goes_to(service, "/compositions/mine")
+        page.click("text=To the exports of mine@1")
         with page.expect_download() as started:
             page.click("a:has-text('Download')")
         started.value.save_as(tmp_path / "bundle.tar")

@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
 from affinery_app.figures import counted
-from orchestration import queue
+from orchestration import chores, queue
 from orchestration.evaluations import folder_of
-from registry import aliases, renaming, retirement, tasks, tokens
+from registry import adapters, aliases, renaming, retirement, tasks, tokens
 from registry.digests import digest_of
 from registry.models import Job
 from tests import registry_world as world
@@ -129,6 +129,9 @@ def is_whole(service: Service, path: str) -> None:
         ("/events", ["adapter.published", "task.registered"]),
         ("/health", ["queue", "1 running, 1 ready to run"]),
         ("/search?q=dig", ["digits"]),
+        ("/search?q=OT", ["both@1", "composition"]),
+        ("/search?q=UNE", ["unet@1", "backbone"]),
+        ("/search?q=ace", ["faces@1", "dataset"]),
         ("/search?q=task%3Ddigits", ["digits@1", "digits@2"]),
     ],
 )
@@ -176,6 +179,49 @@ def test_what_an_evaluation_left_out_is_told_beside_its_figures(pages: Service, 
     found = page_of(pages, "/adapters/digits@1")
     assert ("FD is <left> out." in found.text) == isinstance(notes, list)
     assert faults(found) == []
+
+
+def test_what_an_evaluation_drew_stands_for_a_version_whose_training_left_no_samples(pages: Service) -> None:
+    with pages.space.sessions.read() as session:
+        learnt = adapters.get(session, "faces@1")
+    drawn = folder_of(pages.space.evaluations, learnt) / "0123456789ab"
+    drawn.mkdir(parents=True)
+    picture(drawn / "samples.png")
+    for path in ("/", "/tasks/faces", "/compare?left=faces@1&right=digits@1"):
+        shown = [held["src"] for held in page_of(pages, path).of("img") if "faces@1" in held["alt"]]
+        assert len(shown) == 1, path
+        assert pages.ask("GET", shown[0]).headers["content-type"] == "image/png"
+
+
+def test_a_job_that_trains_nothing_says_in_the_queue_what_it_is_of(pages: Service) -> None:
+    orders = (
+        chores.Retention(backbone="dit"),
+        chores.Export(composition="both"),
+        chores.Verification(),
+        chores.Evaluation(adapters=["digits@1", "digits@2", "faces", f"{EVIL}@1"]),
+    )
+    for order in orders:
+        chores.schedule(pages.space.sessions, order)
+    for path in ("/", "/jobs"):
+        found = page_of(pages, path)
+        linked = {held["href"] for held in found.of("a") if "href" in held}
+        assert {"/backbones/dit@1", "/compositions/both@1", "/adapters/digits@2"} <= linked
+        assert "and 1 more" in found.text
+        assert faults(found) == []
+
+
+def test_two_versions_that_nothing_measures_alike_are_not_offered_to_be_measured_alike(
+    pages: Service,
+) -> None:
+    with pages.space.sessions.begin() as session:
+        world.evaluated(session, "digits@1", protocol={"dataset": 1})
+    apart, alike = (
+        page_of(pages, f"/compare?{urlencode({'left': 'digits@1', 'right': other})}")
+        for other in (f"{EVIL}@1", "digits@2")
+    )
+    assert "They learnt other classes, so nothing measures both alike." in apart.text
+    assert [held for held in apart.of("form") if held.get("action") == "/evaluate"] == []
+    assert [held for held in alike.of("form") if held.get("action") == "/evaluate"] != []
 
 
 def test_beside_a_version_with_samples_one_without_is_told_to_have_none(looked_at: Service) -> None:

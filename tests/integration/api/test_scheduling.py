@@ -538,6 +538,9 @@ def test_search_evaluations_and_numbers(service: Service) -> None:
     found = service.get("/v1/search?q=digits")
     assert found["meant"]["ref"] == "adapter:digits@2"
     assert [task["name"] for task in found["tasks"]] == ["digits"]
+    assert [each["ref"] for each in found["things"]] == ["dataset:digits@1"]
+    alike = service.get("/v1/search?q=OT")
+    assert (alike["meant"], [each["ref"] for each in alike["things"]]) == (None, ["composition:both@1"])
     assert [each["ref"] for each in service.get("/v1/search?q=kind%3Daffiner")["adapters"]]
     assert service.get("/v1/search?q=%25%00x".replace("%00", ""))["tasks"] == []
     (measured,) = service.get("/v1/evaluations?adapter=faces")["items"]
