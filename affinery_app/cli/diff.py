@@ -41,6 +41,7 @@ def diff(
         if changes:
             print(section)
             table(columns, [_row(change) for change in changes], "")
+            print()
     if not any(sections.values()):
         say(f"{found['left']} and {found['right']} do not differ in what is recorded.")
     if apart is not None:

@@ -45,7 +45,8 @@ def events(
 
 def _facts(payload: Mapping[str, Any]) -> list[str]:
     """What is told of it, digests as they begin; all of it: --json."""
-    return [f"{name} {_short(value)}" for name, value in payload.items() if name != "row"]
+    told = {name: value for name, value in payload.items() if name != "row" and value is not None}
+    return [f"{name} {_short(value)}" for name, value in told.items()]
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,7 @@ def show(
             ("job", f"{record.number} ({record.id})"),
             ("kind", record.kind),
             ("state", record.state),
-            ("what", standing(record, found.obstacle)),
+            ("what", standing(record, found.obstacle) or None),
             ("tasks", record.tasks or None),
             *([] if found.asked is None else [("asked", json.dumps(found.asked, ensure_ascii=False))]),
             ("after", [need[:8] for need in record.needs] or None),

@@ -18,18 +18,24 @@ WIDTH = 80
 """Columns of the screen where there is no terminal."""
 LONG_WORD = 20
 """Cells that a word may ask for: a longer one is broken where a table would not fit otherwise."""
+CLOSE = 2
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 def drawn(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], gap: int
 ) -> Iterator[str]:
-    """The table's lines. right: which columns stand to the right. gap: cells between two columns."""
+    """The table's lines. right: which columns stand to the right.
+
+    gap: cells between two columns; two where all of it fits so.
+    """
     cells = list(zip(columns, *rows, strict=True))
     natural = [max(map(cell_len, column)) for column in cells]
     least = [min(max(map(_longest_word, column)), LONG_WORD) for column in cells]
-    between = gap * (len(columns) - 1)
-    room = screen_width() - between
+    between, width = gap * (len(columns) - 1), screen_width()
+    if sum(natural) + between > width >= sum(natural) + CLOSE * (len(columns) - 1):
+        gap, between = CLOSE, CLOSE * (len(columns) - 1)
+    room = width - between
     if sum(least) > room:
         yield from _folded(columns, rows)
         return

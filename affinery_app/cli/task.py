@@ -321,6 +321,7 @@ def show(
         [(j.id[:8], j.state, j.strategy or "–", j.attempts, j.why) for j in jobs],
         "No job.",
     )
+    print()
     table(
         ["adapter", "parameters", "recognition", "published"],
         [

@@ -34,6 +34,18 @@ def test_a_table_that_fits_is_as_wide_as_what_is_in_it(capsys: pytest.CaptureFix
     ]
 
 
+def test_columns_stand_closer_where_all_of_it_fits_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "19")
+    table(["adapter", "size"], [("digits@1", "659.1 KiB")], "")
+    assert capsys.readouterr().out.splitlines() == [
+        "adapter   size",
+        "─" * 19,
+        "digits@1  659.1 KiB",
+    ]
+
+
 def test_the_widest_columns_give_way_and_words_stay_whole_where_they_can(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
