@@ -18,6 +18,7 @@ from affinery.errors import ConfigInvalid, PlaceInvalid
 from trainers.conditions import maker, published
 from trainers.latents import kept
 from trainers.packs import IMAGES, PackedImage, read_manifest
+from trainers.upright import upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,9 +70,8 @@ def square(image: Image, size: int, channels: int, blended: bool = True) -> np.n
     animation the first picture is taken.
     """
     from PIL import Image as Pillow
-    from PIL import ImageOps
 
-    image = _eight_bits(ImageOps.exif_transpose(image))
+    image = _eight_bits(upright(image))
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:

@@ -6,6 +6,7 @@ a device, two members of one name, or more bytes than an archive of images can h
 
 from __future__ import annotations
 
+import errno
 import lzma
 import stat
 import tarfile
@@ -39,6 +40,10 @@ DAMAGED = (
 Progress = Callable[[int, int], None]
 Member = tuple[str, bool, Callable[[], IO[bytes]]]
 """name, whether it is an ordinary file, how to read it"""
+
+
+BEGINNINGS = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""Of zip, gzip, bzip2, xz and zstandard."""
 
 
 def is_archive(path: Path) -> bool:
@@ -137,6 +142,19 @@ def _tarred(tar: tarfile.TarFile) -> Iterator[Member]:
         tar.members = []  # type: ignore[attr-defined]  # or it keeps a list of all that went by
 
 
+class _Header(tarfile.TarInfo):
+    """A tar member's header. Python takes one that is damaged or cut off, but the first, for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # the end is marked
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"nothing whole after {archive.offset:,} bytes, nor its end") from error
+
+
 @contextmanager
 def _tar(path: Path, on_progress: Progress) -> Iterator[tarfile.TarFile]:
     """A tar file as a stream, whatever it was compressed with."""
@@ -151,9 +169,9 @@ def _tar(path: Path, on_progress: Progress) -> Iterator[tarfile.TarFile]:
             counted = stack.enter_context(
                 pyarrow.CompressedInputStream(pyarrow.PythonFile(counted, "r"), "zstd")
             )
-            yield stack.enter_context(tarfile.open(fileobj=counted, mode="r|"))
+            yield stack.enter_context(tarfile.open(fileobj=counted, mode="r|", tarinfo=_Header))
         else:
-            yield stack.enter_context(tarfile.open(fileobj=counted, mode="r|*"))
+            yield stack.enter_context(tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Header))
 
 
 class _Counted:
@@ -211,10 +229,8 @@ def _write(archive: Path, source: IO[bytes], folder: Path, path: PurePosixPath, 
             str(archive), f"{_shown(str(path))} is both a file and a folder in it"
         ) from error
     except OSError as error:
-        if len(path.name.encode()) > 255:
-            raise DatasetInvalid(
-                str(archive), f"the name {_shown(path.name)} is too long for a file"
-            ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise DatasetInvalid(str(archive), f"the name {_shown(str(path))} is too long") from error
         raise
     with source, sink:
         while True:

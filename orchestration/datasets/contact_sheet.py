@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from affinery import lettering
 from trainers import packs
 from trainers.packs import Manifest, PackedImage
+from trainers.upright import upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +72,7 @@ def _thumbnail(content: bytes) -> Image:
 
     cell = Pillow.new("RGBA", (CELL, CELL), (0, 0, 0, 255))
     with Pillow.open(io.BytesIO(content)) as opened:
-        image = _eight_bits(ImageOps.exif_transpose(opened))
+        image = _eight_bits(upright(opened))
         fitted = ImageOps.contain(image.convert("RGBA"), (CELL, CELL))
     at = ((CELL - fitted.width) // 2, (CELL - fitted.height) // 2)
     cell.alpha_composite(fitted, at)

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from affinery.errors import words_of
 from orchestration.datasets.listing import Found
 from orchestration.errors import DatasetInvalid
+from trainers.upright import upright
 
 LARGEST_PIXELS = 50_000_000
 LARGEST_BYTES = 200_000_000
 SMALLEST_SIDE = 2
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""No other decoder sees a file, whatever it is called: Pillow's for EPS would have Ghostscript run it."""
 MODES = {"1", "L", "La", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"}
 SHOWN = 5
 
@@ -76,7 +79,7 @@ def examine(content: bytes) -> Examined:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 mode, frames = str(image.mode), int(getattr(image, "n_frames", 1))
                 if width * height > LARGEST_PIXELS:
@@ -88,12 +91,14 @@ def examine(content: bytes) -> Examined:
                         "of a mode not learnt", f"its mode {mode} has no way to grey or RGB; convert it"
                     )
                 image.load()
+                upright(image)
                 return Examined(width, height, mode, frames)
     except Unfit:
         raise
     except Image.DecompressionBombError as error:
         raise Unfit("too large", f"its pixels are over {LARGEST_PIXELS:,}") from error
     except UnidentifiedImageError as error:
-        raise Unfit("corrupt", "it cannot be read as an image: it is of no format known here") from error
+        reason = f"it cannot be read as an image: it is none of {', '.join(FORMATS)}"
+        raise Unfit("corrupt", reason) from error
     except Exception as error:  # a decoder may raise anything on hostile bytes
         raise Unfit("corrupt", f"it cannot be read as an image ({error})") from error

@@ -40,6 +40,8 @@ def listing(
             return tables.unfold([source], scratch / "rows", split, columns, unpacking)
         if not archives.is_archive(source):
             reason = "it is not a folder, nor an archive (zip, tar, tar.gz, tar.zst …), nor Parquet"
+            if any(_begins_with(source, magic) for magic in archives.BEGINNINGS):
+                reason = "it begins as an archive does, and is damaged or cut off: fetch it, or pack it, anew"
             raise DatasetInvalid(str(source), reason)
         (scratch / "archive").mkdir(parents=True)
         folder, notes = archives.unpack(source, scratch / "archive", unpacking)

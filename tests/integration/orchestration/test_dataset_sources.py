@@ -300,6 +300,22 @@ def _torn_zip(folder: Path) -> Path:
     return whole
 
 
+def _cut_off(
+    packed: Callable[[Path, Path], Path], name: str, size: int | None, spoilt: int | None = None
+) -> Callable[[Path], Path]:
+    """An archive of which only so many bytes are there, or with a byte that is not what it was."""
+
+    def make(folder: Path) -> Path:
+        whole = packed(image_folder(folder / "cut", "x", "y"), folder / name)
+        content = bytearray(whole.read_bytes())
+        if spoilt is not None:
+            content[spoilt] ^= 0xFF
+        whole.write_bytes(content[:size])
+        return whole
+
+    return make
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "reason"),
@@ -311,7 +327,9 @@ def _torn_zip(folder: Path) -> Path:
         (_zip_of(("x/0.png", b"/etc/passwd"), mode=stat.S_IFLNK | 0o777), "is a link or a device"),
         (_zip_of(("x/0.png", b"1"), ("x/0.png", b"2")), "two members are named"),
         (_zip_of(("x.png", b"1"), ("x.png/0.png", b"2")), "both a file and a folder"),
-        (_zip_of(("x/" + "a" * 300 + ".png", b"1")), "too long for a file"),
+        (_zip_of(("x/" + "a" * 300 + ".png", b"1")), "aaa.* is too long"),
+        (_zip_of(("a" * 300 + "/0.png", b"1")), "aaa.* is too long"),
+        (_zip_of(("z/" * 3000 + "0.png", b"1")), "z/z.* is too long"),
         (_zip_of(("readme.txt", b"x")), "there is no image in it"),
         (_zip_of(), "there is no image in it"),
         (_tar_of("x/0.png", tarfile.SYMTYPE, "/etc/passwd"), "is a link or a device"),
@@ -321,6 +339,10 @@ def _torn_zip(folder: Path) -> Path:
         (_tar_of("x/\udcff.png", tarfile.REGTYPE), "is not UTF-8"),
         (_torn, "it is damaged"),
         (_torn_zip, "it is damaged"),
+        (_cut_off(zipped, "cut.zip", 300), "begins as an archive does, and is damaged or cut off"),
+        (_cut_off(tarred, "cut.tar", 5_120), "nothing whole after 5,120 bytes"),
+        (_cut_off(tarred, "cut.tar", 5_300), "nothing whole after 5,120 bytes"),
+        (_cut_off(tarred, "damaged.tar", None, 5_130), "nothing whole after 5,120 bytes"),
     ],
 )
 def test_a_hostile_or_torn_archive_is_refused_and_nothing_is_written_elsewhere(

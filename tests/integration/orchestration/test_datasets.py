@@ -204,6 +204,18 @@ def _linked_folder(folder: Path) -> Path:
     return folder / "z"
 
 
+def _postscript(folder: Path) -> Path:
+    """What Pillow, asked without formats, hands to Ghostscript."""
+    told = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (folder / "x/drawn.png").write_bytes(told)
+    return folder / "x/drawn.png"
+
+
+def _of_another_format(folder: Path) -> Path:
+    Image.new("RGB", (8, 8)).save(folder / "x/other.png", "PPM")
+    return folder / "x/other.png"
+
+
 def _both(folder: Path) -> Path:
     return image(folder / "beside.png", 5)
 
@@ -213,6 +225,8 @@ def _both(folder: Path) -> Path:
     [
         (_corrupt, "cannot be read as an image"),
         (_no_image, "cannot be read as an image"),
+        (_postscript, "it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF"),
+        (_of_another_format, "it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF"),
         (_empty, "it is empty"),
         (_tiny, "too few to learn from"),
         (_promising(9_000), "9000 × 9000 pixels are over 50,000,000"),

@@ -316,6 +316,23 @@ def test_a_cameras_rotation_is_undone(orientation: int) -> None:
     assert np.array_equal(pixels, np.asarray(upright))
 
 
+BROKEN = {
+    "a rational as a name": b"\x01\x0f\0\x05\0\0\0\x02\0\0\0\x08",
+    "a float as a width": b"\x01\x00\0\x0b\0\0\0\x01\x7f\xc0\0\0",
+}
+
+
+@pytest.mark.parametrize("entry", BROKEN.values(), ids=list(BROKEN))
+def test_a_cameras_rotation_is_undone_whatever_else_its_exif_says(entry: bytes) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + entry + bytes(4)
+    stored = Image.new("L", (8, 8))
+    stored.paste(255, (0, 4, 4, 8))
+    pixels = grey(reopened(stored, "JPEG", exif=exif, quality=100), 8)
+    assert pixels[:3, :3].min() > 240
+    assert pixels[5:, 5:].max() < 15
+    assert pixels[:3, 5:].max() < 15
+
+
 def test_the_middle_square_is_taken() -> None:
     wide = Image.new("L", (30, 10))
     wide.paste(200, (10, 0, 20, 10))
