@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from affinery_app.wiring import Workspace
+from orchestration import queue
+from orchestration.jobs import LIVE
 from registry import pages
 
 
@@ -46,7 +48,7 @@ WORKER = Step(
 
 def next_step(space: Workspace) -> Step:
     with space.sessions.read() as session:
-        for kind, step in (("backbone", BACKBONE), ("dataset", DATASET), ("task", TASK)):
+        for kind, step in (("backbone", BACKBONE), ("dataset", DATASET)):
             if not pages.newest_of_kind(session, kind, None, 1):
                 return step
-    return WORKER
+        return WORKER if queue.page(session, states=LIVE, kinds=["train"], limit=1) else TASK

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 from starlette.responses import Response
@@ -18,11 +19,12 @@ from orchestration.conditions import NONE, conditions_of
 from orchestration.rehearsal import Rehearsal
 from orchestration.scheduling import Wanted, schedule_all
 from registry import backbones, datasets, pages, tasks
-from registry.records import DatasetRecord
+from registry.records import BackboneRecord, DatasetRecord
 from trainers.conditions import CHANNELS
 from trainers.errors import DatasetChanged
 from trainers.packs import read_manifest
 
+Record = TypeVar("Record", DatasetRecord, BackboneRecord)
 CHOICE = 200
 NUMBERS = ("steps", "batch", "seed")
 OF_IMAGES = ("rank", "low", "high", "image_size")
@@ -40,7 +42,11 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         ids = pages.newest_of_kind(session, "dataset", None, CHOICE)
         found = [datasets.by_id(session, node_id) for node_id in ids]
         bases = backbones.list_all(session)[::-1][:CHOICE]
-        chosen = _meant(found, filled.get("dataset", ""))
+        try:
+            found, chosen = _among(session, found, filled.get("dataset"), datasets.get)
+            bases, base = _among(session, bases, filled.get("backbone"), backbones.get)
+        except UserError as error:
+            chosen, base, wrong, status = None, None, wrong or said_of(error), max(status, status_of(error))
         name = _free_name(session, chosen)
     return visit.answer(
         "new.html",
@@ -50,17 +56,23 @@ def _form(visit: Visit, filled: dict[str, str], wrong: str = "", status: int = 2
         chosen=chosen,
         kinds=kinds(),
         conditions=[NONE, *CHANNELS],
-        filled=USUAL | {"name": name, "dataset": chosen.ref if chosen else ""} | filled,
+        filled=USUAL
+        | {"name": name}
+        | filled
+        | {"dataset": chosen.ref if chosen else "", "backbone": base.ref if base else ""},
         wrong=wrong,
         preview=_preview(visit.space, chosen, name),
     )
 
 
-def _meant(found: list[DatasetRecord], ref: str) -> DatasetRecord | None:
-    for each in found:
-        if ref in ("", each.ref, each.name):
-            return each
-    return None
+def _among(
+    session: Session, newest: list[Record], ref: str | None, get: Callable[[Session, str], Record]
+) -> tuple[list[Record], Record | None]:
+    """What can be chosen, and what is: the newest where nothing is named. Raises NotFound …"""
+    if not ref:
+        return newest, newest[0] if newest else None
+    chosen = get(session, ref)
+    return (newest if chosen in newest else [*newest, chosen]), chosen
 
 
 def _free_name(session: Session, dataset: DatasetRecord | None) -> str:

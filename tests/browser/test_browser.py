@@ -180,6 +180,29 @@ def test_a_lineage_of_thousands_stays_readable_and_opens_hop_by_hop(large: Servi
     page.wait_for_function(f"() => window.affineryGraph.nodes().length < {before}")
 
 
+def test_on_a_phone_a_lineage_runs_downwards_and_its_names_can_be_read(
+    looked_at: Service, visitor: Visitor
+) -> None:
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    page = visitor.goes_to(looked_at, "/lineage/digits")
+    page.wait_for_selector("#told:has-text('drawn')")
+    rises, size = page.evaluate(
+        """() => [affineryGraph.edges().filter((edge) =>
+             edge.target().position("y") <= edge.source().position("y")).length,
+           11 * affineryGraph.zoom()]"""
+    )
+    assert rises == 0
+    assert size >= 7  # smaller names are left out
+    root = page.evaluate("Number(document.getElementById('graph').dataset.id)")
+    chosen = "Number(affineryGraph.nodes('.chosen').id())"
+    page.focus("#graph")
+    page.keyboard.press("ArrowUp")
+    older = page.evaluate(chosen)
+    page.keyboard.press("ArrowDown")
+    assert older < root
+    assert page.evaluate(f"{chosen} > {older}")
+
+
 def test_a_graph_of_five_thousand_nodes_is_drawn_and_moved(large: Service, visitor: Visitor) -> None:
     page = visitor.goes_to(large, "/lineage/backbone:dit@1")
     page.wait_for_function("() => window.affineryGraph")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import func, select
 
+from affinery_app.dashboard import new_task
 from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
 from affinery_app.figures import counted
@@ -17,7 +19,7 @@ from registry import adapters, aliases, renaming, retirement, tasks, tokens
 from registry.digests import digest_of
 from registry.models import Job
 from tests import registry_world as world
-from tests.browser.conftest import EVIL, EVIL_CLASS, picture
+from tests.browser.conftest import EVIL, EVIL_CLASS, picture, trained
 from tests.browser.reading import Read, faults, read
 from tests.integration.api.conftest import Reply, Service, serving
 
@@ -284,7 +286,7 @@ def test_every_page_of_what_is_not_there_yet_leads_to_the_step_that_is_next(noth
     makes = (
         world.backbone,
         lambda session: world.dataset(session),
-        lambda session: world.task(session, "digits"),
+        lambda session: trained(session, "job-waits", "digits", state="queued"),
     )
     for step, (href, command) in enumerate(STEPS):
         empty = ["/", "/adapters", "/compositions", "/compare"]
@@ -298,6 +300,19 @@ def test_every_page_of_what_is_not_there_yet_leads_to_the_step_that_is_next(noth
         if step < 3:
             with nothing.space.sessions.begin() as session:
                 makes[step](session)
+    with nothing.space.sessions.begin() as session:
+        queue.cancel(session, "job-waits")
+    assert "affinery task add" in page_of(nothing, "/backbones/dit").text  # nothing waits for a worker
+
+
+def test_what_a_new_task_is_made_of_is_chosen_however_old_it_is(pages: Service, monkeypatch: Any) -> None:
+    monkeypatch.setattr(new_task, "CHOICE", 1)
+    found = page_of(pages, "/new?dataset=digits@1&backbone=dit@1")
+    chosen = [held["value"] for held in found.of("option") if "selected" in held and "value" in held]
+    assert chosen == ["digits@1", "dit@1"]
+    assert "/datasets/digits@1" in [held.get("href") for held in found.of("a")]  # the preview is of it
+    gone = page_of(pages, "/new?dataset=nobody@1&backbone=dit@1", 404)
+    assert "nobody@1" in gone.text
 
 
 @pytest.mark.parametrize(

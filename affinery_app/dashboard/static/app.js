@@ -113,6 +113,7 @@ function planning(form) {
     const words = asked();
     words.delete("csrf");
     if (!words.get("dataset") || !words.get("backbone") || !words.get("name")) return;
+    if (!estimate.dataset.now) estimate.innerHTML = "<p class='faint'>Counting…</p>";
     waiting = setTimeout(() => fill(estimate, `/new/estimate?${words}`), 350);
   };
   form.addEventListener("input", judge);

@@ -21,7 +21,9 @@
     evaluation: ["round-triangle", "--line-8"],
     certificate: ["star", "--line-9"],
   };
+  const NARROW = 560; // pixels: there older things stand above, not to the left
   let graph = null;
+  let upright = false;
   let chosen = root;
 
   // A colour of the page, as the graph library reads it: it knows no light-dark().
@@ -96,7 +98,10 @@
   }
 
   // Columns by how far something is from its oldest ancestor; in a column, beside what it came from.
+  // Where there is no room for columns they are rows, of few things each.
   function columns() {
+    const tallest = (count) => upright ? Math.max(4, Math.ceil(Math.sqrt(count)))
+      : Math.max(12, Math.ceil(Math.sqrt(count * 3)));
     const parents = new Map([...nodes.keys()].map((id) => [id, []]));
     for (const edge of edges.values()) parents.get(edge.child)?.push(edge.parent);
     const depth = new Map();
@@ -115,7 +120,7 @@
       };
       column.sort((a, b) => middle(a) - middle(b) || a - b);
       // A long column is broken into several beside each other, so that it stays on the screen.
-      const tall = Math.max(12, Math.ceil(Math.sqrt(column.length * 3)));
+      const tall = tallest(column.length);
       column.forEach((id, place) => {
         const row = place % tall;
         const y = (row - (Math.min(tall, column.length) - 1) / 2) * 62;
@@ -125,10 +130,11 @@
     });
     let shift = 0;
     byDepth.forEach((column) => { // what was broken pushes what comes after it to the right
-      const tall = Math.max(12, Math.ceil(Math.sqrt(column.length * 3)));
+      const tall = tallest(column.length);
       for (const id of column) places.get(id).x += shift;
       shift += (Math.ceil(column.length / tall) - 1) * 90;
     });
+    if (upright) for (const [id, { x, y }] of places) places.set(id, { x: y * 1.6, y: x * .45 });
     return places;
   }
 
@@ -140,6 +146,7 @@
   }
 
   function draw() {
+    upright = place.clientWidth < NARROW;
     const allowed = new Set(roles());
     const places = columns();
     const shownEdges = [...edges.values()].filter((edge) => allowed.has(edge.role));
@@ -168,7 +175,7 @@
       graph.json({ elements });
       graph.nodes().positions((node) => places.get(Number(node.id())));
     }
-    graph.fit(undefined, 40);
+    graph.fit(undefined, upright ? 24 : 40);
     if (graph.zoom() > 1.2) { graph.zoom(1.2); graph.center(); }
     choose(nodes.has(chosen) ? chosen : root);
   }
@@ -199,26 +206,30 @@
 
   function fail(error) { told.textContent = `That could not be looked up: ${error.message}`; }
 
-  // By keyboard: left and right along the edges, up and down within a column.
+  // By keyboard: left and right along the edges, up and down within a column; turned, where that is drawn so.
+  const TURNED = { ArrowLeft: "ArrowUp", ArrowRight: "ArrowDown", ArrowUp: "ArrowLeft", ArrowDown: "ArrowRight" };
   function step(event) {
     const now = graph.getElementById(String(chosen));
     if (now.empty()) return;
     const at = now.position();
+    const key = upright ? TURNED[event.key] ?? event.key : event.key;
+    const [across, along] = upright ? ["y", "x"] : ["x", "y"];
+    const beside = (node) => node.position(across) === at[across];
     let among;
-    if (event.key === "ArrowLeft") among = now.incomers("node");
-    else if (event.key === "ArrowRight") among = now.outgoers("node");
-    else if (event.key === "ArrowUp") among = graph.nodes().filter((n) => n.position("x") === at.x && n.position("y") < at.y);
-    else if (event.key === "ArrowDown") among = graph.nodes().filter((n) => n.position("x") === at.x && n.position("y") > at.y);
+    if (key === "ArrowLeft") among = now.incomers("node");
+    else if (key === "ArrowRight") among = now.outgoers("node");
+    else if (key === "ArrowUp") among = graph.nodes().filter((n) => beside(n) && n.position(along) < at[along]);
+    else if (key === "ArrowDown") among = graph.nodes().filter((n) => beside(n) && n.position(along) > at[along]);
     else if (event.key === "Enter") { event.preventDefault(); expand([chosen]).catch(fail); return; }
     else return;
     event.preventDefault();
     const near = among.toArray().sort((a, b) =>
-      Math.abs(a.position("y") - at.y) - Math.abs(b.position("y") - at.y))[0];
+      Math.abs(a.position(along) - at[along]) - Math.abs(b.position(along) - at[along]))[0];
     if (near) choose(Number(near.id()));
   }
 
   place.addEventListener("keydown", step);
-  document.getElementById("fit").addEventListener("click", () => graph?.fit(undefined, 40));
+  document.getElementById("fit").addEventListener("click", () => graph?.fit(undefined, upright ? 24 : 40));
   document.getElementById("more").addEventListener("click", () => expand([...nodes.keys()]).catch(fail));
   document.getElementById("here").addEventListener("click", () => {
     location.href = `/lineage/${encodeURIComponent(nodes.get(chosen).ref)}`;
