@@ -26,11 +26,6 @@ def figures(results: Mapping[str, Any]) -> dict[str, str]:
     return listed
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """So many of something. many: how more than one are called, where that is not its name and an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def signed(value: float) -> str:
     """A difference, to three digits."""
     return f"{value:+.3g}".replace("-", "−", 1) if value else "0"

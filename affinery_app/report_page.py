@@ -10,9 +10,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from affinery.counting import counted
 from affinery_app.charts import STYLE as CHARTS
 from affinery_app.charts import bars, heat_key, line_chart
-from affinery_app.figures import counted, figures
+from affinery_app.figures import figures
 from affinery_app.matrix import shown
 from affinery_app.task_report import TaskReport, Version
 from registry.metrics import recognition

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from affinery import tensor_files
+from affinery.counting import counted
 from affinery.errors import BundleInvalid, PlaceInvalid, words_of
 from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
@@ -282,10 +283,11 @@ def _card(
     learners: Sequence[TaskRecord],
 ) -> str:
     """The model card of a bundle."""
+    named = f"{backbone.ref}, fingerprint `{backbone.digest}`"
     lines = [
         f"# {record.ref}",
         "",
-        f"{len(members)} tasks on one frozen backbone: {backbone.ref}, fingerprint `{backbone.digest}`.",
+        f"{counted(len(members), 'task')} on one frozen backbone: {named}.",
         "",
         "| task | classes | class rows | parameters | dataset | recognised samples |",
         "|---|---|---|---|---|---|",

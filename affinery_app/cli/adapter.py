@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from affinery.counting import counted
 from affinery_app.cli import completion, retirement
 from affinery_app.cli.adapter_files import export
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
-from affinery_app.figures import counted, size
+from affinery_app.figures import size
 
 if TYPE_CHECKING:
     from registry.records import CertificateRecord, EvaluationRecord

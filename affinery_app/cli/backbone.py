@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery.counting import counted
 from affinery_app.cli import completion, rebase
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, following, say, table
 from affinery_app.cli.place import UrlOption, place
 from affinery_app.cli.progress import stages
-from affinery_app.figures import counted, size
+from affinery_app.figures import size
 
 app = typer.Typer(help="Frozen denoisers, by version and fingerprint.", no_args_is_help=True)
 

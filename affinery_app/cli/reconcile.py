@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from affinery.counting import counted
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, following, printable, say
 
 
@@ -45,8 +46,9 @@ def reconcile(
             doing = "would be done" if dry_run else "done"
             print(f"    {f'{doing}: {each.done}' if each.done else f'to do: {printable(each.mend)}'}")
         settled = len(found.findings) - len(found.remaining)
+        differences = counted(len(found.findings), "difference")
         say(
-            f"{len(found.findings)} differences, {settled} mended, {len(found.remaining)} still to do."
+            f"{differences}, {settled} mended, {len(found.remaining)} still to do."
             if found.findings
             else "Everything is as the registry says."
         )

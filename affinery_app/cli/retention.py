@@ -76,6 +76,7 @@ def retention(
         return
     for matrix in filter(None, (found.matrix, found.recognition)):
         _print(matrix)
+        print()
     table(
         ["adapter", "size", "parameters", "steps", "seconds"],
         [
@@ -90,6 +91,7 @@ def retention(
         ],
         "",
     )
+    print()
     fields([("picture", kept.picture)])
     following(*(f"affinery report {quote(task)}" for task in found.matrix.tasks))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from affinery.counting import counted
+
 if TYPE_CHECKING:
     from orchestration.jobs import JobRecord
 
@@ -25,7 +27,7 @@ def standing(job: JobRecord, obstacle: str | None = None) -> str:
         return ", ".join(filter(None, (job.doing, f"by {job.owner}{asked}")))
     if job.state == "queued":
         if job.waits:
-            return f"waits for {job.waits} job{'s' if job.waits > 1 else ''}"
+            return f"waits for {counted(job.waits, 'job')}"
         if job.run_at > datetime.now(UTC):
             again = f" after: {job.why}" if job.why else ""
             return f"from {job.run_at:%Y-%m-%d %H:%M:%S} UTC on{again}"

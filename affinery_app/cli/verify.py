@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from affinery.counting import counted
 from affinery_app.cli import completion
 from affinery_app.cli.output import JsonOption, WorkspaceOption, emit, fields, printable, say
 from affinery_app.cli.progress import bar
-from affinery_app.figures import counted, size
+from affinery_app.figures import size
 
 
 def verify(

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from affinery.counting import counted
 from affinery.errors import AffineryError
 from affinery_app.api.access import Who
 from affinery_app.api.errors import NotGranted
@@ -28,7 +29,7 @@ from affinery_app.dashboard.beginning import next_step
 from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.words import ago, duration, moment, plain, recognised
 from affinery_app.demo import shipped_datasets
-from affinery_app.figures import counted, signed, size
+from affinery_app.figures import signed, size
 from affinery_app.wiring import Workspace
 from orchestration.chores import Chore
 

@@ -23,6 +23,7 @@ from urllib.error import URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
+from affinery.counting import counted
 from affinery_app.doctor import registry
 from affinery_app.doctor.check import FAIL, OK, WARN, Check
 
@@ -97,7 +98,9 @@ def mlflow(space: Workspace, deep: bool) -> Iterator[Check]:
     waiting = len(list(tracking.kept.pending()))
     if waiting:
         mend = "affinery reconcile --only mlflow"
-        yield Check("mlflow spool", WARN, f"{waiting} runs are not wholly in MLflow yet", mend)
+        yield Check(
+            "mlflow spool", WARN, f"{counted(waiting, 'run is', 'runs are')} not wholly in MLflow yet", mend
+        )
 
 
 def _mlflow_away(uri: str) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from affinery.counting import counted
 from affinery.errors import words_of
 from orchestration.datasets.listing import Found, Listing
 from orchestration.datasets.metadata import metadata_of, read_metadata
@@ -151,7 +152,8 @@ def _scan_classes(folder: Path) -> Listing:
     notes = []
     if others:
         shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
-        notes.append(f"{len(others)} other files were left out: {shown}")
+        told = counted(len(others), "other file was", "other files were")
+        notes.append(f"{told} left out: {shown}")
     if len(classes) == 1:
         notes.append("one class: the dataset is learnt as one without classes")
     return Listing(tuple(classes), found, notes)
@@ -175,7 +177,8 @@ def _scan_metadata(folder: Path, metadata: Path) -> Listing:
         is_image(path.name) and path.relative_to(folder).as_posix() not in named for path in files(folder)
     )
     if others:
-        notes.append(f"{others} images are in no line of {metadata.name} and were left out")
+        told = counted(others, "image is in no line of", "images are in no line of")
+        notes.append(f"{told} {metadata.name}, and left out")
     for what, count in (
         ("caption", sum(line.text is None for line in lines)),
         ("condition", sum(line.condition is None for line in lines)),

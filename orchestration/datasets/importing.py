@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from affinery.counting import counted
 from orchestration.datasets import repository
 from orchestration.datasets.examining import Examined, Unfit, Unfits, examine, read
 from orchestration.datasets.listing import Found, Listing
@@ -156,13 +157,17 @@ class _Packing:
     def _notes(self, counts: list[int]) -> list[str]:
         notes = []
         if self.unfits.count:
-            notes.append(f"{self.unfits.count} images were left out: {self.unfits.told()}")
+            told = counted(self.unfits.count, "image was", "images were")
+            notes.append(f"{told} left out: {self.unfits.told()}")
         if several := len({key[:2] for key in self.seen}) - len({key[0] for key in self.seen}):
-            notes.append(f"{several} images stand in more than one class; a mistake in the folders, perhaps")
+            told = counted(several, "image stands", "images stand")
+            notes.append(f"{told} in more than one class; a mistake in the folders, perhaps")
         if self.repeated:
-            notes.append(f"{self.repeated} images were there twice and are counted once")
+            told = counted(self.repeated, "image was there twice and is", "images were there twice and are")
+            notes.append(f"{told} counted once")
         if self.animated:
-            notes.append(f"{self.animated} images are animations: the first picture of each is learnt")
+            told = counted(self.animated, "image is an animation", "images are animations")
+            notes.append(f"{told}: the first picture of each is learnt")
         if len(self.sizes) > 1:
             notes.append(
                 f"images of {len(self.sizes)} sizes: each is cropped to its middle square and resized for "

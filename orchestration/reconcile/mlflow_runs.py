@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from affinery.counting import counted
 from orchestration import queue
 from orchestration.jobs import JobRecord
 from orchestration.reconcile.findings import Finding, Progress
@@ -73,7 +74,7 @@ def _ended(
                 trainings.conclude(tracking, job, published)
             else:
                 trainings.end(tracking, job, status)
-        what = f"its job is {job.state}, and its {len(keys)} runs were left open"
+        what = f"its job is {job.state}, and left {counted(len(keys), 'run')} open"
         done = f"they end as {status}" + (", their adapters registered" if published else "")
         yield Finding(NAME, f"job {job.id[:8]} ({', '.join(job.tasks)})", what, done)
 

@@ -9,10 +9,10 @@ from urllib.parse import quote, urlencode
 import pytest
 from sqlalchemy import func, select
 
+from affinery.counting import counted
 from affinery_app.dashboard import new_task
 from affinery_app.dashboard.rights import FORMS
 from affinery_app.dashboard.routes import CHANGE, OPERATE, READ
-from affinery_app.figures import counted
 from orchestration import chores, queue
 from orchestration.evaluations import folder_of
 from registry import adapters, aliases, renaming, retirement, tasks, tokens

@@ -140,7 +140,7 @@ def test_duplicates_count_once_and_the_same_image_in_two_classes_is_told(data: P
     shutil.copy(images / "x/1.png", images / "y/other.png")
     found = add(data, images)
     assert found.class_counts == (8, 9)
-    assert any("1 images were there twice" in note for note in found.notes)
+    assert any("1 image was there twice" in note for note in found.notes)
     assert any("more than one class" in note for note in found.notes)
 
 

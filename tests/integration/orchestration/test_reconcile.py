@@ -205,7 +205,7 @@ def test_an_adapter_that_is_published_becomes_a_version_of_its_tasks_model_once(
 
 def test_runs_of_a_job_that_was_cancelled_end(services: Services, begun: JobRecord) -> None:
     ends(services, begun, "cancelled")
-    settled(services, "mlflow", "runs were left open")
+    settled(services, "mlflow", "is cancelled, and left")
     assert mlflow(services, "SELECT status FROM runs") == [("KILLED",)]
 
 
