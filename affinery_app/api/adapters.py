@@ -62,7 +62,12 @@ def list_adapters(
     after: After = 0,
     limit: Limit = 50,
     filter: Annotated[  # noqa: A002 - the word that people use
-        str, Query(max_length=2000, examples=["tag.owner=ann and metric.kid<0.02"])
+        str,
+        Query(
+            max_length=2000,
+            description="As `affinery adapter search` takes it.",
+            examples=["tag.owner=ann and metric.kid<0.02"],
+        ),
     ] = "",
 ) -> JSONResponse:
     """The adapter versions for which the filter holds, the newest first."""

@@ -67,7 +67,7 @@ def routes(space: Workspace) -> FastAPI:
     app = FastAPI(
         title="Affinery",
         version=__version__,
-        description=__doc__,
+        description="A registry of adapters for frozen diffusion backbones, and the queue that trains them.",
         docs_url=None,  # the pages that FastAPI brings fetch their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # it would name an address by what the request calls this host

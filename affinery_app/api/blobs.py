@@ -102,7 +102,9 @@ def _release(space: Workspace, lease: str) -> None:
 
 
 @router.get("/{digest}", response_model=Blob)
-def get_blob(space: Space, digest: Annotated[Digest, Place()]) -> JSONResponse:
+def get_blob(
+    space: Space, digest: Annotated[Digest, Place(description="Their SHA-256, in hexadecimal.")]
+) -> JSONResponse:
     """How long these bytes are, where the registry knows them."""
     with space.sessions.read() as session:
         return answer({"digest": digest, "size_bytes": blobs.size_bytes(session, digest)})

@@ -44,8 +44,14 @@ class Once(BaseModel):
 
     key: str | None
     caller: str
+    by: str
     method: str
     path: str
+
+    @property
+    def job_key(self) -> str | None:
+        """The key as a job has it: jobs know keys of all senders, and this one is its sender's alone."""
+        return None if self.key is None else f"{self.key} of {self.by}"
 
     def do(
         self,
@@ -103,7 +109,9 @@ async def _once(
         ),
     ] = None,
 ) -> Once:
-    return Once(key=idempotency_key, caller=who.key, method=request.method, path=request.url.path)
+    return Once(
+        key=idempotency_key, caller=who.key, by=who.name, method=request.method, path=request.url.path
+    )
 
 
 Posting = Annotated[Once, Depends(_once)]

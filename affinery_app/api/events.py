@@ -23,7 +23,9 @@ def list_events(
     space: Space,
     after: After = 0,
     limit: Limit = 100,
-    kind: Annotated[Word | None, Query(examples=["adapter.published"])] = None,
+    kind: Annotated[
+        Word | None, Query(description="Only events of this kind.", examples=["adapter.published"])
+    ] = None,
     subject: Annotated[int | None, Query(ge=0, le=LARGEST, description="A node_id.")] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     last_event_id: Annotated[int | None, Header(description=LAST_EVENT, ge=0, le=LARGEST)] = None,

@@ -167,8 +167,8 @@ def list_jobs(
 
 @router.post("", status_code=201, response_model=Job)
 def create_job(space: Space, who: Caller, new: Annotated[NewJob, Body()], posting: Posting) -> JSONResponse:
-    """Schedule a job. An Idempotency-Key is the job's key: the same again gives the job that stands."""
-    key = new.key or posting.key
+    """Schedule a job. An Idempotency-Key is a key of the job: the same again gives the one that stands."""
+    key = new.key or posting.job_key
     if isinstance(new, Train):
         return _train(space, who, new, key)
     made = ordered(space, who, _chore(new), after=new.after, key=key, **new.order(who.name))

@@ -61,7 +61,7 @@ def get_lineage(
     space: Space,
     ref: Ref,
     direction: Direction = "up",
-    depth: Annotated[int, Query(ge=0, le=100)] = 3,
+    depth: Annotated[int, Query(ge=0, le=100, description="How many hops, at most.")] = 3,
     roles: Roles = [],  # noqa: B006 - FastAPI copies it
     limit: Annotated[int, Query(ge=1, le=5000, description="How many nodes, at most.")] = 500,
 ) -> JSONResponse:

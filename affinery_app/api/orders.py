@@ -27,7 +27,9 @@ Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 class Terms(Sent):
-    """When a job runs. key: the same key again schedules nothing again; an Idempotency-Key counts as one."""
+    """When a job runs. key: the same again, from whomever, schedules nothing; an Idempotency-Key is one too,
+    its sender's alone.
+    """
 
     after: list[Word] = Field(default=[], max_length=200, description="Jobs to be done before: number or id.")
     priority: Priority = 0

@@ -78,6 +78,11 @@ STATUSES: tuple[tuple[type[AffineryError], int], ...] = (
     (AffineryError, 500),
 )
 RETRY_SECONDS = "1"
+FASTAPIS = "There was an error parsing the body"  # what it says of all that is no JSON to it, but a misprint
+UNREAD = (
+    "It is no JSON that is read here: send it in UTF-8, nested as deep as what is asked for, its numbers of "
+    "a thousand digits at most."
+)
 
 
 class Fault(BaseModel):
@@ -164,6 +169,7 @@ def tell(app: FastAPI) -> None:
         details = {
             404: "There is nothing at this address. What there is: /openapi.json",
             405: f"This address takes {(headers or {}).get('Allow')} only.",
+            **({400: UNREAD} if error.detail == FASTAPIS else {}),
         }
         titles = {
             400: "Body unreadable",

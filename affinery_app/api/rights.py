@@ -22,6 +22,7 @@ from affinery_app.api.access import Who
 from affinery_app.api.errors import NotGranted, ScopeMissing
 from affinery_app.api.problems import of_error
 
+CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -148,6 +149,7 @@ class Entitled(APIRoute):
         said = (self.openapi_extra or {}).get("requestBody", {}).get("content", {})
         self.kinds = tuple(said) or ((bodies.JSON,) if self.body_field is not None else ())
         self.queried = _queried(self.dependant)
+        self.conditions = frozenset(field.alias for field in self.dependant.header_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
@@ -157,6 +159,8 @@ class Entitled(APIRoute):
                 return
             headers = Headers(scope=scope)
             self._check_query(QueryParams(scope["query_string"]))
+            if scope["method"] not in SAFE:
+                self._check_conditions(headers)
             bodies.check(headers, self.kinds)
             if scope["method"] in SAFE:
                 send = etags.unless_had(headers, send)
@@ -169,6 +173,20 @@ class Entitled(APIRoute):
             {"type": "unknown", "loc": ("query", name), "msg": f"there is no such parameter here; {known}"}
             for name in dict.fromkeys(asked)
             if name not in self.queried
+        ]
+        if faults:
+            raise RequestValidationError(faults)
+
+    def _check_conditions(self, headers: Headers) -> None:
+        """Raises RequestValidationError: what was meant for what was read would be done to anything."""
+        faults = [
+            {
+                "type": "unknown",
+                "loc": ("header", name),
+                "msg": "this address does not look at it; leave it out",
+            }
+            for name in CONDITIONS
+            if name in headers and name not in self.conditions and (name, headers[name]) != ("if-match", "*")
         ]
         if faults:
             raise RequestValidationError(faults)

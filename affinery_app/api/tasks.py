@@ -109,7 +109,7 @@ def create_tasks(space: Space, who: Caller, new: NewTasks, posting: Posting) -> 
     """Register tasks, each with its class rows, and schedule their training: all of it, or nothing."""
     from orchestration.scheduling import schedule_all
 
-    wanted, notes = _checked(space, who, new, posting.key), list[str]()
+    wanted, notes = _checked(space, who, new, posting.job_key), list[str]()
     made = schedule_all(space.sessions, wanted, data=space.data, on_note=notes.append)
     jobs = [each.job.to_json() | {"new": each.new} for each in made]
     headers = {"Location": f"/v1/jobs/{jobs[0]['id']}"}

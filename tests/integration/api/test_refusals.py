@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import socket
 from itertools import count
 from typing import Any
@@ -151,6 +152,60 @@ def test_a_value_of_another_kind_than_json_s_own_is_refused(service: Service) ->
         assert reply.json["faults"][0]["detail"].startswith("write it as"), told
     moment = {"timeout_seconds": 60, "run_at": "2030-01-02T03:04:05+01:00"}
     assert service.ask("POST", "/v1/jobs", verify | moment).json["run_at"].startswith("2030-01-02T02:04:05")
+
+
+CONDITIONAL = (
+    "put_alias",
+    "delete_alias",
+    "patch_tags",
+    "put_note",
+    "delete_note",
+    "put_limit",
+    "delete_limit",
+)
+OF_JOBS = ("cancel_job", "pause_job", "resume_job", "retry_job", "prioritise_job")
+
+
+def test_a_condition_is_looked_at_or_refused_and_nothing_is_changed(service: Service) -> None:
+    described = service.get("/openapi.json")["paths"]
+    looked_at = set()
+    for path, operations in described.items():
+        for method, operation in operations.items():
+            if method == "get":
+                continue
+            named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "header"}
+            if "if-match" in named:
+                looked_at.add(operation["operationId"])
+                continue
+            place = re.sub(r"\{.*?\}", "nothing", path)
+            reply = service.ask(method.upper(), place, b"{}", Content_Type="application/json", If_Match='"x"')
+            assert (reply.status, "if-match" in reply.json["detail"]) == (422, True), (method, path)
+    assert looked_at == {*CONDITIONAL, *OF_JOBS}
+    before = service.get("/v1/adapters/digits@1")
+    refused = service.ask("POST", "/v1/adapters/digits@1/retire", {"reason": "old"}, If_Match='"x"')
+    assert (refused.status, service.get("/v1/adapters/digits@1")) == (422, before)
+
+
+def test_json_that_is_none_for_another_reason_than_a_misprint_says_what_is_read(service: Service) -> None:
+    for body in (
+        b"[" * 100_000,
+        b'{"kind":"verify","priority":' + b"9" * 5000 + b"}",
+        '{"a":"é"}'.encode("cp1252"),
+    ):
+        reply = service.ask("POST", "/v1/jobs", body, Content_Type="application/json")
+        assert (reply.status, "send it in UTF-8" in reply.json["detail"]) == (400, True)
+
+
+def test_every_parameter_of_every_route_is_described(service: Service) -> None:
+    described = service.get("/openapi.json")["paths"]
+    bare = [
+        (operation["operationId"], each["name"])
+        for operations in described.values()
+        for operation in operations.values()
+        for each in operation.get("parameters", [])
+        if not each.get("description")
+    ]
+    assert bare == []
 
 
 def test_an_address_with_a_slash_too_many_is_none_and_leads_nowhere_else(service: Service) -> None:

@@ -236,6 +236,21 @@ def test_a_key_is_its_sender_s_alone(space: Workspace) -> None:
         assert ann.ask("POST", "/v1/compositions", new | {"name": "two"}, Idempotency_Key="1").status == 422
 
 
+def test_a_key_of_a_job_is_its_sender_s_alone_too(space: Workspace) -> None:
+    own = "a-secret-of-this-machine"
+    with serving(space, own) as service:
+        ann = replace(service, headers={"Authorization": f"Bearer {own}"})
+        made = ann.ask("POST", "/v1/tokens", {"name": "bob", "scope": "schedule"}).json["token"]
+        bob = replace(service, headers={"Authorization": f"Bearer {made}"})
+        first = ann.ask("POST", "/v1/jobs", {"kind": "verify"}, Idempotency_Key="nightly")
+        again = ann.ask("POST", "/v1/jobs", {"kind": "verify"}, Idempotency_Key="nightly")
+        assert (again.json["id"], again.headers["idempotency-replayed"]) == (first.json["id"], "true")
+        alike = bob.ask("POST", "/v1/jobs", {"kind": "verify"}, Idempotency_Key="nightly")
+        assert (alike.status, alike.json["id"] == first.json["id"]) == (201, False)
+        other = ann.ask("POST", "/v1/jobs", {"kind": "verify", "ref": "digits@1"}, Idempotency_Key="nightly")
+        assert other.json["type"] == "urn:affinery:key-taken"
+
+
 def test_bytes_sent_again_under_their_key_hold_one_lease(service: Service) -> None:
     first = sent(service, b"some bytes", Idempotency_Key="bytes")
     again = sent(service, b"some bytes", Idempotency_Key="bytes")
