@@ -23,5 +23,5 @@ def upright(image: Image) -> Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    turn = turns.get(image.getexif().get(ORIENTATION))
+    turn = turns.get(image.getexif().get(ORIENTATION, 1))
     return image if turn is None else image.transpose(turn)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 from typer._click import Context, Parameter
-from typer._coercion import RuntimeParam, TypeDescriptor, build_runtime_param
+from typer._coercion import TypeDescriptor, build_runtime_param
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 DIGITS = 18
@@ -38,7 +38,7 @@ class Group(TyperGroup):
 def _converting(params: list[Parameter]) -> list[Parameter]:
     for each in params:
         if isinstance(each, TyperOption | TyperArgument):
-            each._runtime_param = cast("RuntimeParam", Conversion(each.type_descriptor))
+            each._runtime_param = cast("Any", Conversion(each.type_descriptor))
     return params
 
 

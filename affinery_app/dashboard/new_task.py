@@ -72,7 +72,10 @@ def _among(
     if not ref:
         return newest, newest[0] if newest else None
     chosen = get(session, ref)
-    return (newest if chosen in newest else [*newest, chosen]), chosen
+    offered = list(newest)
+    if chosen not in offered:
+        offered.append(chosen)
+    return offered, chosen
 
 
 def _free_name(session: Session, dataset: DatasetRecord | None) -> str:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from orchestration.datasets.folders import is_image
 from orchestration.datasets.metadata import NAMES
@@ -146,10 +146,10 @@ class _Header(tarfile.TarInfo):
     """A tar member's header. Python takes one that is damaged or cut off, but the first, for the end."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # the end is marked
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end is marked
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"nothing whole after {archive.offset:,} bytes, nor its end") from error
