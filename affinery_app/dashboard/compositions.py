@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 from starlette.responses import Response
 
-from affinery.errors import ConfigInvalid
+from affinery.errors import AffineryError, ConfigInvalid
 from affinery.merge_recipe import LARGEST, Weight, in_words
+from affinery_app.api.problems import said_of
 from affinery_app.dashboard.amounts import number
-from affinery_app.dashboard.visit import Visit
+from affinery_app.dashboard.visit import Visit, status_of
 from orchestration import chores, exports
 from orchestration.composing import Sum, compose_tasks
 from orchestration.tracking import compositions as tracked
 from registry import adapters, compositions, pages, retirement, search
 from registry import exports as written_exports
+from registry.records import AdapterRecord
 
 A_PAGE, CHOICE = 50, 100
 
 
 def listing(visit: Visit) -> Response:
+    return _listing(visit)
+
+
+def _listing(visit: Visit, wrong: str = "", status: int = 200) -> Response:
+    """wrong: why what was filled in could not be done; it stays filled in."""
     with visit.space.sessions.read() as session:
         ids = pages.newest_of_kind(session, "composition", visit.number("before"), A_PAGE + 1)
         found = [compositions.by_id(session, node_id) for node_id in ids[:A_PAGE]]
-        newest: dict[str, str] = {}
+        newest: dict[int, AdapterRecord] = {}
         for each in search.search(session, "state=usable", limit=CHOICE).adapters:
-            newest.setdefault(each.task, each.ref)
-    more = ids[A_PAGE - 1] if len(ids) > A_PAGE else None
-    return visit.answer("compositions.html", compositions=found, more=more, choice=sorted(newest.values()))
+            newest.setdefault(each.task_id, each)
+    choice = sorted(newest.values(), key=attrgetter("ref"))
+    last = max(choice, key=attrgetter("node_id"), default=None)
+    fitting = [each.ref for each in choice if last is not None and each.backbone_id == last.backbone_id]
+    return visit.answer(
+        "compositions.html",
+        status,
+        compositions=found,
+        more=ids[A_PAGE - 1] if len(ids) > A_PAGE else None,
+        choice=choice,
+        ticked=visit.chosen.get("member", []) if wrong else fitting,
+        filled=visit.form,
+        wrong=wrong,
+    )
 
 
 def page(visit: Visit) -> Response:
@@ -54,8 +73,11 @@ def page(visit: Visit) -> Response:
 def compose(visit: Visit) -> Response:
     """The members that were ticked, and their weighted sum where one is wanted."""
     members = visit.chosen.get("member", [])
-    sums = [_sum(visit, members)] if visit.form.get("merge") == "yes" else []
-    made = compose_tasks(visit.space.sessions, visit.form.get("name", ""), members, sums)
+    try:
+        sums = [_sum(visit, members)] if visit.form.get("merge") == "yes" else []
+        made = compose_tasks(visit.space.sessions, visit.form.get("name", ""), members, sums)
+    except AffineryError as error:
+        return _listing(visit, said_of(error), status_of(error))
     tracked.tell(visit.space.tracking, visit.space.sessions, made)
     return visit.on_to("compositions", made.ref, said="composed")
 

@@ -183,8 +183,11 @@ def status_of(error: AffineryError) -> int:
 def told(visit: Visit, status: int, detail: str, near: str = "") -> Response:
     """What went wrong, and where to go on. near: the address that was meant, perhaps."""
     title = TITLES.get(status, "This cannot be done")
-    wanted = visit.request.url.path.rstrip("/").rpartition("/")[2][:80] if status == 404 else ""
-    return visit.answer("error.html", status, title=title, detail=detail, near=near, wanted=wanted)
+    *page, last = visit.request.scope["path"].strip("/").split("/")
+    wanted = last[:80] if status == 404 else ""
+    # The address of a form is that of its page, and a word.
+    back = address(*page) if page and visit.request.method == "POST" and status not in (404, 405) else ""
+    return visit.answer("error.html", status, title=title, detail=detail, near=near, wanted=wanted, back=back)
 
 
 def address(*parts: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -11,6 +11,7 @@ from orchestration.tracking.compositions import key_of
 from registry import backbones, blobs, compositions, datasets, tasks
 from registry.errors import NotFound
 from tests import registry_world as world
+from tests import stored_world
 from tests.browser.conftest import EVIL
 from tests.browser.reading import faults, read
 from tests.integration.api.conftest import Reply, Service
@@ -57,9 +58,38 @@ def test_a_sum_without_weights_that_can_be_is_refused_and_nothing_is_recorded(
     pages: Service, weight: str
 ) -> None:
     fields = [("name", "ink"), ("merge", "yes"), ("member", "digits@2"), ("weight of digits@2", weight)]
-    assert send(pages, "/compositions", *fields).status == 422
+    refused = send(pages, "/compositions", *fields)
+    assert refused.status == 422
     with pages.space.sessions.read() as session, pytest.raises(NotFound):
         compositions.get(session, "ink")
+    again = read(refused.body)  # with what was filled in
+    held = {
+        each["name"]: each for each in again.of("input") if each.get("type") != "checkbox" and "name" in each
+    }
+    assert (held["name"]["value"], held["weight of digits@2"]["value"]) == ("ink", weight)
+    ticked = {each["value"] for each in again.of("input") if "checked" in each}
+    assert ticked == {"yes", "digits@2"}
+    assert faults(again) == []
+
+
+def test_what_is_ticked_at_first_can_be_composed_where_there_are_several_backbones(pages: Service) -> None:
+    with pages.space.sessions.begin() as session:
+        files = stored_world.Files(pages.space.store, pages.space.folder)
+        files.backbone(session, "dit", seed=7.0)
+        files.learnt(session, "later", on="dit@2")
+    offered = [held for held in read(pages.ask("GET", "/compositions").body).of("input") if "value" in held]
+    members = {held["value"]: "checked" in held for held in offered if held.get("name") == "member"}
+    assert {"later@1": True, "digits@2": False, "faces@1": False}.items() <= members.items()
+    made = send(
+        pages, "/compositions", ("name", "all"), *(("member", ref) for ref in members if members[ref])
+    )
+    assert made.status == 303
+
+
+def test_a_form_that_is_refused_leads_back_to_its_page(pages: Service) -> None:
+    refused = send(pages, f"/adapters/{quote(EVIL)}@1/alias", ("other", "NO SUCH ALIAS"))
+    assert refused.status == 422
+    assert f"/adapters/{quote(EVIL)}@1" in [held.get("href") for held in read(refused.body).of("a")]
 
 
 def test_versions_are_measured_by_a_job_and_nonsense_schedules_none(pages: Service) -> None:
