@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
@@ -43,17 +43,17 @@ class AboutAdapter(Adapter):  # type: ignore[misc, valid-type]
     note: str | None
 
 
-class NewAdapter(BaseModel):
+class NewAdapter(Sent):
     """An adapter that was trained elsewhere, for a task that is registered here."""
 
     task: Word
     blob: Digest = Field(description="Its file, sent to /v1/blobs before.")
     upload: Word | None = Field(default=None, description="The upload that kept the file until now.")
-    metrics: Facts = {}
-    provenance: Facts = {}
+    metrics: Facts = Field(default={})
+    provenance: Facts = Field(default={})
     mlflow_run_id: Word | None = None
     warm_start: Word | None = Field(default=None, description="The adapter that it was trained from.")
-    tags: Tags = {}
+    tags: Tags = Field(default={})
 
 
 @router.get("", response_model=pages(Adapter))

@@ -17,7 +17,7 @@ router = nouns("/v1/tokens", "tokens")
 Name = Annotated[str, Path(max_length=64, description="A token's name.")]
 
 
-class Token(Sent):
+class Token(BaseModel):
     """A token, without its secret. tasks: those that it may change; null for all."""
 
     id: str
@@ -32,7 +32,7 @@ class Token(Sent):
     state: Literal["active", "expired", "revoked"]
 
 
-class NewToken(BaseModel):
+class NewToken(Sent):
     """What a token is called and may do."""
 
     name: Word

@@ -208,6 +208,39 @@ def test_every_parameter_of_every_route_is_described(service: Service) -> None:
     assert bare == []
 
 
+def test_a_field_that_is_misspelt_is_refused_whatever_is_sent_and_nothing_is_made(service: Service) -> None:
+    described = service.get("/openapi.json")
+    shapes = described["components"]["schemas"]
+    loose = [
+        operation["operationId"]
+        for operations in described["paths"].values()
+        for operation in operations.values()
+        if (
+            said := operation.get("requestBody", {})
+            .get("content", {})
+            .get("application/json", {})
+            .get("schema")
+        )
+        and not all(each.get("additionalProperties") is not None for each in _meant(said, shapes))
+    ]
+    assert loose == ["open_session"]
+    for wrong in ({"task": ["digits"]}, {"days": "30"}, {"tasks": "digits"}):
+        assert service.ask("POST", "/v1/tokens", {"name": "ci", "scope": "read"} | wrong).status == 422, wrong
+    assert service.get("/v1/tokens")["items"] == []
+    new = {"task": "digits", "blob": "0" * 64, "metric": {"kid": 0.1}}
+    assert "metric" in service.ask("POST", "/v1/adapters", new).json["detail"]
+
+
+def _meant(said: dict[str, Any], shapes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas that a body may be of."""
+    if "$ref" in said:
+        return _meant(shapes[said["$ref"].rpartition("/")[2]], shapes)
+    several = said.get("anyOf") or said.get("oneOf")
+    if several is None:
+        return [said]
+    return [found for each in several if each.get("type") != "null" for found in _meant(each, shapes)]
+
+
 def test_an_address_with_a_slash_too_many_is_none_and_leads_nowhere_else(service: Service) -> None:
     for path in ("/v1/adapters/", "/v1/adapters/digits@1/", "/tasks/"):
         reply = service.ask("GET", path)
