@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import secrets
 import shutil
 import time
@@ -70,7 +71,9 @@ def create_upload(space: Space, new: NewUpload, posting: Posting) -> JSONRespons
 @router.get("/{upload}", response_model=Part)
 def get_upload(space: Space, upload: UploadId) -> JSONResponse:
     """How much of an upload is there."""
-    return answer({"upload": upload, "offset": path_of(space, upload).stat().st_size})
+    path = path_of(space, upload)
+    with _there(upload):
+        return answer({"upload": upload, "offset": path.stat().st_size})
 
 
 @router.put("/{upload}", response_model=Part, openapi_extra=OF_BYTES)
@@ -83,7 +86,7 @@ async def put_part(
     """Send a part as it is. What came of one that broke off is kept: ask for the offset, and go on there."""
     path = await run_in_threadpool(path_of, space, upload)
     with _alone(path, upload) as file:
-        size = path.stat().st_size
+        size = file.seek(0, os.SEEK_END)
         if size != offset:
             raise UploadMoved(upload, size, offset)
         announced = _announced(path)
@@ -108,7 +111,9 @@ async def put_part(
             await run_in_threadpool(keep)
             raise
         await run_in_threadpool(keep)
-    return answer({"upload": upload, "offset": path.stat().st_size})
+        if os.fstat(file.fileno()).st_nlink == 0:  # somebody had it forgotten, or used, meanwhile
+            raise NotFound("upload", upload, [])
+        return answer({"upload": upload, "offset": file.tell()})
 
 
 @router.delete("/{upload}", status_code=204, response_class=Response)
@@ -127,19 +132,32 @@ def path_of(space: Workspace, upload: str) -> Path:
 
 def check_whole(path: Path, sha256: str) -> None:
     """Raises UploadUnfinished or UploadDiffers where these are not the bytes that were announced."""
-    size, announced = path.stat().st_size, _announced(path)
-    if size < announced:
-        raise UploadUnfinished(path.name.partition("-")[0], size, announced)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    upload, announced = path.name.partition("-")[0], _announced(path)
+    with _there(upload):
+        size = path.stat().st_size
+        if size < announced:
+            raise UploadUnfinished(upload, size, announced)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise UploadDiffers(sha256, found)
 
 
 @contextmanager
+def _there(upload: str) -> Iterator[None]:
+    """Raises NotFound where somebody has an upload forgotten, or uses it, at this moment."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound("upload", upload, []) from error
+
+
+@contextmanager
 def _alone(path: Path, upload: str) -> Iterator[BinaryIO]:
-    """The file's end, for one who sends."""
-    with path.open("ab") as file:
+    """The file, for one who sends. Raises NotFound where it is gone since it was found."""
+    with _there(upload):
+        opened = path.open("r+b")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -385,6 +385,24 @@ def test_a_part_that_goes_past_what_was_announced_is_taken_back(service: Service
     assert (rest.status, rest.json["offset"]) == (200, 3 << 20)
 
 
+def test_an_upload_that_is_forgotten_while_a_part_comes_in_is_gone(service: Service) -> None:
+    place = f"/v1/uploads/{post(service, '/v1/uploads', {}).json['upload']}"
+    sending = HTTPConnection("127.0.0.1", service.port, timeout=60)
+    sending.putrequest("PUT", f"{place}?offset=0")
+    sending.putheader("Content-Type", "application/octet-stream")
+    sending.putheader("Content-Length", "4")
+    sending.endheaders(b"ab")
+    while service.ask("PUT", f"{place}?offset=9", b"x", **BINARY).json["title"] == "Upload moved":
+        pass  # until the other part is coming in
+    assert service.ask("DELETE", place).status == 204
+    sending.send(b"cd")
+    answered = sending.getresponse()
+    assert (answered.status, json.loads(answered.read())["type"]) == (404, "urn:affinery:not-found")
+    sending.close()
+    assert service.ask("GET", place).status == 404
+    assert list((service.space.folder / "cache" / "uploads").iterdir()) == []
+
+
 def test_nothing_is_made_of_an_upload_of_which_some_is_missing(service: Service) -> None:
     upload = post(service, "/v1/uploads", {"size_bytes": 1234}).json["upload"]
     place = f"/v1/uploads/{upload}"
