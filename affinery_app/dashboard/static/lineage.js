@@ -134,7 +134,7 @@
       for (const id of column) places.get(id).x += shift;
       shift += (Math.ceil(column.length / tall) - 1) * 90;
     });
-    if (upright) for (const [id, { x, y }] of places) places.set(id, { x: y * 1.6, y: x * .45 });
+    if (upright) for (const [id, { x, y }] of places) places.set(id, { x: y * 1.6, y: x * .55 });
     return places;
   }
 
