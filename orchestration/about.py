@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from orchestration import chores, queue
+from orchestration import queue
 from orchestration.jobs import AttemptRecord, JobRecord, without_places
 from orchestration.obstacles import obstacles
 from orchestration.planner import machine
@@ -34,9 +34,14 @@ class AboutJob:
 def job(session: Session, named: str) -> AboutJob:
     """Everything of one job. Raises JobNotFound …"""
     record = queue.get(session, named)
+    asked = None
+    if record.kind != "train":
+        from orchestration import chores
+
+        asked = chores.told(session, record.kind, record.payload)
     return AboutJob(
         record,
-        None if record.kind == "train" else chores.told(session, record.kind, record.payload),
+        asked,
         obstacles(session, [record], machine()).get(record.id),
         queue.attempts(session, record.id),
     )
