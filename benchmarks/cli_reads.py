@@ -24,6 +24,7 @@ READS = (
     "--version",
     "--help",
     "backbone list",
+    "backbone show dit",
     "dataset list",
     "task list",
     f"task show {name_of(1)}",
@@ -33,6 +34,7 @@ READS = (
     "alias list",
     f"lineage {name_of(1)}",
     "job list",
+    "events",
 )
 
 
