@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from affinery.counting import counted
 from affinery.errors import BundleInvalid, PlaceInvalid, words_of
 from affinery.merge_recipe import Weight, merges_of
 from orchestration.errors import ExportRefused
-from registry import adapters, backbones, certificates, compositions, names, refs, retirement, tasks
+from registry import adapters, backbones, certificates, compositions, names, refs, renaming, retirement, tasks
 from registry import exports as written_exports
 from registry.digests import digest_of
 from registry.metrics import recognition
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from orchestration.tracking import Tracking
 
 BUNDLE = "bundle"
-MOST_BYTES = 255  # of a file's name, on most systems
+MOST_BYTES = 240  # of a file's name: most systems end at 255
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,43 @@ def write(sessions: Sessions, store: BlobStore, asked: Asked, exports_folder: Pa
         found = compositions.get(session, asked.ref)
         refuse(session, found, asked.unverified)
         task = _called(session, asked.task)
-    folder = folder_for(found, asked, task, exports_folder)
+    for place in _places(found, asked, task, exports_folder):
+        folder = _made_ready(place)
+        try:
+            return _write_at(sessions, store, found, asked, task, folder)
+        except PlaceInvalid:  # before a task had another name, perhaps; nobody chose this place
+            if asked.out is not None or not os.path.lexists(folder):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _write_at(
+    sessions: Sessions,
+    store: BlobStore,
+    record: CompositionRecord,
+    asked: Asked,
+    task: str | None,
+    folder: Path,
+) -> Written:
+    """Raises PlaceInvalid where something else is there."""
     if asked.format == BUNDLE:
-        digest, size_bytes = write_composition(sessions, store, found, folder, asked.backbone)
-        return Written(found.ref, found.node_id, BUNDLE, folder, digest, size_bytes)
+        digest, size_bytes = write_composition(sessions, store, record, folder, asked.backbone)
+        return Written(record.ref, record.node_id, BUNDLE, folder, digest, size_bytes)
     with sessions.read() as session:
-        there = _there(session, found, asked.format, folder)
-    return there or _write_format(sessions, store, found, asked.format, task, folder)
+        there = _there(session, record, asked.format, folder)
+    return there or _write_format(sessions, store, record, asked.format, task, folder)
 
 
 def _there(session: Session, record: CompositionRecord, form: str, folder: Path) -> Written | None:
-    """What was written there before and is whole, where it is the same that is asked for."""
+    """What was written there before and is whole, where it is the same that is asked for.
+
+    Its files have the names that its tasks had then: one from before a renaming is not the same.
+    """
+    learners = [member.task for member in adapters.by_ids(session, record.member_ids)]
+    renamed = [change.at for name in learners for change in renaming.history(session, "task", name)]
     for each in written_exports.list_all(session, composition_id=record.node_id):
+        if renamed and each.created_at <= max(renamed):
+            continue
         if (each.format, each.path) == (form, str(folder)) and folder.is_dir():
             digest, size_bytes = digest_of_folder(folder)
             if digest == each.digest:
@@ -319,12 +345,9 @@ def _card(
     return "\n".join(lines)
 
 
-def folder_for(record: CompositionRecord, asked: Asked, task: str | None, exports_folder: Path) -> Path:
-    """Where what is asked for goes. Raises ConfigInvalid where nothing can be written there.
-
-    task: what the model calls the one that is asked for.
-    """
-    folder = (asked.out or exports_folder / _usual(record, asked, task)).absolute()
+def _made_ready(place: Path) -> Path:
+    """A place below a folder that is there. Raises ConfigInvalid where nothing can be written there."""
+    folder = place.absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -332,6 +355,19 @@ def folder_for(record: CompositionRecord, asked: Asked, task: str | None, export
     if not os.access(folder.parent, os.W_OK):
         raise PlaceInvalid("--out", str(folder), "lies where nothing can be written; choose another", "")
     return folder
+
+
+def _places(
+    record: CompositionRecord, asked: Asked, task: str | None, exports_folder: Path
+) -> Iterator[Path]:
+    """Where what is asked for may go: where somebody said, or the workspace's own places, one by one."""
+    if asked.out is not None:
+        yield asked.out
+        return
+    usual = exports_folder / _usual(record, asked, task)
+    yield usual
+    for further in count(2):
+        yield usual.with_name(f"{usual.name}.{further}")
 
 
 def _usual(record: CompositionRecord, asked: Asked, task: str | None) -> str:

@@ -169,8 +169,27 @@ def test_a_format_is_compared_recorded_and_never_half_there(space: Services) -> 
     again = ship(space, format="safetensors", task="low")
     assert (again.path, again.digest) == (written.path, written.digest)
     (written.path / "more.txt").write_text("by hand")
+    for _ in range(2):
+        assert ship(space, format="safetensors", task="low").path.name == "all-1.safetensors.low.2"
+    chosen = space.exports / "chosen"
+    chosen.mkdir()
     with pytest.raises(ConfigInvalid, match="something is there already"):
-        ship(space, format="safetensors", task="low")
+        ship(space, format="safetensors", task="low", out=chosen)
+
+
+def test_a_bundle_is_shipped_again_after_a_task_was_renamed_and_the_older_one_stays(space: Services) -> None:
+    compose(space, "shapes", "low")
+    before = ship(space).path
+    assert ship(space, format="mlflow").path == ship(space, format="mlflow").path
+    with space.sessions.begin() as session:
+        renaming.rename(session, "task:shapes", "forms")
+    for _ in range(2):
+        assert ship(space).path.name == "all-1.2"
+        assert ship(space, format="mlflow").path.name == "all-1.mlflow.2"
+    assert list(affinery.load(before).slots) == ["shapes", "low"]
+    assert list(affinery.load(space.exports / "all-1.2").slots) == ["forms", "low"]
+    with pytest.raises(ConfigInvalid, match="something else is there already"):
+        ship(space, out=before)
 
 
 def test_every_way_to_ship_a_composition_has_a_place_of_its_own(space: Services) -> None:
