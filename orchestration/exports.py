@@ -126,7 +126,8 @@ def _there(session: Session, record: CompositionRecord, form: str, folder: Path)
     Its files have the names that its tasks had then: one from before a renaming is not the same.
     """
     learners = [member.task for member in adapters.by_ids(session, record.member_ids)]
-    renamed = [change.at for name in learners for change in renaming.history(session, "task", name)]
+    changes = [change for name in learners for change in renaming.history(session, "task", name)]
+    renamed = [change.at for change in changes if change.at is not None]
     for each in written_exports.list_all(session, composition_id=record.node_id):
         if renamed and each.created_at <= max(renamed):
             continue

@@ -1,6 +1,7 @@
 """Write a composition in a format, and record the export.
 
-payload: chores.Export. The folder comes first: an export without its row is found whole by the next attempt.
+payload: chores.Export. The folder comes first: a bundle without its row is found whole by the next attempt, and
+another format goes beside what the last one left.
 """
 
 from __future__ import annotations
