@@ -238,6 +238,13 @@ def by_ids(session: Session, node_ids: Sequence[int]) -> list[AdapterRecord]:
     return [found[node_id] for node_id in node_ids]
 
 
+def newest_of_tasks(session: Session, limit: int) -> list[AdapterRecord]:
+    """The newest version of each task, of the tasks that learnt last; the newest first."""
+    newest = func.max(Adapter.node_id)
+    query = select(newest).group_by(Adapter.task_id).order_by(newest.desc()).limit(limit)
+    return by_ids(session, list(session.scalars(query)))
+
+
 def list_all(session: Session, task: str | None = None, backbone: str | None = None) -> list[AdapterRecord]:
     """Every adapter version (of a task, of a backbone version), oldest first."""
     query = QUERY.order_by(Adapter.node_id)

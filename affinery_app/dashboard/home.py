@@ -1,4 +1,4 @@
-"""/ : what is being learnt now, what waits, what was learnt lately."""
+"""/ : what is being learnt now, what waits, the newest of each task that learnt lately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affinery_app.dashboard.losses import chart
 from affinery_app.dashboard.pictures import samples_of
 from affinery_app.dashboard.visit import Visit
 from orchestration import queue
-from registry import pages, retirement, search
+from registry import adapters, pages, retirement
 
 NEWEST, WAITING, LATELY = 8, 8, 30
 COUNTED = (
@@ -27,7 +27,7 @@ COUNTED = (
 def page(visit: Visit) -> Response:
     with visit.space.sessions.read() as session:
         counts = pages.counts(session)
-        found = search.search(session, limit=NEWEST).adapters
+        found = adapters.newest_of_tasks(session, NEWEST)
         retired = retirement.of(session, [each.node_id for each in found])
         newest = [(each, samples_of(visit.space, session, each), each.node_id in retired) for each in found]
     counted = [(name, counts.get(kind, 0), where) for kind, name, where in COUNTED]

@@ -183,6 +183,18 @@ def test_what_an_evaluation_left_out_is_told_beside_its_figures(pages: Service, 
     assert faults(found) == []
 
 
+def test_home_shows_the_newest_version_of_each_task_that_learnt_lately(pages: Service) -> None:
+    with pages.space.sessions.begin() as session:
+        for number in range(1, 11):
+            world.learnt(session, "pens", number)
+    shown = re.findall(
+        r"([^>\n]+)</a> <span class=\"faint\">@(\d+)</span>", pages.ask("GET", "/").body.decode()
+    )
+    assert shown[0] == ("pens", "10")
+    assert {("digits", "2"), ("faces", "1"), ("birds", "1")} < set(shown)
+    assert len(shown) == len({name for name, _ in shown})
+
+
 def test_what_an_evaluation_drew_stands_for_a_version_whose_training_left_no_samples(pages: Service) -> None:
     with pages.space.sessions.read() as session:
         learnt = adapters.get(session, "faces@1")
