@@ -16,8 +16,10 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 WIDTH = 80
 """Columns of the screen where there is no terminal."""
-LONG_WORD = 20
-"""Cells that a word may ask for: a longer one is broken where a table would not fit otherwise."""
+NARROW = 60
+"""Columns of a screen on which no word is broken that need not be: rows stand by themselves there instead."""
+LONG_WORD, SHORT_WORD = 20, 6
+"""Cells that a word may ask for, and that a column has at least; what is longer is broken."""
 CLOSE = 2
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
@@ -37,8 +39,10 @@ def drawn(
         gap, between = CLOSE, CLOSE * (len(columns) - 1)
     room = width - between
     if sum(least) > room:
-        yield from _folded(columns, rows)
-        return
+        if width < NARROW or SHORT_WORD * len(columns) > room:
+            yield from _folded(columns, rows)
+            return
+        least = [min(cells, SHORT_WORD) for cells in least]
     widths = _fitted(natural, least, room)
     bold = (BOLD, PLAIN) if _is_styled() else ("", "")
     for line in _row(columns, widths, right, gap):

@@ -61,7 +61,17 @@ def test_the_widest_columns_give_way_and_words_stay_whole_where_they_can(
     ]
 
 
-def test_where_words_would_be_broken_each_row_is_told_by_itself(
+def test_on_a_wide_screen_one_long_name_is_broken_and_the_table_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = [f"column {i}" for i in range(6)]
+    table(columns, [("a-name-that-is-as-long-as-names-go", *["0123456789"] * 5), ["x"] * 6], "")
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == [word for i in range(6) for word in ("column", str(i))]
+    assert (len(rule), rows[-1].split()) == (80, ["x"] * 6)
+
+
+def test_where_words_would_be_broken_on_a_narrow_screen_each_row_is_told_by_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
