@@ -14,8 +14,11 @@ from sqlalchemy.orm import Session
 from registry import adapters, events
 from registry.errors import RecordInvalid
 from registry.models import Event
+from registry.names import checked_text
 from registry.records import AdapterRecord
 from registry.refs import RESTORED, RETIRED
+
+_MOST = 2000  # characters of a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ def retire(session: Session, ref: str, reason: str) -> AdapterRecord:
     record = adapters.get(session, ref)
     if not reason.strip():
         raise RecordInvalid("The retirement", "it has no reason; say why this version is not to be used")
+    reason = checked_text("The retirement", reason, _MOST, lines=True)
     if not of(session, [record.node_id]):
         events.append(session, RETIRED, record.node_id, {"ref": record.ref, "reason": reason})
     return record

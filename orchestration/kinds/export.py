@@ -1,6 +1,6 @@
 """Write a composition in a format, and record the export.
 
-payload: chores.Export. The folder comes first: a bundle without its row is found whole by the next attempt, and
+payload: chores.Export. The folder comes first: a bundle without its row is found whole by the next attempt;
 another format goes beside what the last one left.
 """
 

@@ -253,6 +253,9 @@ def test_a_retired_version_is_in_no_new_composition_and_restored_it_is_again(led
         retirement.retire(session, "digits@1", "again")
         with pytest.raises(errors.RecordInvalid, match="no reason"):
             retirement.retire(session, "faces", "  ")
+        for reason, what in (("\x1b[31mred", r"U\+001B"), ("a" * 2001, "longer than 2,000")):
+            with pytest.raises(errors.RecordInvalid, match=what):
+                retirement.retire(session, "faces", reason)
     with pytest.raises(errors.RecordInvalid, match=r"digits@1 is retired \(it draws sevens as ones\)"):
         compose("new")
     compose("both")  # it stands already
