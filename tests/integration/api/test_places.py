@@ -134,7 +134,7 @@ def every_get(jobs: list[str]) -> Iterator[str]:
     """Every address that reads, with everything that there is in its place."""
     routes = [route for noun in NOUNS for route in noun.router.routes if isinstance(route, APIRoute)]
     paths = [
-        route.path.replace("{path:path}", "{path}")
+        re.sub(r":path}", "}", route.path)
         for route in routes
         if (route.methods or set()) <= SAFE and RIGHTS[route.name].scope in (None, "read")
     ]
