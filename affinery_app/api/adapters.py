@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -11,12 +12,13 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
-from affinery_app.api.calls import After, Caller, Limit, Once, Posting, Ref, Space, answer, paged
+from affinery_app.api.calls import After, Caller, IfMatch, Limit, Once, Posting, Ref, Space, answer, paged
+from affinery_app.api.etags import etag_of, held
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Digest, Facts, Sent, Tags, Word, pages, shape
 from affinery_app.wiring import Workspace
 from orchestration import arrivals
-from registry import about, adapters, blobs, retirement, search, tags
+from registry import about, adapters, blobs, nodes, retirement, search, tags
 from registry.records import AdapterRecord, CertificateRecord, EvaluationRecord
 
 router = nouns("/v1/adapters", "adapters")
@@ -77,9 +79,13 @@ def list_adapters(
 
 @router.get("/{ref}", response_model=AboutAdapter)
 def get_adapter(space: Space, ref: Ref) -> JSONResponse:
-    """One version: the latest of a task, a version, an alias, or a digest; with all that is known of it."""
+    """One version: the latest of a task, a version, an alias, or a digest; with all that is known of it.
+
+    Its ETag is for If-Match.
+    """
     with space.sessions.read() as session:
-        return answer(about.adapter(session, ref).to_json())
+        told = about.adapter(session, ref).to_json()
+    return answer(told, etag=etag_of(told))
 
 
 class Reason(Sent):
@@ -89,18 +95,21 @@ class Reason(Sent):
 
 
 @router.post("/{ref}/retire", response_model=AboutAdapter)
-def retire_adapter(space: Space, who: Caller, ref: Ref, why: Reason, posting: Posting) -> JSONResponse:
+def retire_adapter(
+    space: Space, who: Caller, ref: Ref, why: Reason, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Let no new composition take this version. It stays in the record; retired again, nothing changes."""
-    asked = why.model_dump()
-    return _change(
-        space, who, ref, posting, asked, lambda session: retirement.retire(session, ref, why.reason)
-    )
+    change = _Change(ref, posting, if_match, why.reason)
+    return change.do(space, who, lambda session: retirement.retire(session, ref, why.reason))
 
 
 @router.post("/{ref}/restore", response_model=AboutAdapter)
-def restore_adapter(space: Space, who: Caller, ref: Ref, posting: Posting) -> JSONResponse:
+def restore_adapter(
+    space: Space, who: Caller, ref: Ref, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Let a retired version be used again."""
-    return _change(space, who, ref, posting, None, lambda session: retirement.restore(session, ref))
+    change = _Change(ref, posting, if_match)
+    return change.do(space, who, lambda session: retirement.restore(session, ref))
 
 
 @router.post("", status_code=201, response_model=AboutAdapter)
@@ -128,22 +137,31 @@ def create_adapter(space: Space, who: Caller, new: NewAdapter, posting: Posting)
             blobs.end_upload(session, new.upload)
         return about.adapter(session, record.ref).to_json()
 
-    return posting.do(space, new.model_dump(), "/v1/adapters/{ref}", write)
+    return posting.do(space, new.model_dump(), "/v1/adapters/{ref}", write, etag=etag_of)
 
 
-def _change(
-    space: Workspace,
-    who: Who,
-    ref: str,
-    posting: Once,
-    asked: Any,
-    do: Callable[[Session], AdapterRecord],
-) -> JSONResponse:
-    def write(session: Session) -> dict[str, Any]:
-        who.check_tasks(session, adapters.get(session, ref).task)
-        return about.adapter(session, do(session).ref).to_json()
+@dataclass(frozen=True)
+class _Change:
+    """Of a version, if it is still as it was read. why: what else was asked."""
 
-    return posting.do(space, asked, "", write)
+    ref: str
+    posting: Once
+    if_match: str | None
+    why: str | None = None
+
+    def do(self, space: Workspace, who: Who, change: Callable[[Session], AdapterRecord]) -> JSONResponse:
+        """Raises PreconditionFailed, and what the change raises."""
+
+        def write(session: Session) -> dict[str, Any]:
+            record = adapters.get(session, self.ref)
+            who.check_tasks(session, record.task)
+            nodes.hold(session, record.node_id)
+            held(
+                f"adapter {record.ref}", etag_of(about.adapter(session, record.ref).to_json()), self.if_match
+            )
+            return about.adapter(session, change(session).ref).to_json()
+
+        return self.posting.do(space, [self.if_match, self.why], "", write, etag=etag_of)
 
 
 def found(session: Session, text: str, after: int, limit: int) -> JSONResponse:

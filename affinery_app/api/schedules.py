@@ -10,7 +10,8 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from affinery_app.api.access import Who
-from affinery_app.api.calls import Caller, Once, Posting, Space, answer, paged
+from affinery_app.api.calls import Caller, IfMatch, Once, Posting, Space, answer, paged
+from affinery_app.api.etags import etag_of, held
 from affinery_app.api.orders import Priority
 from affinery_app.api.rights import nouns
 from affinery_app.api.shapes import Facts, Sent, Word, pages, shape
@@ -45,9 +46,10 @@ def list_schedules(space: Space) -> JSONResponse:
 
 @router.get("/{name}", response_model=Schedule)
 def get_schedule(space: Space, name: Name) -> JSONResponse:
-    """One schedule."""
+    """One schedule. Its ETag is for If-Match."""
     with space.sessions.read() as session:
-        return answer(schedules.get(session, name).to_json())
+        told = schedules.get(session, name).to_json()
+    return answer(told, etag=etag_of(told))
 
 
 @router.post("", status_code=201, response_model=Schedule)
@@ -78,34 +80,47 @@ def create_schedule(space: Space, who: Caller, new: NewSchedule, posting: Postin
             submitted_by=who.name,
         ).to_json()
 
-    return posting.do(space, asked, "/v1/schedules/{name}", write)
+    return posting.do(space, asked, "/v1/schedules/{name}", write, etag=etag_of)
 
 
 @router.post("/{name}/pause", response_model=Schedule)
-def pause_schedule(space: Space, who: Caller, name: Name, posting: Posting) -> JSONResponse:
+def pause_schedule(
+    space: Space, who: Caller, name: Name, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Fire no more, until it is resumed."""
-    return _paused(space, who, name, posting, paused=True)
+    return _paused(space, who, name, posting, if_match, paused=True)
 
 
 @router.post("/{name}/resume", response_model=Schedule)
-def resume_schedule(space: Space, who: Caller, name: Name, posting: Posting) -> JSONResponse:
+def resume_schedule(
+    space: Space, who: Caller, name: Name, posting: Posting, if_match: IfMatch = None
+) -> JSONResponse:
     """Go on with the next time after now."""
-    return _paused(space, who, name, posting, paused=False)
+    return _paused(space, who, name, posting, if_match, paused=False)
 
 
 @router.delete("/{name}", response_model=Schedule)
-def delete_schedule(space: Space, who: Caller, name: Name) -> JSONResponse:
+def delete_schedule(space: Space, who: Caller, name: Name, if_match: IfMatch = None) -> JSONResponse:
     """Remove a schedule; the jobs that it made stay."""
     with space.sessions.begin() as session:
-        record = schedules.get(session, name)
-        who.check_tasks(session, record.tasks)
+        there = _held(session, who, name, if_match)
         schedules.remove(session, name)
-    return answer(record.to_json())
+    return answer(there)
 
 
-def _paused(space: Workspace, who: Who, name: str, posting: Once, *, paused: bool) -> JSONResponse:
+def _paused(
+    space: Workspace, who: Who, name: str, posting: Once, if_match: str | None, *, paused: bool
+) -> JSONResponse:
     def write(session: Session) -> dict[str, object]:
-        who.check_tasks(session, schedules.get(session, name).tasks)
+        _held(session, who, name, if_match)
         return schedules.pause(session, name, paused).to_json()
 
-    return posting.do(space, name, "", write)
+    return posting.do(space, [name, if_match], "", write, etag=etag_of)
+
+
+def _held(session: Session, who: Who, name: str, if_match: str | None) -> dict[str, object]:
+    """A schedule that is still as it was read, and stays so until this transaction ends."""
+    record = schedules.hold(session, name)
+    who.check_tasks(session, record.tasks)
+    held(f"schedule {record.name}", etag_of(record.to_json()), if_match)
+    return record.to_json()

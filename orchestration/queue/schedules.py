@@ -130,6 +130,12 @@ def get(session: Session, name: str) -> ScheduleRecord:
     return found[name]
 
 
+def hold(session: Session, name: str) -> ScheduleRecord:
+    """One schedule, which nobody else changes until this transaction ends. Raises NotFound."""
+    session.execute(select(Schedule.id).where(Schedule.id == get(session, name).id).with_for_update())
+    return get(session, name)
+
+
 def list_all(session: Session) -> list[ScheduleRecord]:
     """The schedules by name."""
     there = select(Schedule).where(Schedule.name.not_like("%#%"))

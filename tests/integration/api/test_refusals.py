@@ -162,6 +162,11 @@ CONDITIONAL = (
     "delete_note",
     "put_limit",
     "delete_limit",
+    "retire_adapter",
+    "restore_adapter",
+    "pause_schedule",
+    "resume_schedule",
+    "delete_schedule",
 )
 OF_JOBS = ("cancel_job", "pause_job", "resume_job", "retry_job", "prioritise_job")
 
@@ -182,7 +187,7 @@ def test_a_condition_is_looked_at_or_refused_and_nothing_is_changed(service: Ser
             assert (reply.status, "if-match" in reply.json["detail"]) == (422, True), (method, path)
     assert looked_at == {*CONDITIONAL, *OF_JOBS}
     before = service.get("/v1/adapters/digits@1")
-    refused = service.ask("POST", "/v1/adapters/digits@1/retire", {"reason": "old"}, If_Match='"x"')
+    refused = service.ask("POST", "/v1/renamings", {"of": "task:digits", "name": "d"}, If_Match='"x"')
     assert (refused.status, service.get("/v1/adapters/digits@1")) == (422, before)
 
 

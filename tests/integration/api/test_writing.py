@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from affinery_app.api.guard import Limits
 from affinery_app.wiring import Workspace
+from orchestration.queue import schedules
 from orchestration.tracking import compositions as tracked
 from registry import backbones, certificates, collection, compositions, tasks
 from registry.digests import canonical
@@ -411,3 +412,32 @@ def test_a_name_is_changed_once_its_references_are_told_and_nobody_else_gets_it(
     taken = service.ask("POST", "/v1/renamings", {"of": "task:faces", "name": "birds"})
     assert (taken.status, taken.json["type"]) == (409, "urn:affinery:name-taken")
     assert service.ask("POST", "/v1/renamings", {"of": "faces@1", "name": "people"}).status == 422
+
+
+def test_an_adapter_is_retired_and_restored_only_as_it_was_read(either: Service) -> None:
+    place = "/v1/adapters/digits@1"
+    seen = either.ask("GET", place).headers["etag"]
+    either.ask("PATCH", "/v1/tags/digits@1", {"stage": "approved"})
+    late = either.ask("POST", f"{place}/retire", {"reason": "blurred"}, If_Match=seen)
+    assert (late.status, late.json["type"]) == (412, "urn:affinery:precondition-failed")
+    now = either.ask("GET", place)
+    assert now.json["retired"] is None
+    retired = either.ask("POST", f"{place}/retire", {"reason": "blurred"}, If_Match=now.headers["etag"])
+    assert (retired.status, retired.json["retired"]["reason"]) == (200, "blurred")
+    assert retired.headers["etag"] == either.ask("GET", place).headers["etag"]
+    assert either.ask("POST", f"{place}/restore", If_Match=now.headers["etag"]).status == 412
+    assert either.ask("POST", f"{place}/restore", If_Match=retired.headers["etag"]).json["retired"] is None
+
+
+def test_a_schedule_is_changed_only_as_it_was_read(either: Service) -> None:
+    place = "/v1/schedules/nightly"
+    with either.space.sessions.begin() as session:
+        schedules.add(session, "nightly", "0 3 * * *", ["digits"], {"steps": 2})
+    seen = either.ask("GET", place).headers["etag"]
+    paused = either.ask("POST", f"{place}/pause", If_Match=seen)
+    assert (paused.status, paused.json["paused"]) == (200, True)
+    for method, path in (("POST", f"{place}/resume"), ("DELETE", place)):
+        late = either.ask(method, path, If_Match=seen)
+        assert (late.status, late.json["type"]) == (412, "urn:affinery:precondition-failed")
+    assert either.ask("GET", place).json["paused"] is True
+    assert either.ask("DELETE", place, If_Match=paused.headers["etag"]).status == 200
