@@ -155,10 +155,10 @@ class _Change:
         def write(session: Session) -> dict[str, Any]:
             record = adapters.get(session, self.ref)
             who.check_tasks(session, record.task)
-            nodes.hold(session, record.node_id)
-            held(
-                f"adapter {record.ref}", etag_of(about.adapter(session, record.ref).to_json()), self.if_match
-            )
+            if self.if_match is not None:
+                nodes.hold(session, record.node_id)
+                there = about.adapter(session, record.ref).to_json()
+                held(f"adapter {record.ref}", etag_of(there), self.if_match)
             return about.adapter(session, change(session).ref).to_json()
 
         return self.posting.do(space, [self.if_match, self.why], "", write, etag=etag_of)
